@@ -35,7 +35,7 @@ def seen_size(thing: Thing) -> str:
 
 
 def seen_background(scene: Scene) -> str:
-    """"plain sky", "navy gradient", or "photograph"."""
+    """ "plain sky", "navy gradient", or "photograph"."""
     if scene.photo is not None:
         return "photograph"
     blend = scene.background_blend
@@ -52,7 +52,7 @@ def seen_style(scene: Scene) -> str:
 
 
 def look_words(thing: Thing) -> str:
-    """"faint large solid red circle with X"."""
+    """ "faint large solid red circle with X"."""
     words = [seen_size(thing), thing.material, seen_colour(thing), thing.shape]
     if thing.opacity < FAINT:
         words.insert(0, "faint")
@@ -62,7 +62,7 @@ def look_words(thing: Thing) -> str:
 
 
 def thing_words(thing: Thing | None, place: int) -> str:
-    """"large solid red circle top left", or "nothing top left"."""
+    """ "large solid red circle top left", or "nothing top left"."""
     return f"{look_words(thing) if thing else 'nothing'} {PLACES[place]}"
 
 
@@ -72,14 +72,14 @@ def is_shifted(before: Thing, after: Thing) -> bool:
 
 
 def place_line(source: Scene, edited: Scene, place: int) -> str:
-    """"was large solid red circle top left, now large solid blue circle top left"."""
+    """ "was large solid red circle top left, now large solid blue circle top left"."""
     before, after = source.at(place), edited.at(place)
     shifted = before is not None and after is not None and is_shifted(before, after)
     return f"was {thing_words(before, place)}, now {thing_words(after, place)}{' shifted' if shifted else ''}"
 
 
 def background_line(source: Scene, edited: Scene) -> str:
-    """"was plain sky, now navy gradient"."""
+    """ "was plain sky, now navy gradient"."""
     return f"was {seen_background(source)}, now {seen_background(edited)}"
 
 
@@ -93,25 +93,33 @@ def style_line(source: Scene, edited: Scene) -> str:
 
 def look_line(source: Scene, edited: Scene) -> str:
     """Tone and style in one line."""
-    return (
-        f"was {seen_tone(source)} tone {seen_style(source)} style, now {seen_tone(edited)} tone {seen_style(edited)} style"
-    )
+    return f"was {seen_tone(source)} tone {seen_style(source)} style, now {seen_tone(edited)} tone {seen_style(edited)} style"
 
 
 def sharp_line(damage: Damage) -> str:
-    """"sharp and clean", "noisy", "blurry" or "blurry and noisy"."""
+    """ "sharp and clean", "noisy", "blurry" or "blurry and noisy"."""
     faults = [name for name, bad in (("blurry", damage.blur >= BLUR), ("noisy", damage.noise >= NOISE)) if bad]
     return " and ".join(faults) or "sharp and clean"
 
 
-def finish_line(damage: Damage) -> str:
-    """"natural colours no border", "oversaturated", "white border" or both."""
-    faults = [
-        name
-        for name, bad in (("oversaturated", damage.saturation >= SATURATION), ("white border", damage.border > 0))
-        if bad
+def colours_line(damage: Damage) -> str:
+    """ "natural colours" or "oversaturated"."""
+    return "oversaturated" if damage.saturation >= SATURATION else "natural colours"
+
+
+def border_line(damage: Damage) -> str:
+    """ "no border" or "white border"."""
+    return "white border" if damage.border > 0 else "no border"
+
+
+def added_line(source: Scene, edited: Scene, allowed: int | None = None) -> str:
+    """ "nothing added", or "added" and what now stands in places that were empty, `allowed` excepted."""
+    added = [
+        thing_words(thing, thing.place)
+        for thing in edited.things
+        if source.at(thing.place) is None and thing.place != allowed
     ]
-    return " and ".join(faults) or "natural colours no border"
+    return f"added {' and '.join(added)}" if added else "nothing added"
 
 
 def caption(scene: Scene, damage: Damage | None = None) -> str:
@@ -119,7 +127,7 @@ def caption(scene: Scene, damage: Damage | None = None) -> str:
     damage = damage or Damage()
     places = [thing_words(scene.at(place), place) for place in range(4)]
     whole = [seen_background(scene), f"{seen_tone(scene)} tone", f"{seen_style(scene)} style"]
-    return ", ".join([*places, *whole, sharp_line(damage), finish_line(damage)])
+    return ", ".join([*places, *whole, sharp_line(damage), colours_line(damage), border_line(damage)])
 
 
 def questions(scene: Scene, damage: Damage | None = None) -> list[tuple[str, str]]:
@@ -137,14 +145,15 @@ def questions(scene: Scene, damage: Damage | None = None) -> list[tuple[str, str
             (f"How large is the thing in the {name}?", seen_size(thing)),
             (f"What is the thing in the {name} like, solid, striped or outlined?", thing.material),
             (f"Which letter is on the thing in the {name}?", thing.letter or "none"),
-            (f"Where is the {seen_colour(thing)} {thing.shape}?", PLACES[place]),
+            (f"Where is the {seen_colour(thing)} {thing.shape}?", name),
         ]
     items += [
         ("What is the background?", seen_background(scene)),
         ("Which tone has the picture?", f"{seen_tone(scene)} tone"),
         ("Which style has the picture?", f"{seen_style(scene)} style"),
         ("Is the picture sharp?", sharp_line(damage)),
-        ("How are the colours and the border?", finish_line(damage)),
+        ("Are the colours natural?", colours_line(damage)),
+        ("Is there a border?", border_line(damage)),
         ("How many things are there?", str(len(scene.things))),
     ]
     return items
@@ -165,5 +174,7 @@ def differences(source: Scene, edited: Scene, damage: Damage | None = None) -> l
         ("style", style_line(source, edited)),
         ("tone and style", look_line(source, edited)),
         ("sharpness", sharp_line(damage)),
-        ("colours and border", finish_line(damage)),
+        ("colours", colours_line(damage)),
+        ("border", border_line(damage)),
+        ("added", added_line(source, edited)),
     ]

@@ -81,7 +81,7 @@ class Edit:
 
 
 def background_name(scene: Scene) -> str:
-    """"plain navy" or "navy gradient"."""
+    """ "plain navy" or "navy gradient"."""
     return f"{scene.background} gradient" if scene.gradient else f"plain {scene.background}"
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-
 PHRASES: dict[str, tuple[str, ...]] = {
     "background change": (
         "Change the background to {value}.",
@@ -100,7 +99,12 @@ PHRASES: dict[str, tuple[str, ...]] = {
 }
 """Filled from `edits.step_words`; {thing} is unique in the source scene."""
 
-JOINTS = ("{first}, then {second}.", "{first} and {second}.", "First {first}, then {second}.", "{first}. Also {second}.")
+JOINTS = (
+    "{first}, then {second}.",
+    "{first} and {second}.",
+    "First {first}, then {second}.",
+    "{first}. Also {second}.",
+)
 
 
 def ask(rng: np.random.Generator, steps: Sequence[tuple[str, dict[str, str]]]) -> str:
@@ -120,11 +124,10 @@ def ask(rng: np.random.Generator, steps: Sequence[tuple[str, dict[str, str]]]) -
 
 
 def _article(sentence: str) -> str:
-    """"a orange star" becomes "an orange star"."""
+    """ "a orange star" becomes "an orange star"."""
     return re.sub(r"\b([Aa]) (?=orange|outlined)", r"\1n ", sentence)
 
 
 def _inside(sentence: str) -> str:
     """A sentence that no longer stands at the beginning: its first letter small, unless it is I."""
     return sentence if sentence.startswith("I ") else sentence[0].lower() + sentence[1:]
-
