@@ -1,0 +1,320 @@
+"""FLUX.1-Kontext, on diffusers' own components.
+
+Legend: B contexts or edits of one size, L latent tokens of the edit, R latent tokens of the source,
+C channels of a packed 2x2 latent, T text tokens, S sampling steps.
+
+The sampler does what `FluxKontextPipeline.__call__` does, opened up so that its steps can be made
+stochastic and replayed. In float32, with the same seeds and the same batch, it gives the pipeline's image
+bit for bit (tests/editors/test_flux_kontext.py).
+
+How noise is drawn: every edit has its own CPU generator, seeded with its own seed. The first latents are
+drawn from it as diffusers draws them for a list of generators, and the noise of stochastic steps goes on
+from it. So an edit's noise does not depend on its neighbours in the batch, nor on the device.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
+from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS, calculate_shift
+from peft import get_peft_model_state_dict
+from PIL import Image
+from torch import Tensor, nn
+
+from edit_r1.editors.flow import Schedule, generator, sample_trajectory
+from edit_r1.editors.protocol import EditedImage
+from edit_r1.images import ImageError, decode_pil, encode_png
+from edit_r1.records import Sample
+
+
+@dataclass(frozen=True)
+class FluxKontextSettings:
+    """How a Kontext model is sampled for its users (training has settings of its own)."""
+
+    steps: int = 28
+    """Sampling steps."""
+    guidance: float = 2.5
+    """Embedded guidance scale; without effect when the transformer has no guidance embedding."""
+    max_area: int | None = None
+    """Pixels of the edit, with the source's aspect ratio; None keeps the source's size. 1024 * 1024 for the
+    released model."""
+    preferred_sizes: bool = False
+    """Resize the source to the nearest of the released model's training sizes (about one megapixel)."""
+    max_text_tokens: int | None = None
+    """T5 tokens an instruction is padded or cut to, at most 512; None takes the stored tokenizer's length."""
+    batch_size: int = 8
+    """Edits sampled together."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps}: sampling needs at least one step")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: at least one edit is sampled at a time")
+
+
+@dataclass(frozen=True)
+class KontextContexts:
+    """B encoded contexts of one size; implements `flow.EncodedContexts`."""
+
+    source_BRC: Tensor
+    prompt_BTD: Tensor
+    pooled_BD: Tensor
+    text_ids_T3: Tensor
+    image_ids_L3: Tensor
+    """Positions of the edit's tokens, then of the source's: L + R rows."""
+    size: tuple[int, int]
+    """Height and width of the edits, in pixels."""
+
+    def __len__(self) -> int:
+        return len(self.source_BRC)
+
+    def rows(self, indices: Tensor) -> KontextContexts:
+        return replace(
+            self,
+            source_BRC=self.source_BRC[indices],
+            prompt_BTD=self.prompt_BTD[indices],
+            pooled_BD=self.pooled_BD[indices],
+        )
+
+
+class FluxKontextEditor:
+    """An `Editor` and a `FlowEditor` around a loaded `FluxKontextPipeline`."""
+
+    lora_targets = (
+        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+        "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
+    )  # fmt: skip
+
+    def __init__(
+        self, pipeline: FluxKontextPipeline, settings: FluxKontextSettings, name: str = "flux-kontext"
+    ) -> None:
+        if pipeline.scheduler.config.stochastic_sampling or pipeline.scheduler.config.invert_sigmas:
+            raise ValueError("the checkpoint's scheduler has stochastic_sampling or invert_sigmas set: Flow-GRPO "
+                             "needs the plain Euler scheduler; set both to false in scheduler_config.json")
+        self.pipeline = pipeline
+        self.settings = settings
+        self._name = name
+        for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+            part.eval()
+            part.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        settings: FluxKontextSettings,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        name: str | None = None,
+    ) -> FluxKontextEditor:
+        """Load a pipeline in the Hugging Face layout; a stored bf16 checkpoint is read into `dtype`."""
+        pipeline = FluxKontextPipeline.from_pretrained(str(path), dtype=dtype)
+        return cls(pipeline.to(device), settings, name or Path(path).name)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def simulated(self) -> bool:
+        return False
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self.pipeline.transformer
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline.device
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths are multiples of this many pixels: one packed latent token."""
+        return self.pipeline.vae_scale_factor * 2
+
+    # --- Editor ---------------------------------------------------------------------------------------
+
+    def edit(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[EditedImage]:
+        """One edit per (sample, seed), in order, by the deterministic sampler with `settings`.
+
+        A source that cannot be opened gives an `EditedImage` with an error; nothing raises per item.
+        """
+        if len(samples) != len(seeds):
+            raise ValueError(f"{len(samples)} samples and {len(seeds)} seeds: give one seed per sample")
+        results: list[EditedImage | None] = [None] * len(samples)
+        pictures: dict[int, Image.Image] = {}
+        for index, sample in enumerate(samples):
+            try:
+                picture = decode_pil(sample.source)
+                self.sizes(picture)
+                pictures[index] = picture
+            except ImageError as error:
+                results[index] = EditedImage(None, error=f"sample {sample.id}: {error}")
+        for bucket in self._buckets(pictures):
+            for start in range(0, len(bucket), self.settings.batch_size):
+                chunk = bucket[start : start + self.settings.batch_size]
+                contexts = self._encode(
+                    [pictures[index] for index in chunk], [samples[index].instruction for index in chunk]
+                )
+                pixels_BHWC = self.sample(contexts, [seeds[index] for index in chunk])
+                for index, pixels_HWC in zip(chunk, pixels_BHWC, strict=True):
+                    results[index] = EditedImage(encode_png(pixels_HWC))
+        return [result for result in results if result is not None]
+
+    def sample(self, contexts: KontextContexts, seeds: Sequence[int]) -> np.ndarray:
+        """Deterministic edits [B, H, W, 3] of encoded contexts, one seed each."""
+        schedule = self.schedule(contexts, self.settings.steps)
+        generators = [generator(seed) for seed in seeds]
+        run = sample_trajectory(self, contexts, generators, schedule, self.settings.guidance)
+        return self.decode(run.final_BLC, contexts)
+
+    # --- FlowEditor -----------------------------------------------------------------------------------
+
+    def encode(self, samples: Sequence[Sample]) -> list[tuple[list[int], KontextContexts]]:
+        """Encode sources and instructions once; one entry per size, with the positions of its rows.
+
+        Raises ImageError for a source that cannot be opened or is smaller than one token.
+        """
+        pictures = {index: decode_pil(sample.source) for index, sample in enumerate(samples)}
+        return [
+            (bucket, self._encode([pictures[i] for i in bucket], [samples[i].instruction for i in bucket]))
+            for bucket in self._buckets(pictures)
+        ]
+
+    def schedule(self, contexts: KontextContexts, steps: int) -> Schedule:
+        """Sigmas and timesteps as the pipeline computes them, shifted by the edit's sequence length."""
+        height, width = contexts.size
+        tokens = (height // self.multiple) * (width // self.multiple)
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.pipeline.scheduler.config)
+        config = scheduler.config
+        mu = calculate_shift(
+            tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+        )
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=self.device, mu=mu)
+        return Schedule(scheduler.sigmas, scheduler.timesteps)
+
+    def noise(self, contexts: KontextContexts, generators: Sequence[torch.Generator]) -> Tensor:
+        """First latents [B, L, C]: drawn as the pipeline draws them, then kept in float32."""
+        height, width = contexts.size
+        latents_BLC, _, _, _ = self.pipeline.prepare_latents(
+            None, len(generators), self._latent_channels, height, width, contexts.prompt_BTD.dtype, self.device,
+            list(generators),
+        )  # fmt: skip
+        return latents_BLC.float()
+
+    def velocity(
+        self, latents_BLC: Tensor, timestep_B: Tensor, contexts: KontextContexts, guidance: float
+    ) -> Tensor:
+        """v [B, L, C] in float32 at timesteps in 0 to 1000, one row of `contexts` per row of latents."""
+        transformer = self.pipeline.transformer
+        inputs_BLC = torch.cat([latents_BLC.to(transformer.dtype), contexts.source_BRC], dim=1)
+        guidance_B = None
+        if transformer.config.guidance_embeds:
+            guidance_B = torch.full([len(latents_BLC)], guidance, device=self.device, dtype=torch.float32)
+        velocity_BLC = transformer(
+            hidden_states=inputs_BLC,
+            timestep=timestep_B.to(inputs_BLC.dtype) / 1000,
+            guidance=guidance_B,
+            pooled_projections=contexts.pooled_BD,
+            encoder_hidden_states=contexts.prompt_BTD,
+            txt_ids=contexts.text_ids_T3,
+            img_ids=contexts.image_ids_L3,
+            return_dict=False,
+        )[0]
+        return velocity_BLC[:, : latents_BLC.shape[1]].float()
+
+    @torch.no_grad()
+    def decode(self, latents_BLC: Tensor, contexts: KontextContexts) -> np.ndarray:
+        """Pixels [B, H, W, 3] in uint8, as the pipeline decodes them."""
+        vae, height, width = self.pipeline.vae, *contexts.size
+        latents = self.pipeline._unpack_latents(latents_BLC.to(vae.dtype), height, width, self.pipeline.vae_scale_factor)
+        latents = latents / vae.config.scaling_factor + vae.config.shift_factor
+        image_BCHW = vae.decode(latents, return_dict=False)[0]
+        pictures = self.pipeline.image_processor.postprocess(image_BCHW, output_type="pil")
+        return np.stack([np.asarray(picture) for picture in pictures])
+
+    def save(self, path: Path) -> None:
+        """The whole pipeline in the Hugging Face layout."""
+        self.pipeline.save_pretrained(path)
+
+    def save_lora(self, path: Path) -> None:
+        """The LoRA adapter alone; `FluxKontextPipeline.load_lora_weights(path)` reads it."""
+        FluxKontextPipeline.save_lora_weights(
+            path,
+            transformer_lora_layers=get_peft_model_state_dict(self.pipeline.transformer),
+            transformer_lora_adapter_metadata=self.pipeline.transformer.peft_config["default"].to_dict(),
+        )
+
+    def with_transformer(self, transformer: nn.Module) -> FluxKontextEditor:
+        """The same editor with another transformer; everything else is shared."""
+        parts = {**self.pipeline.components, "transformer": transformer}
+        return FluxKontextEditor(FluxKontextPipeline(**parts), self.settings, self.name)
+
+    # --- sizes and encoding ---------------------------------------------------------------------------
+
+    def sizes(self, picture: Image.Image) -> tuple[int, int, int, int]:
+        """Height and width of the edit, then of the source as it is encoded, by the settings.
+
+        Raises ImageError when the picture is smaller than one token.
+        """
+        width, height = picture.size
+        edit_height, edit_width = height, width
+        if self.settings.max_area is not None:
+            edit_height = round((self.settings.max_area * height / width) ** 0.5)
+            edit_width = round((self.settings.max_area * width / height) ** 0.5)
+        if self.settings.preferred_sizes:
+            aspect = width / height
+            _, width, height = min((abs(aspect - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
+        result = tuple(side // self.multiple * self.multiple for side in (edit_height, edit_width, height, width))
+        if 0 in result:
+            raise ImageError(f"the source is {picture.size[0]} x {picture.size[1]} pixels; this editor needs at "
+                             f"least {self.multiple} x {self.multiple}: enlarge it or set max_area")
+        return result[0], result[1], result[2], result[3]
+
+    def _buckets(self, pictures: dict[int, Image.Image]) -> list[list[int]]:
+        """Positions grouped by size, in order of first appearance: position ids are one per batch."""
+        buckets: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
+        for index, picture in pictures.items():
+            buckets[self.sizes(picture)].append(index)
+        return list(buckets.values())
+
+    @property
+    def _latent_channels(self) -> int:
+        return self.pipeline.transformer.config.in_channels // 4
+
+    @torch.no_grad()
+    def _encode(self, pictures: Sequence[Image.Image], instructions: Sequence[str]) -> KontextContexts:
+        """Contexts of one size. The VAE sees one picture at a time, as in the pipeline with per-edit seeds,
+        so that an encoding does not depend on its neighbours."""
+        edit_height, edit_width, height, width = self.sizes(pictures[0])
+        count = len(pictures)
+        prompt_BTD, pooled_BD, text_ids_T3 = self.pipeline.encode_prompt(
+            prompt=list(instructions), prompt_2=None, device=self.device, max_sequence_length=self._text_tokens
+        )
+        processor = self.pipeline.image_processor
+        resized = processor.resize(list(pictures), height, width)
+        pixels_BCHW = processor.preprocess(resized, height, width)
+        blank_BLC = torch.empty(count, 0, self._latent_channels * 4)  # stands in for noise, which is not drawn here
+        unused = [torch.Generator("cpu")] * count  # a list makes the pipeline encode one picture at a time
+        _, source_BRC, latent_ids_L3, source_ids_R3 = self.pipeline.prepare_latents(
+            pixels_BCHW, count, self._latent_channels, edit_height, edit_width, prompt_BTD.dtype, self.device,
+            unused, blank_BLC,
+        )  # fmt: skip
+        image_ids_L3 = torch.cat([latent_ids_L3, source_ids_R3], dim=0)
+        return KontextContexts(source_BRC, prompt_BTD, pooled_BD, text_ids_T3, image_ids_L3, (edit_height, edit_width))
+
+    @property
+    def _text_tokens(self) -> int:
+        tokens = self.settings.max_text_tokens
+        if tokens is None:
+            tokens = self.pipeline.tokenizer_2.model_max_length
+        if not 0 < tokens <= 512:
+            raise ValueError(f"max_text_tokens={tokens}: the pipeline takes 1 to 512 T5 tokens; set max_text_tokens")
+        return tokens

@@ -1,0 +1,272 @@
+"""Flow-GRPO for image editors (paper section 4): sample -> judge -> advantage -> update.
+
+For every context a group of G edits is drawn through a stochastic sampler, the reward rates each, its
+advantage is its distance from the group's mean in units of the group's std, and the clipped surrogate on
+the per-step log-probability ratio is maximised, less beta times the KL to the editor before training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any, Iterator
+
+import torch
+
+from edit_r1.algo.clipped_surrogate import clipped_surrogate
+from edit_r1.algo.flow_sde import gaussian_kl, log_probability
+from edit_r1.algo.group_advantage import GroupAdvantages, group_advantage
+from edit_r1.editors.flow import E, FlowEditor, replay
+from edit_r1.records import Context
+from edit_r1.train.editor_policy import EditorPolicy
+from edit_r1.train.editor_rollout import Rollout, judge_edits, sample_edits
+from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, plan_iteration
+
+__all__ = ["EditorRLStage", "EditorTraining", "Reward", "train_editor"]
+
+Evaluation = Callable[[int], dict[str, float]]
+"""Measures the editor after that many iterations; called with the averaged weights in place."""
+
+
+@dataclass(frozen=True)
+class EditorTraining:
+    """What a training run left behind."""
+
+    result: Path
+    """The trained editor: a pipeline in the Hugging Face layout, or the adapter's folder."""
+    metrics: Path
+    """JSON lines: kind "step" per iteration, kind "evaluation" per evaluation."""
+    steps: int
+
+
+@dataclass
+class Clock:
+    """Seconds per phase of one iteration."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def train_editor(
+    stage: EditorRLStage,
+    editor: FlowEditor[E],
+    contexts: Sequence[Context],
+    reward: Reward,
+    out: Path,
+    resume: bool = False,
+    evaluate: Evaluation | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> EditorTraining:
+    """Train `editor` in place by Flow-GRPO and save it under `out`.
+
+    contexts: what to train on; their principles reach the reward. evaluate: see `Evaluation`; it should
+    sample with the full number of steps, which the editor's own `edit` does. progress: gets every line of
+    the metrics. resume: continue from `out/state.pt` if it is there; the run then ends with the same
+    weights as an uninterrupted one. Raises ValueError for unfit weights, contexts or saved states.
+    """
+    run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress)
+    for step in run.iterations():
+        clock = Clock()
+        iteration = plan_iteration(stage, step, len(contexts))
+        contexts_B = [contexts[position] for position in iteration.contexts_B]
+        with clock.phase("sample"):
+            rollouts = sample_edits(editor, stage, iteration, contexts_B)
+        with clock.phase("judge"):
+            rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size)
+        # A context drawn twice in one iteration makes two groups: the key is the place, not the context.
+        groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
+        advantages = group_advantage(rewards_N, groups_N, clip=stage.advantage_clip)
+        with clock.phase("update"):
+            changes = update(stage, run.policy, iteration, rollouts, advantages)
+        run.finish(step, {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds})
+    return run.close()
+
+
+def update(
+    stage: EditorRLStage,
+    policy: EditorPolicy[E],
+    iteration: Iteration,
+    rollouts: Sequence[Rollout[E]],
+    advantages: GroupAdvantages,
+) -> dict[str, Any]:
+    """`inner_updates` optimiser steps on the edits that have an advantage; none when no edit has one.
+
+    ratio_deviation: largest |rho - 1| before the first of them, where rollout and replay should agree.
+    clip_share, kl: means over edits, steps and inner updates. grad_norm: of the last, before clipping.
+    """
+    if advantages.trained == 0:
+        return {"updated": False, "ratio_deviation": None, "clip_share": None, "kl": None, "grad_norm": None}
+    work = [
+        (rollout, rows_M, _reference_means(stage, policy, iteration, rollout, rows_M))
+        for rollout in rollouts
+        for rows_M in rollout.micro_batches(advantages.trained_N, stage.train_batch)
+    ]
+    terms = advantages.trained * len(iteration.window)
+    deviation, norm = 0.0, 0.0
+    clipped, kl_sum = 0.0, 0.0
+    for inner in range(stage.inner_updates):
+        for rollout, rows_M, reference_MKLC in work:
+            objective_MK, ratio_MK, clipped_MK, kl_MK = _losses(
+                stage, policy, iteration, rollout, rows_M, reference_MKLC, advantages
+            )
+            loss = (stage.kl_beta * kl_MK - objective_MK).sum() / terms
+            loss.backward()
+            if inner == 0:
+                deviation = max(deviation, float((ratio_MK - 1).abs().max()))
+            clipped += float(clipped_MK.sum())
+            kl_sum += float(kl_MK.detach().sum())
+        norm = policy.update()
+    total = terms * stage.inner_updates
+    return {
+        "updated": True,
+        "ratio_deviation": deviation,
+        "clip_share": clipped / total,
+        "kl": kl_sum / total if stage.kl_beta > 0 else None,
+        "grad_norm": norm,
+    }
+
+
+def _losses(
+    stage: EditorRLStage,
+    policy: EditorPolicy[E],
+    iteration: Iteration,
+    rollout: Rollout[E],
+    rows_M: torch.Tensor,
+    reference_MKLC: torch.Tensor | None,
+    advantages: GroupAdvantages,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Surrogate, ratio, clipped and KL, each [M, K], of a micro-batch replayed in one forward."""
+    mean_MKLC, std_K, dt_K = _replay_rows(stage, policy.editor, iteration, rollout, rows_M)
+    count, steps = mean_MKLC.shape[:2]
+    std_F, dt_F = std_K.repeat(count), dt_K.repeat(count)
+    mean_FLC = mean_MKLC.flatten(0, 1)
+    log_prob_MK = log_probability(rollout.next_MKLC[rows_M].flatten(0, 1), mean_FLC, std_F).unflatten(0, (count, steps))
+    values = [advantages.advantages_N[rollout.edits_M[row]] for row in rows_M.tolist()]
+    advantage_M1 = torch.tensor(values, device=mean_MKLC.device)[:, None]
+    surrogate = clipped_surrogate(log_prob_MK, rollout.log_prob_MK[rows_M], advantage_M1, stage.clip_range)
+    kl_MK = torch.zeros_like(log_prob_MK)
+    if reference_MKLC is not None:
+        kl_F = gaussian_kl(mean_FLC, reference_MKLC.flatten(0, 1), std_F, dt_F, stage.kl_scale)
+        kl_MK = kl_F.unflatten(0, (count, steps))
+    return surrogate.objective, surrogate.ratio, surrogate.clipped, kl_MK
+
+
+@torch.no_grad()
+def _reference_means(
+    stage: EditorRLStage, policy: EditorPolicy[E], iteration: Iteration, rollout: Rollout[E], rows_M: torch.Tensor
+) -> torch.Tensor | None:
+    """Means [M, K, L, C] of the reference; only these are without a gradient, the KL itself has one."""
+    if stage.kl_beta == 0:
+        return None
+    with policy.reference() as reference:
+        return _replay_rows(stage, reference, iteration, rollout, rows_M)[0]
+
+
+def _replay_rows(
+    stage: EditorRLStage, editor: FlowEditor[E], iteration: Iteration, rollout: Rollout[E], rows_M: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    contexts = rollout.contexts.rows(rollout.rows_M[rows_M])
+    latents_MKLC = rollout.latents_MKLC[rows_M]
+    return replay(editor, contexts, latents_MKLC, rollout.schedule, stage.guidance, stage.eta, iteration.window)
+
+
+def judgment_metrics(
+    iteration: Iteration, rewards_N: Sequence[float | None], advantages: GroupAdvantages
+) -> dict[str, Any]:
+    """What the judge said of one iteration's edits; means are None when every judgment failed."""
+    judged = [value for value in rewards_N if value is not None]
+    return {
+        "window": list(iteration.window),
+        "reward_mean": fmean(judged) if judged else None,
+        "reward_std": pstdev(judged) if judged else None,
+        "edits": len(rewards_N),
+        "failed_judgments": advantages.failed,
+        "groups": advantages.groups,
+        "groups_too_few": advantages.too_few,
+        "groups_zero_spread": advantages.zero_spread,
+        "trained_edits": advantages.trained,
+    }
+
+
+class TrainingRun:
+    """The scaffolding around an editor's training loop: resuming, metrics, evaluation, saving."""
+
+    def __init__(
+        self,
+        stage: EditorRLStage,
+        editor: FlowEditor[Any],
+        contexts: Sequence[Context],
+        out: Path,
+        resume: bool,
+        evaluate: Evaluation | None,
+        progress: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        plan_iteration(stage, 0, len(contexts))  # refuses too few contexts before anything is written
+        self.stage, self.contexts, self.out = stage, contexts, out
+        self.evaluate, self.progress = evaluate, progress
+        self.state, self.metrics = out / "state.pt", out / "metrics.jsonl"
+        if self.state.exists() and not resume:
+            raise ValueError(f"{out} holds an earlier training run: continue it with --resume, or name another folder")
+        self.policy: EditorPolicy[Any] = EditorPolicy(editor, stage)
+        out.mkdir(parents=True, exist_ok=True)
+        self.start = self.policy.load_state(self.state, contexts) if self.state.exists() else 0
+        _drop_lines_after(self.metrics, self.start)
+
+    def iterations(self) -> Iterator[int]:
+        if self.start == 0:
+            self._evaluate(0)
+        yield from range(self.start, self.stage.steps)
+
+    def finish(self, step: int, metrics: dict[str, Any]) -> None:
+        """After iteration `step`: write its metrics; evaluate and save when it is time."""
+        done = step + 1
+        self._write({"kind": "step", "step": step, **metrics})
+        last = done == self.stage.steps
+        if last or (self.stage.eval_every and done % self.stage.eval_every == 0):
+            self._evaluate(done)
+        if last or (self.stage.save_every and done % self.stage.save_every == 0):
+            self.policy.save_state(self.state, done, self.contexts)
+
+    def close(self) -> EditorTraining:
+        result = self.out / ("adapter" if self.stage.save_as == "adapter" else "editor")
+        self.policy.export(result)
+        return EditorTraining(result, self.metrics, self.stage.steps)
+
+    def _evaluate(self, done: int) -> None:
+        if self.evaluate is not None:
+            with self.policy.averaged():
+                self._write({"kind": "evaluation", "step": done, **self.evaluate(done)})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.progress is not None:
+            self.progress(line)
+
+
+def _drop_lines_after(metrics: Path, done: int) -> None:
+    """Remove what was logged after the saved state, so that a resumed run logs nothing twice."""
+    if not metrics.exists():
+        return
+    kept = []
+    for text in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break  # the line that was being written when the run was killed
+        if line["step"] < done or (line["kind"] == "evaluation" and line["step"] <= done and done > 0):
+            kept.append(text + "\n")
+    partial = metrics.with_name(metrics.name + ".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, metrics)

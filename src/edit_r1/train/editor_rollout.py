@@ -1,0 +1,96 @@
+"""Rollouts of one iteration: G stochastic edits of every context, and their judgments.
+
+Legend: N edits of the iteration (edit n belongs to context n // G), M edits of one size, K stochastic
+steps, L latent tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isnan
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from edit_r1.editors.flow import E, FlowEditor, Schedule, generator, sample_trajectory
+from edit_r1.images import encode_png
+from edit_r1.records import Context
+from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
+
+
+@dataclass(frozen=True)
+class Rollout(Generic[E]):
+    """The edits of one size."""
+
+    edits_M: tuple[int, ...]
+    """Which of the iteration's N edits these are."""
+    contexts: E
+    rows_M: Tensor
+    """Row of `contexts` that each edit belongs to."""
+    schedule: Schedule
+    final_MLC: Tensor
+    latents_MKLC: Tensor
+    next_MKLC: Tensor
+    log_prob_MK: Tensor
+    images_M: tuple[bytes, ...]
+    """PNG."""
+
+    def micro_batches(self, keep: Sequence[bool], size: int) -> Iterator[Tensor]:
+        """Positions in this rollout of the edits to keep (`keep` has one entry per edit of the iteration)."""
+        kept = [position for position, edit in enumerate(self.edits_M) if keep[edit]]
+        for start in range(0, len(kept), size):
+            yield torch.as_tensor(kept[start : start + size], device=self.rows_M.device)
+
+
+def sample_edits(
+    editor: FlowEditor[E], stage: EditorRLStage, iteration: Iteration, contexts_B: Sequence[Context]
+) -> list[Rollout[E]]:
+    """G edits of every context, one rollout per size; each context is encoded once."""
+    rollouts = []
+    group = stage.group_size
+    for positions, encoded in editor.encode([context.sample for context in contexts_B]):
+        edits = [position * group + index for position in positions for index in range(group)]
+        rows_M = torch.arange(len(positions), device=editor.device).repeat_interleave(group)
+        schedule = editor.schedule(encoded, stage.sampling_steps)
+        parts, images = [], []
+        for start in range(0, len(edits), stage.sample_batch):
+            chunk = slice(start, start + stage.sample_batch)
+            generators = [generator(iteration.seeds_N[edit]) for edit in edits[chunk]]
+            contexts = encoded.rows(rows_M[chunk])
+            run = sample_trajectory(
+                editor, contexts, generators, schedule, stage.guidance, stage.eta, iteration.window
+            )
+            parts.append(run)
+            images += [encode_png(pixels_HWC) for pixels_HWC in editor.decode(run.final_BLC, contexts)]
+        rollouts.append(
+            Rollout(
+                tuple(edits), encoded, rows_M, schedule,
+                torch.cat([part.final_BLC for part in parts]),
+                torch.cat([part.latents_BKLC for part in parts]),
+                torch.cat([part.next_BKLC for part in parts]),
+                torch.cat([part.log_prob_BK for part in parts]),
+                tuple(images),
+            )
+        )  # fmt: skip
+    return rollouts
+
+
+def judge_edits(
+    reward: Reward, rollouts: Sequence[Rollout[E]], contexts_B: Sequence[Context], group_size: int
+) -> list[float | None]:
+    """The reward of each of the N edits, in one call; NaN becomes None.
+
+    Raises ValueError when the reward does not return one value per image.
+    """
+    images: dict[int, bytes] = {}
+    for rollout in rollouts:
+        images.update(zip(rollout.edits_M, rollout.images_M, strict=True))
+    count = len(contexts_B) * group_size
+    contexts_N = [contexts_B[edit // group_size] for edit in range(count)]
+    values = reward(contexts_N, [images[edit] for edit in range(count)])
+    if len(values) != count:
+        raise ValueError(f"the reward returned {len(values)} values for {count} images: return one per image, None "
+                         "for a failed judgment")
+    return [None if value is None or isnan(value) else float(value) for value in values]

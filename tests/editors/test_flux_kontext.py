@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edit_r1.editors.flow import check_window, generator, replay, sample_trajectory
+from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
+from edit_r1.images import decode_pil, decode_rgb, encode_png
+from edit_r1.records import Sample
+
+STEPS = 5
+SIZE = 32
+
+
+def _samples(count: int, height: int = SIZE, width: int = SIZE, seed: int = 0) -> list[Sample]:
+    rng = np.random.default_rng(seed)
+    words = ["make it red", "remove the blue dot", "add a star", "turn left"]
+    return [
+        Sample(f"s{seed}-{i}", encode_png(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)), words[i % 4], "")
+        for i in range(count)
+    ]
+
+
+def _editor(pipeline, **settings) -> FluxKontextEditor:
+    return FluxKontextEditor(pipeline, FluxKontextSettings(steps=STEPS, **settings))
+
+
+def _pipeline_images(pipeline, samples, seeds, height=SIZE, width=SIZE) -> np.ndarray:
+    images = pipeline(
+        image=[decode_pil(sample.source) for sample in samples],
+        prompt=[sample.instruction for sample in samples],
+        height=height, width=width, max_area=height * width, _auto_resize=False,
+        num_inference_steps=STEPS, guidance_scale=2.5, max_sequence_length=pipeline.tokenizer_2.model_max_length,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+    ).images  # fmt: skip
+    return np.stack([np.asarray(image) for image in images])
+
+
+@pytest.mark.parametrize("guidance_embeds", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 48)])
+def test_edit_is_the_pipelines_image_bit_for_bit(kontext_pipeline, guidance_embeds, height, width):
+    """Fault 9, float32."""
+    pipeline = kontext_pipeline(guidance_embeds)
+    samples, seeds = _samples(3, height, width), [5, 6, 2**40 + 7]
+    expected = _pipeline_images(pipeline, samples, seeds, height, width)
+    edits = _editor(pipeline).edit(samples, seeds)
+    assert np.array_equal(np.stack([decode_rgb(edit.image) for edit in edits]), expected)
+
+
+def test_bf16_agrees_with_the_pipeline_up_to_its_rounding(kontext_pipeline):
+    pipeline = kontext_pipeline(True).to(torch.bfloat16)
+    samples, seeds = _samples(2), [1, 2]
+    expected = _pipeline_images(pipeline, samples, seeds).astype(int)
+    edits = np.stack([decode_rgb(edit.image) for edit in _editor(pipeline).edit(samples, seeds)]).astype(int)
+    assert np.abs(edits - expected).mean() < 2
+
+
+def test_an_edit_does_not_depend_on_its_neighbours(kontext_pipeline):
+    editor = _editor(kontext_pipeline())
+    samples = _samples(4)
+    together = editor.edit(samples, [1, 2, 3, 4])
+    swapped = editor.edit([samples[2], *_samples(3, seed=9)], [3, 7, 8, 9])
+    first, second = decode_rgb(together[2].image).astype(int), decode_rgb(swapped[0].image).astype(int)
+    assert np.abs(first - second).max() <= 1
+    other_seed = decode_rgb(editor.edit([samples[2]], [4])[0].image).astype(int)
+    assert np.abs(first - other_seed).max() > 1
+
+
+def test_sizes_are_bucketed_and_order_is_kept(kontext_pipeline):
+    editor = _editor(kontext_pipeline(), batch_size=2)
+    samples = [*_samples(2), *_samples(2, 40, 64, seed=1), *_samples(1, seed=2)]
+    order = [0, 2, 4, 3, 1]
+    mixed = [samples[i] for i in order]
+    broken = Sample("bad", b"not an image", "make it red", "")
+    edits = editor.edit([*mixed[:2], broken, *mixed[2:]], list(range(6)))
+    assert edits[2].image is None and "bad" in edits[2].error
+    shapes = [decode_rgb(edit.image).shape[:2] for edit in edits if edit.image]
+    assert shapes == [(32, 32), (40, 64), (32, 32), (40, 64), (32, 32)]
+    with pytest.raises(ValueError, match="one seed per sample"):
+        editor.edit(samples, [1])
+
+
+def test_size_settings(kontext_pipeline):
+    pipeline = kontext_pipeline()
+    picture = decode_pil(_samples(1, 45, 67)[0].source)
+    assert _editor(pipeline).sizes(picture) == (40, 64, 40, 64)
+    assert _editor(pipeline, max_area=128 * 128).sizes(picture)[:2] == (104, 152)
+    assert _editor(pipeline, preferred_sizes=True).sizes(picture)[2:] == (832, 1248)
+    tiny = _editor(pipeline).edit(_samples(1, 4, 40), [0])[0]
+    assert tiny.image is None and "at least 8 x 8" in tiny.error
+
+
+def test_from_pretrained_reads_what_save_wrote(kontext_pipeline, tmp_path):
+    editor = _editor(kontext_pipeline())
+    editor.save(tmp_path / "model")
+    again = FluxKontextEditor.from_pretrained(tmp_path / "model", FluxKontextSettings(steps=STEPS))
+    again.pipeline.set_progress_bar_config(disable=True)
+    samples = _samples(2)
+    assert again.name == "model"
+    assert [e.image for e in again.edit(samples, [1, 2])] == [e.image for e in editor.edit(samples, [1, 2])]
+
+
+def _encoded(editor, count=2):
+    [(positions, contexts)] = editor.encode(_samples(count))
+    assert positions == list(range(count))
+    return contexts
+
+
+def test_log_probability_is_of_the_stored_tensor_and_replays(kontext_pipeline):
+    """Faults 2 and 9: what is stored is what was sampled, and the replay of all steps at once agrees."""
+    editor = _editor(kontext_pipeline(True))
+    contexts = _encoded(editor)
+    schedule = editor.schedule(contexts, STEPS)
+    window = (0, 1, 2)
+    run = sample_trajectory(editor, contexts, [generator(1), generator(2)], schedule, 2.5, 0.7, window)
+    assert run.latents_BKLC.dtype == torch.float32
+    # consecutive steps: x' of one is x of the next, exactly
+    assert torch.equal(run.next_BKLC[:, :-1], run.latents_BKLC[:, 1:])
+    mean, std, dt = replay(editor, contexts, run.latents_BKLC, schedule, 2.5, 0.7, window)
+    for b in range(2):
+        for k in range(3):
+            normal = torch.distributions.Normal(mean[b, k], std[k])
+            expected = float(normal.log_prob(run.next_BKLC[b, k]).mean())
+            assert float(run.log_prob_BK[b, k]) == pytest.approx(expected, abs=1e-5)
+    assert (dt < 0).all() and torch.isfinite(std).all()
+
+
+def test_windows_that_cannot_be_trained_are_refused():
+    """Fault 7."""
+    check_window((0, 8), 10, 0.7)
+    check_window((), 10, 0.0)
+    with pytest.raises(ValueError, match="last step"):
+        check_window((9,), 10, 0.7)
+    with pytest.raises(ValueError, match="positive noise"):
+        check_window((0,), 10, 0.0)
+
+
+def test_schedule_starts_at_one_and_ends_at_zero(kontext_pipeline):
+    editor = _editor(kontext_pipeline())
+    schedule = editor.schedule(_encoded(editor), STEPS)
+    assert float(schedule.sigmas[0]) == 1.0 and float(schedule.sigmas[-1]) == 0.0
+    assert (schedule.sigmas.diff() < 0).all() and schedule.steps == STEPS
