@@ -232,12 +232,16 @@ def careful(rng: np.random.Generator, scene: Scene, edit: Edit) -> State:
 PROFILES: dict[str, Callable[[np.random.Generator, Scene, Edit], State]] = {"careful": careful, **FLAWED}
 
 
-def drift(rng: np.random.Generator, scene: Scene, damage: Damage) -> State:
-    """Departures below every threshold, at `DRIFT_RATE`: no principle asks about them, annotators notice."""
+def drift(rng: np.random.Generator, source: Scene, scene: Scene, damage: Damage) -> State:
+    """Departures below every threshold, at `DRIFT_RATE`: no principle asks about them, annotators notice.
+
+    Only things that stand exactly where the source has them are displaced, so that no verdict changes.
+    """
     if rng.random() >= frozen.DRIFT_RATE:
         return scene, damage
     kind = int(rng.integers(4))
-    plain = [thing for thing in scene.things if abs(thing.dx) <= 2 and abs(thing.dy) <= 2]
+    origins = {(thing.place, thing.dx, thing.dy) for thing in source.things}
+    plain = [thing for thing in scene.things if (thing.place, thing.dx, thing.dy) in origins]
     if kind == 0 and plain:
         thing = plain[int(rng.integers(len(plain)))]
         return scene.with_thing(_shift(rng, thing, 0.6, frozen.DRIFT_SHIFT)), damage

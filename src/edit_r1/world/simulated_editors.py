@@ -34,8 +34,8 @@ class SimulatedEditor:
     def _edit_one(self, sample: Sample, seed: int) -> EditedImage:
         rng = np.random.default_rng([int(sample.id, 16), seed, list(PROFILES).index(self.profile)])
         scene, edit = scene_of(sample), edit_of(sample)
-        scene, damage = drift(rng, *PROFILES[self.profile](rng, scene, edit))
-        return EditedImage(encode_png(render_one(scene, damage)), hidden=to_json(scene, damage))
+        edited, damage = drift(rng, scene, *PROFILES[self.profile](rng, scene, edit))
+        return EditedImage(encode_png(render_one(edited, damage)), hidden=to_json(edited, damage))
 
 
 def all_editors() -> list[SimulatedEditor]:
