@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields, replace
+
+import pytest
+
+from edit_r1.train.editor_stage import EditorRLStage, choose_window, plan_iteration
+
+STAGE = EditorRLStage(contexts_per_step=4, group_size=3)
+
+
+def test_one_config_of_at_most_25_fields():
+    assert len(fields(EditorRLStage)) <= 25
+
+
+def test_every_context_comes_before_any_comes_again():
+    """Fault 5: an iteration has as many contexts as asked for, and none is starved."""
+    seen: Counter[int] = Counter()
+    for step in range(21):
+        iteration = plan_iteration(STAGE, step, 7)
+        assert len(iteration.contexts_B) == 4
+        seen.update(iteration.contexts_B)
+        assert max(seen.values()) - min(seen[i] for i in range(7)) <= 1
+    assert set(seen.values()) == {12}
+    orders = {plan_iteration(STAGE, step, 4).contexts_B for step in range(12)}
+    assert len(orders) > 1
+
+
+def test_plan_depends_on_seed_and_step_alone():
+    first, again = plan_iteration(STAGE, 5, 9), plan_iteration(STAGE, 5, 9)
+    assert first == again
+    assert plan_iteration(replace(STAGE, seed=1), 5, 9).seeds_N != first.seeds_N
+    assert len(set(first.seeds_N)) == 12 and all(type(seed) is int for seed in first.seeds_N)
+
+
+@pytest.mark.parametrize("kind", ["random", "sliding", "all"])
+@pytest.mark.parametrize("sampling_steps", [2, 3, 10, 28])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_windows_lie_where_they_may(kind, sampling_steps, share):
+    """Faults 7 and 8: one window per iteration, never the last step, all places visited."""
+    stage = replace(STAGE, window=kind, sampling_steps=sampling_steps, trained_steps=1, window_share=share)
+    windows = {choose_window(stage, step) for step in range(200)}
+    for window in windows:
+        assert list(window) == list(range(window[0], window[-1] + 1))
+        assert window[-1] < sampling_steps - 1
+    if kind == "all":
+        assert windows == {tuple(range(sampling_steps - 1))}
+    else:
+        room = min(round(share * sampling_steps), sampling_steps - 1)
+        assert windows == {(i,) for i in range(room)}
+
+
+def test_bad_fields_say_what_to_do():
+    for change, message in [
+        ({"group_size": 1}, "at least 2 edits"),
+        ({"sampling_steps": 1}, "at least 2"),
+        ({"eta": 0.0}, "eta=0.0"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"clip_range": 0.0}, "clip_range"),
+        ({"trained_steps": 6}, "raise sampling_steps"),
+        ({"window_share": 0.0}, "window_share"),
+        ({"kl_beta": -1.0}, "kl_beta"),
+        ({"save_as": "adapter", "lora_rank": 0}, "no adapter"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            replace(STAGE, **change)
+    with pytest.raises(ValueError, match="contexts_per_step"):
+        plan_iteration(STAGE, 0, 3)
