@@ -1,0 +1,338 @@
+"""From a model's text to a `Trace`, principles or gold verdicts; or to `Unparsed` with the reason.
+
+Never an exception, and never an invented number: a score that is returned stands in the text in
+digits, and every verdict was written by the model. Both variants are read, told apart by content.
+
+Decisions, where real output is not what was asked for:
+- A text cut at the token limit is Unparsed, whatever it holds.
+- What stands inside <think>...</think> is not the answer; a block that is never closed has no answer.
+- Several <score> tags: equal ones count as one; otherwise the last one wins only when nothing follows
+  it (drafts before the final score), else the text is Unparsed.
+- `<score>8/10</score>` is 8; any other denominator, a range, a percentage or a value outside 0 to 10 is Unparsed.
+- A verdict is 0/1, true/false, yes/no, or "uncertain" (0, as the prompt says); anything else, or another
+  number of verdicts than of principles, is Unparsed.
+- Verdicts stand in the order of the principles, unless their questions say otherwise without doubt.
+- A missing average_score is None; one that cannot be read or lies outside 0 to 1 is Unparsed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from edit_r1.records import CATEGORIES, OutputMode, Principle, Trace, Unparsed, Verdict
+from edit_r1.verifier.loose_json import json_values, to_ascii_punctuation
+from edit_r1.verifier.prompts import MAX_PRINCIPLES, MAX_QUESTION_CHARS, SHORT_NAMES
+from edit_r1.vlm.protocol import Completion
+
+MAX_TEXT_CHARS = 200_000
+"""Longest text that is read; a longer one is Unparsed."""
+
+_THOUGHT = re.compile(r"<\s*(think|thinking)\s*>.*?<\s*/\s*\1\s*>", re.IGNORECASE | re.DOTALL)
+_THOUGHT_END = re.compile(r"<\s*/\s*think(?:ing)?\s*>", re.IGNORECASE)
+_THOUGHT_START = re.compile(r"<\s*think(?:ing)?\s*>", re.IGNORECASE)
+_SCORE = re.compile(r"<\s*score\s*>([^<>]*)<\s*/\s*score\s*>", re.IGNORECASE)
+_SCORE_OPEN = re.compile(r"<\s*score\s*>", re.IGNORECASE)
+_NUMBER = re.compile(r"\**\s*([0-9]{1,2}(?:\.[0-9]{1,10})?)\s*(?:(?:/|out of)\s*10(?:\.0)?)?\s*\**")
+_NOTHING = re.compile(r"(?:\s|`|<\|[a-z_]+\|>|</?s>)*", re.IGNORECASE)
+_AVERAGE = re.compile(r"[\"']?average_score[\"']?\s*[:=]\s*[\"']?([^\s\"',}\]]*)", re.IGNORECASE)
+_DECIMAL = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,20})?")
+_LINE = re.compile(r"\s*([0-9]{1,3})(?:[.):]\s+|、\s*|\s+)(?:\[(\w+)\]\s*)?(\S.*)?")
+_LAST_VERDICT = re.compile(
+    r"(?:(?P<evidence>.*?)\s*:\s*)?\**(?P<word>yes|no|true|false|[01]|是|否)\**\s*[.。]?\s*", re.IGNORECASE
+)
+
+_WORDS: dict[str, Literal[0, 1]] = {
+    **dict.fromkeys(("1", "1.0", "yes", "true", "是"), 1),
+    **dict.fromkeys(("0", "0.0", "no", "false", "否", "uncertain", "unsure"), 0),
+}
+_VERDICT_KEYS = ("score", "verdict", "value", "answer", "result", "gold")
+_QUESTION_KEYS = ("question", "principle", "criterion")
+_EVIDENCE_KEYS = ("evidence", "reason", "explanation", "reasoning")
+_CATEGORY_NAMES: dict[str, str] = {
+    **{category.casefold(): category for category in CATEGORIES},
+    **{short.casefold(): category for category, short in SHORT_NAMES.items()},
+}
+
+
+class _Bad(Exception):
+    """A text breaks the format; the message is the reason. Never leaves this module."""
+
+
+def parse_trace(
+    text: str,
+    principles: Sequence[Principle] | int,
+    mode: OutputMode,
+    tokens: int = 0,
+    truncated: bool = False,
+) -> Trace | Unparsed:
+    """Phi: the trace in `text`, or why there is none.
+
+    `principles`, or only their number (then the verdicts' order is taken as it stands); `tokens` is the
+    text's length and is passed through; `truncated` says that it was cut at the token limit. Score 0 to 10.
+    """
+    try:
+        return _trace(text, principles, mode, tokens, truncated)
+    except _Bad as bad:
+        return Unparsed(text, str(bad), tokens)
+
+
+def parse_completion(
+    completion: Completion, principles: Sequence[Principle] | int, mode: OutputMode
+) -> Trace | Unparsed:
+    """`parse_trace` of a completion; one that never came is a failed call."""
+    if completion.finish == "error":
+        reason = f"no answer came: {completion.error or 'unknown error'}"
+        return Unparsed(completion.text, reason, completion.tokens, failed_call=True)
+    return parse_trace(completion.text, principles, mode, completion.tokens, completion.finish == "length")
+
+
+def parse_principles(text: str, truncated: bool = False) -> tuple[Principle, ...] | Unparsed:
+    """A decomposer's answer: a JSON array of {question, category}, or lines "1 [Follow] ..."."""
+    try:
+        if truncated:
+            raise _Bad("cut at the token limit")
+        return _principles(_answer(text))
+    except _Bad as bad:
+        return Unparsed(text, str(bad))
+
+
+def parse_gold(
+    text: str, principles: Sequence[Principle] | int, truncated: bool = False
+) -> tuple[Verdict, ...] | Unparsed:
+    """A verifier VLM's gold verdicts with their reasons, in the order of the principles (or of the text for a number)."""
+    try:
+        if truncated:
+            raise _Bad("cut at the token limit")
+        return _verdicts(_answer(text), principles)
+    except _Bad as bad:
+        return Unparsed(text, str(bad))
+
+
+def questions_of(text: str) -> tuple[str, ...]:
+    """The questions that a full trace repeats, in the order of the text; empty for a compact one."""
+    found = (_first_text(item, _QUESTION_KEYS) for item in _items(text))
+    return tuple(question for question in found if question is not None)
+
+
+def _trace(
+    text: str, principles: Sequence[Principle] | int, mode: OutputMode, tokens: int, truncated: bool
+) -> Trace | Unparsed:
+    if truncated:
+        raise _Bad("cut at the token limit")
+    answer = _answer(text)
+    score = _score(answer)
+    if mode == "think":
+        return Trace(text, score, None, tokens=tokens)
+    return Trace(text, score, _verdicts(answer, principles), _average(answer), tokens)
+
+
+def _answer(text: str) -> str:
+    """The text without its thoughts."""
+    if len(text) > MAX_TEXT_CHARS:
+        raise _Bad(f"{len(text)} characters, at most {MAX_TEXT_CHARS} are read")
+    answer = _THOUGHT.sub("", text)
+    ends = list(_THOUGHT_END.finditer(answer))
+    if ends:  # the opening tag stands in some chat templates' prompts, not in the answer
+        answer = answer[ends[-1].end() :]
+    if _THOUGHT_START.search(answer):
+        raise _Bad("a <think> block that never ends")
+    if not answer.strip():
+        raise _Bad("an empty answer")
+    return answer
+
+
+def _score(answer: str) -> float:
+    """The number in the score tag, 0 to 10."""
+    plain = to_ascii_punctuation(answer)
+    tags = list(_SCORE.finditer(plain))
+    if not tags:
+        raise _Bad("no <score> tag" if not _SCORE_OPEN.search(plain) else "a <score> tag that is not closed")
+    last = tags[-1]
+    if _SCORE_OPEN.search(plain, last.end()):
+        raise _Bad("a <score> tag that is not closed")
+    written = {tag.group(1).strip() for tag in tags}
+    if len(written) > 1 and not _NOTHING.fullmatch(plain, last.end()):
+        raise _Bad(f"{len(tags)} <score> tags that differ, and the last one does not end the text")
+    number = _NUMBER.fullmatch(last.group(1).strip())
+    if number is None:
+        raise _Bad(f"the score {last.group(1).strip()[:40]!r} is not a number from 0 to 10")
+    score = float(number.group(1))
+    if score > 10:
+        raise _Bad(f"the score {number.group(1)} is outside 0 to 10")
+    return score
+
+
+def _average(answer: str) -> float | None:
+    """The mean of the verdicts as the model wrote it, 0 to 1."""
+    found = _AVERAGE.findall(to_ascii_punctuation(answer))
+    if not found or found[-1].casefold() in ("null", "none"):
+        return None
+    if not _DECIMAL.fullmatch(found[-1]) or float(found[-1]) > 1:
+        raise _Bad(f"the average_score {found[-1][:40]!r} is not a number from 0 to 1")
+    return float(found[-1])
+
+
+def _verdicts(answer: str, principles: Sequence[Principle] | int) -> tuple[Verdict, ...]:
+    """One verdict per principle, in their order, from JSON items or from numbered lines."""
+    n = principles if isinstance(principles, int) else len(principles)
+    items = _items(answer)
+    lines = _compact_verdicts(answer)
+    if len(items) != n and _numbers(lines) == list(range(1, n + 1)):
+        return tuple(verdict for _, verdict in sorted(lines, key=lambda line: line[0]))
+    if not items:
+        raise _Bad(
+            f"verdicts for the principles {_numbers(lines)}, not for 1 to {n}" if lines else "no verdicts in the answer"
+        )
+    if len(items) != n:
+        raise _Bad(f"{len(items)} verdicts for {n} principles")
+    verdicts = [_item_verdict(item) for item in items]
+    if isinstance(principles, int):
+        return tuple(verdicts)
+    return tuple(verdicts[index] for index in _order([_first_text(item, _QUESTION_KEYS) for item in items], principles))
+
+
+def _numbers(lines: Sequence[tuple[int, Verdict]]) -> list[int]:
+    return sorted(number for number, _ in lines)
+
+
+def _compact_verdicts(answer: str) -> list[tuple[int, Verdict]]:
+    """Lines "1 was red, now blue: yes" or "1 yes" as (number, verdict)."""
+    found: list[tuple[int, Verdict]] = []
+    for line in answer.splitlines():
+        head = _LINE.fullmatch(to_ascii_punctuation(line))
+        rest = head.group(3) if head else None
+        verdict = _LAST_VERDICT.fullmatch(rest) if rest else None
+        if head is None or verdict is None:
+            continue
+        start = head.start(3)
+        evidence = (
+            line[start + verdict.start("evidence") : start + verdict.end("evidence")] if verdict["evidence"] else ""
+        )
+        found.append((int(head.group(1)), Verdict(_WORDS[verdict["word"].casefold()], evidence.strip() or None)))
+    return found
+
+
+def _items(answer: str) -> list[dict[Any, Any]]:
+    """Every JSON object that holds a verdict, in the order of the text."""
+    return [item for value in json_values(answer) for item in _walk(value, depth=0)]
+
+
+def _walk(value: Any, depth: int) -> Iterator[dict[Any, Any]]:
+    if depth > 6:  # deeper than any wrapping that models put around the list
+        return
+    if isinstance(value, dict):
+        scalars = [value[key] for key in _VERDICT_KEYS if key in value and not isinstance(value[key], list | dict)]
+        asks = any(key in value for key in _QUESTION_KEYS)
+        if scalars and "average_score" not in value and (asks or _word(scalars[0]) is not None):
+            yield value
+            return
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner, depth + 1)
+
+
+def _word(value: Any) -> Literal[0, 1] | None:
+    """0 or 1 for a verdict as models write it; None for anything else."""
+    if isinstance(value, str):
+        return _WORDS.get(to_ascii_punctuation(value).strip().rstrip(".。").casefold())
+    if isinstance(value, bool | int | float):
+        return 1 if value == 1 else 0 if value == 0 else None
+    return None
+
+
+def _item_verdict(item: dict[Any, Any]) -> Verdict:
+    """The verdict of one JSON object; two keys that contradict each other are an error."""
+    written = [item[key] for key in _VERDICT_KEYS if key in item]
+    values = {_word(value) for value in written}
+    value = values.pop()
+    if value is None or values:
+        raise _Bad(f"the verdict {str(written)[:60]} is not 0 or 1")
+    return Verdict(value, _first_text(item, _EVIDENCE_KEYS))
+
+
+def _first_text(item: dict[Any, Any], keys: Sequence[str]) -> str | None:
+    """The first non-empty text under one of the keys, on one line."""
+    for key in keys:
+        if isinstance(item.get(key), str) and item[key].strip():
+            return " ".join(item[key].split())
+    return None
+
+
+def _order(questions: Sequence[str | None], principles: Sequence[Principle]) -> list[int]:
+    """For each principle the index of the item that answers it.
+
+    Word-for-word questions (numbering, case and punctuation apart) find their principle; one that is left
+    takes the place that is left; several keep their own places, if all others kept theirs and no paraphrase
+    resembles another open principle more than its own.
+    """
+    item_words = [_words(question or "") for question in questions]
+    principle_words = [_words(principle.question) for principle in principles]
+    item_at: list[int | None] = [None] * len(principles)
+    unmatched = []
+    for index, words in enumerate(item_words):
+        same = [place for place, other in enumerate(principle_words) if other == words and item_at[place] is None]
+        if same and words:
+            item_at[index if index in same else same[0]] = index
+        else:
+            unmatched.append(index)
+    open_places = [place for place, index in enumerate(item_at) if index is None]
+    if len(unmatched) > 1:
+        if open_places != unmatched:
+            raise _Bad("the verdicts' questions are reordered and renamed: which verdict answers which is unclear")
+        for index in unmatched:
+            likeness = {place: _likeness(item_words[index], principle_words[place]) for place in open_places}
+            if max(likeness.values()) > likeness[index]:
+                raise _Bad(f"question {index + 1} resembles another principle more than its own")
+    for place, index in zip(open_places, unmatched, strict=True):
+        item_at[place] = index
+    return [index for index in item_at if index is not None]
+
+
+def _words(question: str) -> tuple[str, ...]:
+    """A question's words without numbering, category tag, case and punctuation."""
+    bare = re.sub(r"^\s*[0-9]+\s*[.):]\s*", "", to_ascii_punctuation(question))
+    return tuple(re.findall(r"\w+", re.sub(r"^\s*\[[^\]]*\]", "", bare).casefold()))
+
+
+def _likeness(first: Sequence[str], second: Sequence[str]) -> float:
+    """Jaccard index of two sets of words, 0 to 1."""
+    union = set(first) | set(second)
+    return len(set(first) & set(second)) / len(union) if union else 0.0
+
+
+def _principles(answer: str) -> tuple[Principle, ...]:
+    rows = [row for value in json_values(answer) for row in _principle_rows(value)]
+    if not rows:
+        matches = [_LINE.fullmatch(line) for line in answer.splitlines()]
+        rows = [(match[3], match[2]) for match in matches if match and match[2]]
+    if not rows:
+        raise _Bad("no principles in the answer")
+    if len(rows) > MAX_PRINCIPLES:
+        raise _Bad(f"{len(rows)} principles, at most {MAX_PRINCIPLES} are judged at once")
+    return tuple(_principle(question, category) for question, category in rows)
+
+
+def _principle_rows(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    """(question, category) of every object that asks something."""
+    if isinstance(value, dict):
+        asked = [value[key] for key in _QUESTION_KEYS if key in value]
+        if asked:
+            yield asked[0], value.get("category")
+            return
+        value = list(value.values())
+    if isinstance(value, list) and depth <= 6:
+        for inner in value:
+            yield from _principle_rows(inner, depth + 1)
+
+
+def _principle(question: Any, category: Any) -> Principle:
+    text = " ".join(question.split()) if isinstance(question, str) else ""
+    if not text or len(text) > MAX_QUESTION_CHARS:
+        raise _Bad(f"a question that is empty or longer than {MAX_QUESTION_CHARS} characters: {str(question)[:40]!r}")
+    name = " ".join(category.replace("_", " ").split()).casefold() if isinstance(category, str) else ""
+    if name not in _CATEGORY_NAMES:
+        raise _Bad(f"the category {str(category)[:40]!r} is none of {list(CATEGORIES)}")
+    return Principle(text, _CATEGORY_NAMES[name])
