@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,10 +43,26 @@ def _brightness(contexts, images):
     return [float(decode_rgb(image).mean()) / 25.5 for image in images]
 
 
+def _tiny_kontext():
+    """The builder of tests/editors/conftest.py, loaded by path because tests are not a package."""
+    spec = importlib.util.spec_from_file_location(
+        "tiny_kontext", Path(__file__).parent.parent / "editors" / "conftest.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.make_kontext_pipeline
+
+
 @pytest.fixture
-def make_editor(kontext_pipeline):
+def make_editor():
+    make_pipeline = _tiny_kontext()
+
     def build(guidance_embeds: bool = False) -> FluxKontextEditor:
-        return FluxKontextEditor(kontext_pipeline(guidance_embeds), FluxKontextSettings(steps=4))
+        pipeline = make_pipeline(guidance_embeds)
+        pipeline.set_progress_bar_config(disable=True)
+        return FluxKontextEditor(pipeline, FluxKontextSettings(steps=4))
+
+    return build
 
     return build
 
