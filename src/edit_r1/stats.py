@@ -1,0 +1,235 @@
+"""Numbers with their uncertainty: clustered bootstrap intervals, paired differences, GSB, rank correlation.
+
+Values that share a source image (or an editor's group) are not independent, so every interval is made
+by drawing whole clusters with replacement. All intervals are percentile intervals at 95 %.
+
+Shapes: N values, K clusters, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+_CHUNK = 200
+"""Resamples drawn at once: K = 10,000 clusters then take 16 MB."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval."""
+
+    mean: float
+    low: float
+    """Lower end of the 95 % interval; NaN when there is only one cluster to resample."""
+    high: float
+    n: int
+    """Number of values."""
+    clusters: int
+    """Number of independent clusters."""
+
+    @property
+    def ci95(self) -> list[float] | None:
+        """[low, high] for JSON; None when one cluster leaves nothing to resample."""
+        return None if np.isnan(self.low) else [self.low, self.high]
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True when the whole interval lies on one side of 0; False without an interval."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class GSB:
+    """Good / same / bad counts and (good - bad) / all, -1 to 1."""
+
+    good: int
+    same: int
+    bad: int
+    gsb: float
+    ci95: list[float]
+    n: int
+
+
+@dataclass(frozen=True)
+class GroupCorrelation:
+    """Mean rank correlation within groups."""
+
+    mean: float | None
+    """-1 to 1; None when no group had a spread on both sides."""
+    ci95: list[float] | None
+    """Over groups; None with fewer than two used groups."""
+    used: int
+    skipped: int
+    """Groups without a correlation: fewer than two members, or one side constant."""
+
+
+def bootstrap_ci(
+    values: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Mean of N values with a percentile interval, drawing the K clusters with replacement.
+
+    A resample's statistic is the mean over all values of its clusters, so larger clusters weigh more,
+    as they do in the mean itself. Without clusters every value is its own.
+
+    Raises:
+        ValueError: when there are no values, a value is not finite, or clusters has another length.
+    """
+    values_N = np.asarray(values, dtype=np.float64)
+    if values_N.ndim != 1 or values_N.size == 0:
+        raise ValueError(f"values of shape {values_N.shape}: a mean needs a list of at least one value")
+    if not np.isfinite(values_N).all():
+        raise ValueError("values hold NaN or infinity: leave out what was not measured before averaging")
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: at least 1 is needed")
+    member_N = _cluster_index(clusters, values_N.size)
+    sums_K = np.bincount(member_N, weights=values_N)
+    counts_K = np.bincount(member_N).astype(np.float64)
+    mean = float(values_N.mean())
+    if sums_K.size == 1:
+        return Estimate(mean, float("nan"), float("nan"), values_N.size, 1)
+    means_R = _resampled_means(sums_K, counts_K, np.random.default_rng(seed), resamples)
+    low, high = np.quantile(means_R, [0.025, 0.975])
+    return Estimate(mean, float(low), float(high), values_N.size, sums_K.size)
+
+
+def paired_difference(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Mean of a - b, item by item, with a clustered interval: how much better `a` is than `b`.
+
+    Raises:
+        ValueError: when the two have different lengths, or as `bootstrap_ci`.
+    """
+    a_N, b_N = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a_N.shape != b_N.shape:
+        raise ValueError(
+            f"{a_N.size} values against {b_N.size}: a paired difference needs the same items on both sides"
+        )
+    return bootstrap_ci(a_N - b_N, clusters, seed, resamples)
+
+
+def proportion(
+    flags: Sequence[bool] | np.ndarray,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Share of true flags, 0 to 1, with a clustered interval. Raises ValueError as `bootstrap_ci`."""
+    return bootstrap_ci(np.asarray(flags, dtype=bool).astype(np.float64), clusters, seed, resamples)
+
+
+def gsb(good: int, same: int, bad: int, seed: int = 0, resamples: int = RESAMPLES) -> GSB:
+    """GSB = (G - B) / (G + S + B) with a bootstrap interval over independent comparisons.
+
+    For comparisons that share sources, call `bootstrap_ci` on their outcomes +1, 0, -1 with clusters.
+
+    Raises:
+        ValueError: for a negative count, or when all are 0.
+    """
+    if min(good, same, bad) < 0 or good + same + bad == 0:
+        raise ValueError(f"good={good}, same={same}, bad={bad}: counts are >= 0 and at least one is above 0")
+    n = good + same + bad
+    drawn_R3 = np.random.default_rng(seed).multinomial(n, np.array([good, same, bad]) / n, size=resamples)
+    low, high = np.quantile((drawn_R3[:, 0] - drawn_R3[:, 2]) / n, [0.025, 0.975])
+    return GSB(good, same, bad, (good - bad) / n, [float(low), float(high)], n)
+
+
+def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Ranks 1..N as float64 (N,); ties share the mean of their ranks."""
+    _, inverse_N, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse_N]
+
+
+def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float | None:
+    """Spearman's rho, -1 to 1; None with fewer than two items or when one side is constant.
+
+    Raises:
+        ValueError: when the two have different lengths or hold NaN.
+    """
+    a_N, b_N = _pair(a, b)
+    if a_N.size < 2 or np.ptp(a_N) == 0 or np.ptp(b_N) == 0:
+        return None
+    x_N, y_N = ranks(a_N), ranks(b_N)
+    x_N, y_N = x_N - x_N.mean(), y_N - y_N.mean()
+    return float(np.clip((x_N @ y_N) / np.sqrt((x_N @ x_N) * (y_N @ y_N)), -1, 1))
+
+
+def kendall(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float | None:
+    """Kendall's tau-b, -1 to 1, in O(N^2) time; None with fewer than two items or when one side is constant.
+
+    tau_b = (C - D) / sqrt((P - T_a) (P - T_b)): C concordant and D discordant pairs of P = N(N-1)/2,
+    T_a and T_b pairs tied on one side.
+
+    Raises:
+        ValueError: when the two have different lengths or hold NaN.
+    """
+    a_N, b_N = _pair(a, b)
+    if a_N.size < 2 or np.ptp(a_N) == 0 or np.ptp(b_N) == 0:
+        return None
+    balance = untied_a = untied_b = 0.0
+    for index in range(a_N.size - 1):  # one row of the pair matrix at a time keeps memory O(N)
+        sign_a, sign_b = np.sign(a_N[index + 1 :] - a_N[index]), np.sign(b_N[index + 1 :] - b_N[index])
+        balance += float(sign_a @ sign_b)
+        untied_a += float(np.abs(sign_a).sum())
+        untied_b += float(np.abs(sign_b).sum())
+    return balance / float(np.sqrt(untied_a * untied_b))
+
+
+def mean_within_group_spearman(
+    groups: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0, resamples: int = RESAMPLES
+) -> GroupCorrelation:
+    """Mean over groups of Spearman's rho of (scores, truths) within the group, with an interval over groups.
+
+    This is what an editor's training feels of a verifier: a shift common to a group cancels in its advantages.
+    Groups without a rho (see `GroupCorrelation.skipped`) are counted and left out, never taken as 0.
+
+    Raises:
+        ValueError: as `spearman`.
+    """
+    rhos = [rho for scores, truths in groups if (rho := spearman(scores, truths)) is not None]
+    skipped = len(groups) - len(rhos)
+    if not rhos:
+        return GroupCorrelation(None, None, 0, skipped)
+    estimate = bootstrap_ci(rhos, seed=seed, resamples=resamples)
+    return GroupCorrelation(estimate.mean, estimate.ci95, len(rhos), skipped)
+
+
+def _pair(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a_N, b_N = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a_N.ndim != 1 or a_N.shape != b_N.shape:
+        raise ValueError(f"shapes {a_N.shape} and {b_N.shape}: a correlation needs two lists of one length")
+    if np.isnan(a_N).any() or np.isnan(b_N).any():
+        raise ValueError("a correlation over NaN: leave out items that were not scored")
+    return a_N, b_N
+
+
+def _cluster_index(clusters: Sequence[Hashable] | np.ndarray | None, n: int) -> np.ndarray:
+    """0..K-1 per value, in the order of first appearance: independent of what the cluster names are."""
+    if clusters is None:
+        return np.arange(n)
+    if len(clusters) != n:
+        raise ValueError(f"{len(clusters)} clusters for {n} values: give one cluster per value")
+    seen: dict[Hashable, int] = {}
+    return np.array([seen.setdefault(cluster, len(seen)) for cluster in clusters])
+
+
+def _resampled_means(sums_K: np.ndarray, counts_K: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """R means; how often each cluster is drawn in K draws with replacement is multinomial."""
+    k = sums_K.size
+    means = []
+    for start in range(0, resamples, _CHUNK):
+        weights_RK = rng.multinomial(k, np.full(k, 1 / k), size=min(_CHUNK, resamples - start))
+        means.append((weights_RK @ sums_K) / (weights_RK @ counts_K))
+    return np.concatenate(means)
