@@ -35,7 +35,7 @@ class EditorReport:
     """Mean score of one editor."""
 
     oracle: float
-    ci95: tuple[float, float]
+    ci95: list[float] | None
     """Clustered by context."""
     contexts: int
     edits: int
@@ -48,7 +48,7 @@ class EditorComparison:
 
     mean: float
     """Difference of the mean scores, points."""
-    ci95: tuple[float, float]
+    ci95: list[float] | None
     good: int
     same: int
     bad: int
@@ -84,7 +84,7 @@ def report_editor(scores: Sequence[EditScore], seed: int = 0) -> EditorReport:
     clusters = [score.sample_id for score in scores]
     return EditorReport(
         float(values.mean()),
-        bootstrap_ci(values, clusters, seed=seed),
+        bootstrap_ci(values, clusters, seed).ci95,
         len(set(clusters)),
         len(values),
         _by(scores, values),
@@ -110,8 +110,8 @@ def compare_editors(after: Sequence[EditScore], before: Sequence[EditScore], see
     if [(s.sample_id, s.seed) for s in after] != [(s.sample_id, s.seed) for s in before]:
         raise ValueError("the two editors were not run on the same contexts and seeds")
     first, second = np.array([s.score for s in after]), np.array([s.score for s in before])
-    delta, ci95 = paired_difference(first, second, [s.sample_id for s in after], seed=seed)
+    delta = paired_difference(first, second, [s.sample_id for s in after], seed)
     differences = first - second
     good, bad = int((differences > SAME_BAND).sum()), int((differences < -SAME_BAND).sum())
     same = len(differences) - good - bad
-    return EditorComparison(delta, ci95, good, same, bad, gsb(good, same, bad).gsb, _by(after, differences))
+    return EditorComparison(delta.mean, delta.ci95, good, same, bad, gsb(good, same, bad).gsb, _by(after, differences))

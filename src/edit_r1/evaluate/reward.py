@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edit_r1.records import Judgment, Preference, Trace
-from edit_r1.stats import bootstrap_ci, paired_difference
+from edit_r1.stats import Estimate, bootstrap_ci, paired_difference
 from edit_r1.verifier.scoring import ScoreItem, Verifier
 
 
@@ -62,8 +62,8 @@ class PairReport:
     unparsed: int
     """Pairs in which at least one image has no score."""
     pairs: int
-    ci95: tuple[float, float]
-    """Of half_credit, clustered by source."""
+    ci95: list[float] | None
+    """Of half_credit, clustered by source; None with a single source."""
     tasks: dict[str, float]
     """Half-credit accuracy per category of edit."""
     at_margin: dict[str, float]
@@ -130,7 +130,7 @@ def report_pairs(benchmark: str, scores: Sequence[PairScore], seed: int = 0) -> 
         tie_rate=float(np.mean([score.tie for score in scores])),
         unparsed=sum(not score.parsed for score in scores),
         pairs=len(scores),
-        ci95=bootstrap_ci(half, clusters, seed=seed),
+        ci95=bootstrap_ci(half, clusters, seed).ci95,
         tasks={
             category: float(np.mean([score.half_credit for score in scores if score.category == category]))
             for category in categories
@@ -139,15 +139,7 @@ def report_pairs(benchmark: str, scores: Sequence[PairScore], seed: int = 0) -> 
     )
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference on the same items."""
-
-    delta: float
-    ci95: tuple[float, float]
-
-
-def compare_pairs(new: Sequence[PairScore], old: Sequence[PairScore], seed: int = 0) -> Difference:
+def compare_pairs(new: Sequence[PairScore], old: Sequence[PairScore], seed: int = 0) -> Estimate:
     """Half-credit accuracy of `new` minus `old` on the same pairs, with a paired interval clustered by source.
 
     Raises:
@@ -155,13 +147,12 @@ def compare_pairs(new: Sequence[PairScore], old: Sequence[PairScore], seed: int 
     """
     if [(s.winner_id, s.loser_id) for s in new] != [(s.winner_id, s.loser_id) for s in old]:
         raise ValueError("the two results are not on the same pairs: evaluate both on one set of preferences")
-    delta, ci95 = paired_difference(
+    return paired_difference(
         [score.half_credit for score in new],
         [score.half_credit for score in old],
         [score.sample_id for score in new],
-        seed=seed,
+        seed,
     )
-    return Difference(delta, ci95)
 
 
 @dataclass(frozen=True)
