@@ -1,0 +1,144 @@
+"""Flat rows in Parquet files with Hugging Face features, and the hash of their content.
+
+The schema is written by pyarrow with the metadata that `datasets` reads, so that the core needs no
+`datasets` and `datasets.load_dataset("parquet", ...)` and the Hub's viewer show the images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from edit_r1.store.files import StoreError, write_bytes
+
+Row = dict[str, Any]
+"""One flat row: column name to str, int, float, bool, bytes (an image), None, or a list of dicts of these."""
+Feature = str | dict[str, str]
+"""A kind ("string", "int64", "float64", "bool", "image"), or {column: kind} for a list of structs."""
+Features = dict[str, Feature]
+
+ROW_GROUP = 100
+"""Rows read at once by a viewer; small because rows hold images."""
+
+_ARROW = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+}
+
+
+def row_hash(row: Mapping[str, Any]) -> str:
+    """SHA-256 of a row's content as hex digits; the order of columns does not matter.
+
+    Raises:
+        TypeError: for a value that is no `Row` value, such as a numpy scalar.
+        ValueError: for NaN or infinity.
+    """
+    text = json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_hash_bytes)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def dataset_hash(rows: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 of the sorted row hashes: the same rows in any order give the same hash. Raises as `row_hash`."""
+    return hash_of_hashes([row_hash(row) for row in rows])
+
+
+def write_rows(path: str | Path, rows: Sequence[Row], features: Features, key: str = "") -> None:
+    """One Parquet file with Hugging Face features; `key` is kept in its metadata (see `Dataset`).
+
+    Raises:
+        StoreError: when it cannot be written.
+        ValueError: when a row's columns or values do not fit the features.
+    """
+    schema = pa.schema([pa.field(name, _arrow_type(feature)) for name, feature in features.items()])
+    info = {"info": {"features": {name: _hub_feature(feature) for name, feature in features.items()}}}
+    schema = schema.with_metadata({"huggingface": json.dumps(info), "edit_r1": json.dumps({"key": key})})
+    for row in rows:
+        if row.keys() != features.keys():
+            odd = sorted(row.keys() ^ features.keys())
+            raise ValueError(f"{path}: columns {odd} are in the row or in the features, not in both")
+    columns = [_column([row[name] for row in rows], features[name]) for name in features]
+    try:
+        table = pa.Table.from_arrays(
+            [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+        )
+    except (pa.ArrowException, OverflowError, TypeError) as error:
+        raise ValueError(f"{path}: a value does not fit its column: {error}") from error
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=ROW_GROUP, compression="zstd")
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of one Parquet file; images come back as bytes.
+
+    Raises:
+        StoreError: when the file is missing or not Parquet.
+    """
+    return list(iterate_rows(Path(path)))
+
+
+def iterate_rows(path: Path) -> Iterator[Row]:
+    """As `read_rows`, with one row group in memory at a time. Raises StoreError as it does."""
+    try:
+        with pq.ParquetFile(path) as file:
+            images = [name for name in file.schema_arrow.names if file.schema_arrow.field(name).type == _ARROW["image"]]
+            for batch in file.iter_batches(batch_size=ROW_GROUP):
+                for row in batch.to_pylist():
+                    row.update({name: row[name] and row[name]["bytes"] for name in images})
+                    yield row
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_key(path: Path) -> str:
+    """The key that `write_rows` was given. Raises StoreError for a file that it did not write."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    if b"edit_r1" not in metadata:
+        raise StoreError(f"{path}: was not written by edit-r1: remove it or choose another folder")
+    return str(json.loads(metadata[b"edit_r1"])["key"])
+
+
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return StoreError(f"{path}: not a readable Parquet file ({reason}): check the path, or run its stage again")
+
+
+def _arrow_type(feature: Feature) -> pa.DataType:
+    if isinstance(feature, str):
+        return _ARROW[feature]
+    return pa.list_(pa.struct([(name, _ARROW[kind]) for name, kind in feature.items()]))
+
+
+def _hub_feature(feature: Feature) -> dict[str, Any]:
+    if isinstance(feature, dict):
+        return {"feature": {name: _hub_feature(kind) for name, kind in feature.items()}, "_type": "List"}
+    return {"_type": "Image"} if feature == "image" else {"dtype": feature, "_type": "Value"}
+
+
+def _column(values: list[Any], feature: Feature) -> list[Any]:
+    if feature != "image":
+        return values
+    return [None if value is None else {"bytes": value, "path": None} for value in values]
+
+
+def _hash_bytes(value: object) -> dict[str, str]:
+    if isinstance(value, bytes):
+        return {"sha256": hashlib.sha256(value).hexdigest()}
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be stored in a row: convert it to a Python value")
+
+
+def hash_of_hashes(hashes: Iterable[str]) -> str:
+    """SHA-256 of the sorted row hashes."""
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()

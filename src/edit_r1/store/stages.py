@@ -1,0 +1,188 @@
+"""The progress of a stage: parts that are finished for good, and a marker written last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from edit_r1.store.files import StoreError, read_json, write_json
+from edit_r1.store.parquet import Features, Row, hash_of_hashes, iterate_rows, read_key, row_hash, write_rows
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The completion marker of a stage: `name.done.json` in a run's folder."""
+
+    directory: Path
+    name: str
+    key: str = ""
+    """Hash or text of everything that shapes the result (config, inputs). A writer gives it, and results made
+    under another key are refused; a reader that takes what is there leaves it empty."""
+
+    @property
+    def marker(self) -> Path:
+        return self.directory / f"{self.name}.done.json"
+
+    def done(self) -> bool:
+        """True when the stage was finished with the same key.
+
+        Raises:
+            StoreError: when it was finished with another key, or the marker is damaged.
+        """
+        if not self.marker.exists():
+            return False
+        self.check_key(str(read_json(self.marker)["key"]), self.marker)
+        return True
+
+    def finish(self, meta: Mapping[str, Any] | None = None) -> None:
+        """Marks the stage as finished; `meta` is JSON, kept for `meta()`. Raises as `write_json`."""
+        write_json(self.marker, {"name": self.name, "key": self.key, "meta": dict(meta or {})})
+
+    def meta(self) -> dict[str, Any]:
+        """What `finish` was given.
+
+        Raises:
+            StoreError: when the stage is not finished.
+        """
+        if not self.done():
+            raise StoreError(f"{self.marker}: missing, so stage {self.name} is not finished: run it (again) first")
+        return cast(dict[str, Any], read_json(self.marker)["meta"])
+
+    def check_key(self, found: str, where: Path) -> None:
+        """Raises StoreError when `where` was made under another key than this stage's."""
+        if self.key and found != self.key:
+            raise StoreError(f"{where}: made with other settings or inputs: remove it or choose another output folder")
+
+
+@dataclass(frozen=True)
+class Table(Generic[T]):
+    """How one type of record is laid out in columns."""
+
+    features: Features
+    to_row: Callable[[T], Row]
+    from_row: Callable[[Row], T]
+
+
+@dataclass(frozen=True)
+class Dataset(Generic[T]):
+    """The records of one stage, written part by part.
+
+    A resumable stage cuts its inputs into fixed shards and writes one part for each:
+
+        for shard in shards[dataset.parts():]:
+            dataset.append(work(shard))
+        dataset.finish()
+    """
+
+    directory: Path
+    name: str
+    table: Table[T]
+    key: str = ""
+    """As `Stage.key`; kept in every part, so that a run with other settings never continues these."""
+
+    @property
+    def folder(self) -> Path:
+        return self.directory / self.name
+
+    @property
+    def stage(self) -> Stage:
+        return Stage(self.directory, self.name, self.key)
+
+    def done(self) -> bool:
+        """True when `finish` was called and every part is still there.
+
+        Raises:
+            StoreError: when parts were removed after finishing, or as `Stage.done`.
+        """
+        if not self.stage.done():
+            return False
+        expected = self.stage.meta()["parts"]
+        if len(self._paths()) != expected:
+            raise StoreError(
+                f"{self.folder}: {expected} parts were finished and some are gone: remove {self.stage.marker}"
+            )
+        return True
+
+    def parts(self) -> int:
+        """Number of finished parts: a stage goes on with shard number `parts()`.
+
+        Raises:
+            StoreError: when a part was written under another key or is damaged, or one is missing in between.
+        """
+        paths = self._paths()
+        for index, path in enumerate(paths):
+            if path.name != f"part-{index:05d}.parquet":
+                raise StoreError(f"{self.folder}: part {index} is missing: remove the folder and run the stage again")
+            self.stage.check_key(read_key(path), path)
+        return len(paths)
+
+    def append(self, records: Sequence[T]) -> None:
+        """Writes the next part, which may be empty.
+
+        Raises:
+            StoreError: when it cannot be written, or the dataset is finished.
+            ValueError: when a record does not fit its columns.
+        """
+        if self.done():
+            raise StoreError(f"{self.stage.marker}: the dataset is finished: nothing can be added to it")
+        path = self.folder / f"part-{self.parts():05d}.parquet"
+        write_rows(path, [self.table.to_row(record) for record in records], self.table.features, self.key)
+
+    def finish(self, meta: Mapping[str, Any] | None = None) -> str:
+        """Marks the dataset as complete and returns its hash, computed from what is on disk.
+
+        Raises:
+            StoreError: when nothing was appended, or the marker cannot be written.
+        """
+        if self.parts() == 0:
+            raise StoreError(f"{self.folder}: no part was written: append (an empty list, if need be) before finishing")
+        for leftover in self.folder.glob(".*.tmp"):  # of a killed process
+            leftover.unlink(missing_ok=True)
+        hashes = [row_hash(row) for path in self._paths() for row in iterate_rows(path)]
+        digest = hash_of_hashes(hashes)
+        self.stage.finish({**(meta or {}), "parts": self.parts(), "rows": len(hashes), "hash": digest})
+        return digest
+
+    def meta(self) -> dict[str, Any]:
+        """What `finish` was given, with "parts", "rows" and "hash". Raises StoreError when it is not finished."""
+        self.done()
+        return self.stage.meta()
+
+    def __iter__(self) -> Iterator[T]:
+        """The records in the order in which they were appended, a row group in memory at a time.
+
+        Raises:
+            StoreError: when the dataset is not finished, or a part is damaged or of another record type.
+        """
+        self.meta()
+        for path in self._paths():
+            for row in iterate_rows(path):
+                if row.keys() != self.table.features.keys():
+                    raise StoreError(f"{path}: holds other columns than {self.name} needs: remove it and run its stage")
+                yield self.table.from_row(row)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.parquet"))
+
+
+def write_dataset(directory: str | Path, name: str, records: Sequence[T], table: Table[T], key: str = "") -> str:
+    """A whole dataset in one part; returns its hash. A finished one with the same key is kept as it is.
+
+    Raises:
+        StoreError: when it cannot be written, or was finished under another key.
+    """
+    dataset = Dataset(Path(directory), name, table, key)
+    if not dataset.done():
+        if dataset.parts() == 0:
+            dataset.append(records)
+        dataset.finish()
+    return str(dataset.meta()["hash"])
+
+
+def read_dataset(directory: str | Path, name: str, table: Table[T], key: str = "") -> list[T]:
+    """All records of a finished dataset. Raises StoreError as iterating over `Dataset` does."""
+    return list(Dataset(Path(directory), name, table, key))

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edit_r1.images import encode_png
+from edit_r1.records import (
+    CATEGORIES,
+    Candidate,
+    Context,
+    GoldVerdicts,
+    PoolTrace,
+    Preference,
+    Principle,
+    Quadruple,
+    Sample,
+    Trace,
+    Unparsed,
+    Verdict,
+)
+from edit_r1.store import (
+    CANDIDATES,
+    CONTEXTS,
+    GOLD_VERDICTS,
+    POOL_TRACES,
+    PREFERENCES,
+    QUADRUPLES,
+    SAMPLES,
+    Table,
+    dataset_hash,
+    read_dataset,
+    read_rows,
+    write_dataset,
+)
+
+text = st.text(st.characters(codec="utf-8"), max_size=12)
+image = st.binary(min_size=1, max_size=20)
+maybe_text = st.none() | text
+seed = st.integers(-(2**63), 2**63 - 1)
+samples = st.builds(
+    Sample, text, image, text, text, st.sampled_from(["random", "hard"]), st.sampled_from(["train", "test"]), maybe_text
+)
+principles = st.builds(Principle, text, st.sampled_from(CATEGORIES))
+contexts = st.builds(Context, samples, st.lists(principles, max_size=3).map(tuple), text, st.booleans())
+candidates = st.builds(Candidate, text, text, image, text, seed, maybe_text)
+verdicts = st.lists(st.builds(Verdict, st.sampled_from([0, 1]), maybe_text), max_size=3).map(tuple)
+traces = st.builds(
+    Trace, text, st.floats(0, 10), st.none() | verdicts, st.none() | st.floats(0, 1), st.integers(0, 999)
+)
+outcomes = traces | st.builds(Unparsed, text, text, st.integers(0, 999), st.booleans())
+choices = st.sampled_from(["first", "second", "same"])
+
+CASES: list[tuple[Table[Any], st.SearchStrategy[Any]]] = [
+    (SAMPLES, samples),
+    (CONTEXTS, contexts),
+    (CANDIDATES, candidates),
+    (POOL_TRACES, st.builds(PoolTrace, text, text, st.integers(0, 99), outcomes, st.booleans())),
+    (GOLD_VERDICTS, st.builds(GoldVerdicts, text, verdicts, text, st.booleans())),
+    (QUADRUPLES, st.builds(Quadruple, contexts, candidates, st.none() | traces)),
+    (PREFERENCES, st.builds(Preference, contexts, candidates, candidates, choices, text, st.booleans())),
+]
+
+
+@pytest.mark.parametrize(("table", "records"), CASES, ids=lambda case: "")
+def test_every_record_survives_the_disk(
+    table: Table[Any], records: st.SearchStrategy[Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    @settings(max_examples=12)
+    @given(st.lists(records, max_size=3))
+    def check(items: list[Any]) -> None:
+        folder = tmp_path_factory.mktemp("store")
+        digest = write_dataset(folder, "things", items, table)
+        assert read_dataset(folder, "things", table) == items
+        assert digest == dataset_hash([table.to_row(item) for item in items])
+        assert digest == dataset_hash([table.to_row(item) for item in reversed(items)])
+
+    check()
+
+
+def test_an_unparsed_trace_has_no_score_on_disk(tmp_path: Path) -> None:
+    record = PoolTrace("c", "judge", 0, Unparsed("mumble", "no score"))
+    write_dataset(tmp_path, "traces", [record], POOL_TRACES)
+    (row,) = read_rows(tmp_path / "traces" / "part-00000.parquet")
+    assert row["score"] is None
+    assert row["unparsed"] == "no score"
+
+
+def test_values_outside_the_vocabulary_are_refused() -> None:
+    sample = Sample("a", b"x", "do it", "", "random")
+    row = SAMPLES.to_row(sample) | {"subset": "easy"}
+    with pytest.raises(ValueError, match="subset holds 'easy'"):
+        SAMPLES.from_row(row)
+    gold = GOLD_VERDICTS.to_row(GoldVerdicts("c", (Verdict(1),), "v"))
+    gold["gold"][0]["value"] = 2
+    with pytest.raises(ValueError, match="value holds 2"):
+        GOLD_VERDICTS.from_row(gold)
+
+
+def test_numpy_values_of_a_record_become_plain_ones() -> None:
+    trace = Trace("t", np.float32(4.5), (Verdict(np.int64(1)),), np.float64(1.0), np.int32(7))  # type: ignore[arg-type]
+    plain = Trace("t", 4.5, (Verdict(1),), 1.0, 7)
+    rows = [QUADRUPLES.to_row(Quadruple(_context(), _candidate("a"), item)) for item in (trace, plain)]
+    assert json.dumps(rows[0], default=str) == json.dumps(rows[1], default=str)
+
+
+def _context() -> Context:
+    source = encode_png(np.full((8, 8, 3), 200, np.uint8))
+    return Context(Sample("s", source, "make it red", "colour alteration"), (Principle("red?", CATEGORIES[0]),), "d")
+
+
+def _candidate(name: str) -> Candidate:
+    return Candidate(name, "s", encode_png(np.full((8, 8, 3), [255, 0, 0], np.uint8)), "editor", 0)
+
+
+def test_datasets_shows_images_and_nested_columns(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    record = Preference(_context(), _candidate("a"), _candidate("b"), "first", "ann", True)
+    write_dataset(tmp_path, "pairs", [record, record.swap()], PREFERENCES)
+    for loaded in (
+        datasets.load_dataset(
+            "parquet", data_files=str(tmp_path / "pairs" / "*.parquet"), cache_dir=str(tmp_path / "c1")
+        ),
+        datasets.load_dataset(str(tmp_path / "pairs"), cache_dir=str(tmp_path / "c2")),
+    ):
+        rows = loaded["train"]
+        assert isinstance(rows.features["context_source"], datasets.Image)
+        assert rows.features["context_principles"] == datasets.List(
+            {"question": datasets.Value("string"), "category": datasets.Value("string")}
+        )
+        assert rows[0]["first_image"].size == (8, 8)
+        assert rows[0]["first_image"].getpixel((0, 0)) == (255, 0, 0)
+        assert rows[0]["context_principles"] == [{"question": "red?", "category": CATEGORIES[0]}]
+        assert rows["choice"][:] == ["first", "second"]
