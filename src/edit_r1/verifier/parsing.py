@@ -101,7 +101,7 @@ def parse_principles(text: str, truncated: bool = False) -> tuple[Principle, ...
 def parse_gold(
     text: str, principles: Sequence[Principle] | int, truncated: bool = False
 ) -> tuple[Verdict, ...] | Unparsed:
-    """A verifier VLM's gold verdicts with their reasons, in the order of the principles (or of the text for a number)."""
+    """A verifier VLM's gold verdicts with their reasons, in the order of the principles (of the text, for a number)."""
     try:
         if truncated:
             raise _Bad("cut at the token limit")

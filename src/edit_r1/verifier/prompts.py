@@ -183,7 +183,7 @@ def check_instruction(instruction: str) -> str:
 
 
 def check_principles(principles: Sequence[Principle]) -> tuple[Principle, ...]:
-    """The principles, one-line each; ValueError for none, too many, an empty or over-long question, a foreign category."""
+    """The principles, one line each; ValueError for none, too many, an unusable question or a foreign category."""
     if not principles:
         raise ValueError("no principles: give at least one, or let the model write them")
     if len(principles) > MAX_PRINCIPLES:

@@ -1,0 +1,126 @@
+"""From a verifier's parsed traces to one `Judgment`; pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from edit_r1.records import (
+    CATEGORIES,
+    FEATURE_PRESERVATION,
+    IMAGE_QUALITY,
+    INSTRUCTION_FOLLOWING,
+    Judgment,
+    Principle,
+    PrincipleResult,
+    Trace,
+    Unparsed,
+)
+
+CATEGORY_WEIGHTS: dict[str, float] = {INSTRUCTION_FOLLOWING: 0.5, FEATURE_PRESERVATION: 0.3, IMAGE_QUALITY: 0.2}
+"""Share of each category in `weighted_verdicts`: ours, the paper names no weights."""
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The arithmetic mean; None for no value."""
+    return math.fsum(values) / len(values) if values else None
+
+
+def aggregate(
+    outcomes: Sequence[Trace | Unparsed],
+    principles: Sequence[Principle],
+    model: str,
+    seconds: float,
+    simulated: bool = False,
+) -> Judgment:
+    """One judgment from the traces of one edited image.
+
+    The score is the mean over the parsed traces, `score_std` their population standard deviation; an
+    unparsed trace is counted and enters no number. Evidence comes from the trace whose score is nearest
+    to the mean (the first of several). Every trace with verdicts has one per principle (ours).
+    """
+    parsed = [outcome for outcome in outcomes if isinstance(outcome, Trace)]
+    score = mean([trace.score for trace in parsed])
+    spread = None
+    if score is not None and len(parsed) > 1:
+        spread = math.sqrt(math.fsum((trace.score - score) ** 2 for trace in parsed) / len(parsed))
+    results = _results(parsed, principles, score)
+    categories: dict[str, float | None] = {}
+    for category in CATEGORIES:
+        values = [result.verdict for result in results if result.category == category and result.verdict is not None]
+        categories[category] = mean(values)
+    return Judgment(
+        score=score,
+        traces=len(outcomes),
+        unparsed=len(outcomes) - len(parsed),
+        score_std=spread,
+        principles=results,
+        categories=categories,
+        model=model,
+        seconds=seconds,
+        simulated=simulated,
+        outcomes=tuple(outcomes),
+    )
+
+
+def _results(
+    parsed: Sequence[Trace], principles: Sequence[Principle], score: float | None
+) -> tuple[PrincipleResult, ...]:
+    """The checklist: mean verdicts, evidence from the trace nearest to the mean score."""
+    lists = [trace.verdicts for trace in parsed if trace.verdicts is not None]
+    assert all(len(verdicts) == len(principles) for verdicts in lists), "a trace was parsed for other principles"
+    nearest = None
+    if score is not None:
+        nearest = min(parsed, key=lambda trace: abs(trace.score - score)).verdicts
+    return tuple(
+        PrincipleResult(
+            question=principle.question,
+            category=principle.category,
+            verdict=mean([verdicts[index].value for verdicts in lists]),
+            evidence=None if nearest is None else nearest[index].evidence,
+        )
+        for index, principle in enumerate(principles)
+    )
+
+
+def failed(reason: str, traces: int, principles: Sequence[Principle], model: str, simulated: bool = False) -> Judgment:
+    """The judgment of an item that no model was asked about: no score, every trace a failed call."""
+    outcomes = [Unparsed("", reason, failed_call=True)] * traces
+    return aggregate(outcomes, principles, model, 0.0, simulated)
+
+
+def weighted_verdicts(judgment: Judgment) -> float | None:
+    """The checklist as one number, 0 to 10: category means weighted by `CATEGORY_WEIGHTS`.
+
+    Categories without a verdict are left out and the other weights rescaled; None without any verdict.
+    Reported beside the model's own score, which is not bound to the verdicts.
+    """
+    weighted = [
+        (CATEGORY_WEIGHTS[category], value) for category, value in judgment.categories.items() if value is not None
+    ]
+    if not weighted:
+        return None
+    return 10 * math.fsum(weight * value for weight, value in weighted) / math.fsum(weight for weight, _ in weighted)
+
+
+def judgment_json(judgment: Judgment) -> dict[str, Any]:
+    """The judgment as the command line, the library and the server return it (design.md section 4); score 0 to 10."""
+    return {
+        "score": judgment.score,
+        "traces": judgment.traces,
+        "unparsed": judgment.unparsed,
+        "score_std": judgment.score_std,
+        "principles": [
+            {
+                "question": result.question,
+                "category": result.category,
+                "verdict": result.verdict,
+                "evidence": result.evidence,
+            }
+            for result in judgment.principles
+        ],
+        "categories": dict(judgment.categories),
+        "model": judgment.model,
+        "seconds": judgment.seconds,
+    }

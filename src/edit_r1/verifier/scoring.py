@@ -1,0 +1,306 @@
+"""The verifier: source, edited image and instruction in, a `Judgment` out.
+
+Bad input raises ValueError before any model call in `score` and `rank`. In `score_many` a bad item
+becomes a judgment without a score whose `outcomes` name the reason, so that one broken image never
+costs a batch. What a model answers never raises: a trace that cannot be parsed is counted in
+`unparsed`, and principles that cannot be parsed leave the item without a score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edit_r1.images import decode_pil
+from edit_r1.records import Judgment, OutputMode, Principle, Unparsed
+from edit_r1.verifier.cards import read_card
+from edit_r1.verifier.examples import draw_examples
+from edit_r1.verifier.judgments import aggregate, failed, judgment_json, weighted_verdicts
+from edit_r1.verifier.parsing import parse_completion, parse_principles
+from edit_r1.verifier.prompts import (
+    Variant,
+    check_instruction,
+    check_principles,
+    check_sources,
+    decompose_request,
+    judge_request,
+)
+from edit_r1.vlm.protocol import VLM, Completion, Request, Sampling
+
+__all__ = ["Ranked", "ScoreItem", "Verifier", "judgment_json", "weighted_verdicts"]
+
+Progress = Callable[[int, int], None]
+"""Called with (items judged, items asked)."""
+
+MAX_NEW_TOKENS: dict[str, int] = {"full": 4096, "compact": 512}
+"""Longest trace per variant, in tokens: about 10 principles with evidence, and room for reasoning in full."""
+MAX_TRACES = 64
+"""Most traces per item."""
+_CHUNK_TRACES = 256
+"""Traces asked for in one call of the model, between two reports of progress."""
+
+
+@dataclass(frozen=True)
+class ScoreItem:
+    """One edited image to be judged."""
+
+    sources: tuple[bytes, ...]
+    """x_ref, encoded; several for an edit that combines images."""
+    edited: bytes
+    """x_edit, encoded."""
+    instruction: str
+    principles: tuple[Principle, ...] | None = None
+    """P; None lets the model write them."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One edited image in a ranking."""
+
+    index: int
+    """Its place in the caller's order."""
+    judgment: Judgment
+
+
+class UnparsedPrinciples(ValueError):
+    """The model answered, but not with principles."""
+
+
+class Verifier:
+    """A vision-language model that judges edits by principles."""
+
+    def __init__(
+        self,
+        vlm: VLM,
+        mode: OutputMode = "both",
+        variant: Variant = "full",
+        principles_vlm: VLM | None = None,
+        domain: str | None = None,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        """
+        Args:
+            mode: what the traces hold.
+            variant: prompts in full, or compact for models trained on them.
+            principles_vlm: who writes the principles where none are given; None for `vlm` itself.
+            domain: the only kind of pictures the model knows, None for no limit; recorded, not checked here.
+            max_new_tokens: longest trace, None for the variant's `MAX_NEW_TOKENS`.
+        """
+        self.vlm = vlm
+        self.mode = mode
+        self.variant = variant
+        self.principles_vlm = principles_vlm or vlm
+        self.domain = domain
+        self.max_new_tokens = MAX_NEW_TOKENS[variant] if max_new_tokens is None else max_new_tokens
+        self._principles: dict[str, tuple[Principle, ...]] = {}
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        batch_size: int = 64,
+        adapter: str | Path | None = None,
+        mode: OutputMode | None = None,
+        variant: Variant | None = None,
+        principles_vlm: VLM | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Verifier:
+        """A local checkpoint, asked as its `edit_r1.json` says unless `mode` or `variant` say otherwise.
+
+        `batch_size`: sequences decoded at once. Raises `edit_r1.vlm.errors.ModelError` (a ValueError).
+        """
+        from edit_r1.vlm.transformers import TransformersVLM  # here alone: scoring by an endpoint needs no torch
+
+        card = read_card(path)
+        vlm = TransformersVLM.load(path, device=device, dtype=dtype, batch_size=batch_size, adapter=adapter)
+        return cls(
+            vlm, mode or card.mode, variant or card.variant, principles_vlm, card.domain, max_new_tokens=max_new_tokens
+        )
+
+    def principles(self, sources: Sequence[bytes], instruction: str) -> tuple[Principle, ...]:
+        """The model's principles for a context, greedy; kept in memory for the next question about it.
+
+        Raises ValueError for bad input, `UnparsedPrinciples` when the answer holds no principles.
+        """
+        _check_pictures(check_sources(sources))
+        check_instruction(instruction)
+        written = self._decompose([(tuple(sources), instruction)])[0]
+        if isinstance(written, Unparsed):
+            raise UnparsedPrinciples(
+                f"{self.principles_vlm.name} wrote no usable principles ({written.reason}): give them yourself"
+            )
+        return written
+
+    def score(
+        self,
+        sources: Sequence[bytes],
+        edited: bytes,
+        instruction: str,
+        principles: Sequence[Principle] | None = None,
+        traces: int = 1,
+        temperature: float | None = None,
+        seed: int = 0,
+    ) -> Judgment:
+        """Judges one edited image; score 0 to 10.
+
+        One trace is greedy by default, several are sampled at temperature 1. Raises ValueError for bad input.
+        """
+        item = ScoreItem(tuple(sources), edited, instruction, None if principles is None else tuple(principles))
+        _check_item(item)
+        return self.score_many([item], traces, temperature, seed)[0]
+
+    def rank(
+        self,
+        sources: Sequence[bytes],
+        edited: Sequence[bytes],
+        instruction: str,
+        principles: Sequence[Principle] | None = None,
+        traces: int = 1,
+        temperature: float | None = None,
+        seed: int = 0,
+    ) -> list[Ranked]:
+        """Judges several edits of one context by the same principles: best first, those without a score last.
+
+        Ties keep the caller's order. Raises ValueError for bad input.
+        """
+        given = None if principles is None else tuple(principles)
+        items = [ScoreItem(tuple(sources), image, instruction, given) for image in edited]
+        for item in items:
+            _check_item(item)
+        ranked = [Ranked(*pair) for pair in enumerate(self.score_many(items, traces, temperature, seed))]
+        return sorted(ranked, key=lambda one: -1.0 if one.judgment.score is None else one.judgment.score, reverse=True)
+
+    def score_many(
+        self,
+        items: Sequence[ScoreItem],
+        traces: int = 1,
+        temperature: float | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[Judgment]:
+        """Judges many edits in batches; one judgment per item, in order.
+
+        A bad item (unreadable image, empty or over-long instruction, malformed principles) comes back without
+        a score, its reason in `outcomes`. `seconds` is the call's time divided by the items. Raises ValueError
+        for `traces` or `temperature` out of range only.
+        """
+        sampling = self._sampling(traces, temperature, seed)
+        start = time.monotonic()
+        ready, judgments = self._ready(items, traces)
+        done = len(judgments)
+        step = max(1, _CHUNK_TRACES // traces)
+        places = sorted(ready)
+        for first in range(0, len(places), step):
+            chunk = places[first : first + step]
+            requests = [self._judge_request(items[place], ready[place]) for place in chunk]
+            answers = self.vlm.generate(requests, replace(sampling, seed=seed + first), traces)
+            for place, completions in zip(chunk, answers, strict=True):
+                judgments[place] = self._judgment(completions, ready[place], self._is_simulated(items[place]))
+            done += len(chunk)
+            if progress is not None:
+                progress(done, len(items))
+        seconds = (time.monotonic() - start) / max(1, len(items))
+        return [replace(judgments[place], seconds=seconds) for place in range(len(items))]
+
+    def _sampling(self, traces: int, temperature: float | None, seed: int) -> Sampling:
+        if not 1 <= traces <= MAX_TRACES:
+            raise ValueError(f"traces={traces}: ask for 1 to {MAX_TRACES}")
+        if temperature is not None and temperature < 0:
+            raise ValueError(f"temperature={temperature}: use 0 (greedy) or more")
+        default = 0.0 if traces == 1 else 1.0
+        return Sampling(self.max_new_tokens, default if temperature is None else temperature, seed=seed)
+
+    def _ready(
+        self, items: Sequence[ScoreItem], traces: int
+    ) -> tuple[dict[int, tuple[Principle, ...]], dict[int, Judgment]]:
+        """Principles of the items that can be judged, and judgments of those that cannot; by place."""
+        ready: dict[int, tuple[Principle, ...]] = {}
+        judgments: dict[int, Judgment] = {}
+        open_places: list[int] = []
+        seen: set[bytes] = set()
+        for place, item in enumerate(items):
+            try:
+                _check_item(item, seen)
+            except ValueError as error:
+                judgments[place] = failed(str(error), traces, item.principles or (), self.vlm.name, self.vlm.simulated)
+                continue
+            if item.principles is None:
+                open_places.append(place)
+            else:
+                ready[place] = check_principles(item.principles)
+        written = self._decompose([(items[place].sources, items[place].instruction) for place in open_places])
+        for place, principles in zip(open_places, written, strict=True):
+            if isinstance(principles, Unparsed):
+                reason = f"no principles: {principles.reason}"
+                judgments[place] = failed(reason, traces, (), self.vlm.name, self._is_simulated(items[place]))
+            else:
+                ready[place] = principles
+        return ready, judgments
+
+    def _decompose(self, contexts: Sequence[tuple[tuple[bytes, ...], str]]) -> list[tuple[Principle, ...] | Unparsed]:
+        """Principles for each context; each different context is asked about once."""
+        keys = [_context_key(*context) for context in contexts]
+        unknown = {key: context for key, context in zip(keys, contexts, strict=True) if key not in self._principles}
+        requests: list[Request] = [
+            decompose_request(*context, draw_examples(int(key[:8], 16)), self.variant)
+            for key, context in unknown.items()
+        ]
+        failures: dict[str, Unparsed] = {}
+        if requests:
+            sampling = Sampling(MAX_NEW_TOKENS[self.variant], temperature=0.0)
+            answers = self.principles_vlm.generate(requests, sampling, 1)
+            for key, answer in zip(unknown, answers, strict=True):
+                parsed = _principles_of(answer[0])
+                if isinstance(parsed, Unparsed):
+                    failures[key] = parsed
+                else:
+                    self._principles[key] = parsed
+        return [failures[key] if key in failures else self._principles[key] for key in keys]
+
+    def _judge_request(self, item: ScoreItem, principles: Sequence[Principle]) -> Request:
+        return judge_request(item.sources, item.edited, item.instruction, principles, self.mode, self.variant)
+
+    def _judgment(
+        self, completions: Sequence[Completion], principles: Sequence[Principle], simulated: bool
+    ) -> Judgment:
+        outcomes = [parse_completion(completion, principles, self.mode) for completion in completions]
+        return aggregate(outcomes, principles, self.vlm.name, 0.0, simulated)
+
+    def _is_simulated(self, item: ScoreItem) -> bool:
+        return self.vlm.simulated or (item.principles is None and self.principles_vlm.simulated)
+
+
+def _principles_of(completion: Completion) -> tuple[Principle, ...] | Unparsed:
+    if completion.finish == "error":
+        return Unparsed(completion.text, f"no answer came: {completion.error}", failed_call=True)
+    return parse_principles(completion.text, truncated=completion.finish == "length")
+
+
+def _context_key(sources: tuple[bytes, ...], instruction: str) -> str:
+    """Hash of sources and instruction, hexadecimal."""
+    digest = hashlib.sha256()
+    for part in (*sources, instruction.encode()):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def _check_item(item: ScoreItem, seen: set[bytes] | None = None) -> None:
+    """ValueError for what no model should be asked about; pictures in `seen` were checked before."""
+    sources = check_sources(item.sources)
+    check_instruction(item.instruction)
+    if item.principles is not None:
+        check_principles(item.principles)
+    _check_pictures((*sources, item.edited), seen)
+
+
+def _check_pictures(pictures: Sequence[bytes], seen: set[bytes] | None = None) -> None:
+    known = set() if seen is None else seen
+    for picture in pictures:
+        if picture not in known:
+            decode_pil(picture)
+            known.add(picture)
