@@ -6,14 +6,14 @@ sequence), so nothing that loads the real one has to know that this one is small
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from edit_r1.world.edits import CATEGORIES, MULTI_STEP, sample_edit
@@ -24,7 +24,6 @@ TEXT_LENGTH = 32
 T5_WIDTH = 128
 CLIP_WIDTH = 64
 CORPUS_SIZE = 6000
-CLIP_VOCABULARY = 640
 
 
 def instruction_corpus(count: int = CORPUS_SIZE) -> list[str]:
@@ -52,28 +51,43 @@ def build_t5_tokenizer(corpus: list[str]) -> T5Tokenizer:
 
 
 def build_clip_tokenizer(corpus: list[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer with byte-pair merges learned from the corpus."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=CLIP_VOCABULARY,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    # Printable characters also alone, so that each has its end-of-word form and none is unknown.
-    tokenizer.train_from_iterator([*corpus, *(chr(code) for code in range(33, 127))], trainer)
-    vocabulary, merges = _bpe_state(tokenizer)
+    """A CLIP tokenizer with byte-pair merges learned from the corpus until each of its words is one token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = learn_merges(Counter(word for text in corpus for word in re.findall(r"[a-z]+", text.lower())))
+    pieces = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(char + "</w>" for char in alphabet)]
+    pieces += [first + second for first, second in merges]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)
 
 
-def _bpe_state(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    model = json.loads(tokenizer.to_str())["model"]
-    return model["vocab"], [tuple(pair) for pair in model["merges"]]
+def learn_merges(counts: Counter[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges, most frequent pair first, until every word is one piece.
+
+    Ties go to the first pair in alphabetical order: the library's own trainer breaks them by a hash that
+    changes from call to call, and with it every token's number.
+    """
+    words = {word: [*word[:-1], word[-1] + "</w>"] for word in sorted(counts)}
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, pieces in words.items():
+            for pair in pairwise(pieces):
+                pairs[pair] += counts[word]
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        words = {word: _merged(pieces, best) for word, pieces in words.items()}
+
+
+def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for piece in pieces:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
 
 
 def build_t5(tokenizer: T5Tokenizer, seed: int) -> T5EncoderModel:
