@@ -1,0 +1,253 @@
+"""The oracle's way in from pixels: analysis by synthesis of any picture, given its source and its edit.
+
+A picture is fitted in three steps, none of which knows how it was made: its background, style and forms
+in display colours (`perceive_ground`, `perceive_things`), their names (`perceive_names`), and here the
+choice between the best readings by rendering them, and the damage that rendering does not explain. What
+comes out is judged exactly as a scene graph is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edit_r1.world.edits import Edit
+from edit_r1.world.oracle import Gold, judge
+from edit_r1.world.perceive_ground import Ground, blurred, fit_flat, fit_photo
+from edit_r1.world.perceive_names import Named, name_picture, saturate
+from edit_r1.world.perceive_things import (
+    FAINT_OPACITY,
+    Fit,
+    Window,
+    fit_at,
+    form_of,
+    rank,
+    refine,
+    window_at,
+)
+from edit_r1.world.render import paint_scene
+from edit_r1.world.scenes import SIZE, Damage, Scene
+
+FLOOR = 0.012
+"""Smallest standard deviation of the error that any reading is credited with, 0 to 1."""
+BLURS = (0.0, 0.5, 0.9, 1.3, 1.7, 2.1, 2.6)
+SECOND_LOOK = 0.7
+"""From this blur on, px, the picture is fitted again with blurred forms."""
+WHITE = 0.972
+"""Darkest mean of a white border's channels."""
+GHOST = 0.15
+"""Below this opacity a thing is not there."""
+READINGS = 4
+"""Readings that are compared by rendering."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    window: Window
+    fits: tuple[Fit, ...]
+    """Best first; empty for an empty place."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture with what was settled about it so far."""
+
+    image: np.ndarray
+    """(64, 64, 3) in [0, 1]."""
+    source: Scene
+    target: Scene
+    border: int
+    sigma: float
+
+    @property
+    def inner(self) -> slice:
+        edge = self.border + 1 if self.border else 0
+        return slice(edge, SIZE - edge)
+
+
+def find_border(image: np.ndarray) -> int:
+    """Width of a white border of a float (64, 64, 3) picture, px; 0 for none."""
+    width = 0
+    for depth in range(10):
+        inner = slice(depth, SIZE - depth)
+        sides = (image[depth, inner], image[-1 - depth, inner], image[inner, depth], image[inner, -1 - depth])
+        if min(float(side.mean(0).min()) for side in sides) < WHITE:
+            break
+        width = depth + 1
+    return width if 2 <= width < 10 else 0
+
+
+def _expected(picture: _Picture, window: Window) -> list[Fit]:
+    """Starting points from the source's and the target's thing in a place."""
+    starts = []
+    before, after = picture.source.at(window.place), picture.target.at(window.place)
+    for thing in dict.fromkeys(item for item in (before, after) if item is not None):
+        x, y = thing.centre
+        x, y = x - window.x0, y - window.y0
+        starts.append(fit_at(window, form_of(thing), x, y, 1.0, 1.0)[0])
+        if (before is None) != (after is None):
+            starts.append(fit_at(window, form_of(thing), x, y, 1.0, FAINT_OPACITY)[0])
+        if before is not None and after is not None and before.size != after.size:
+            starts.append(fit_at(window, form_of(thing), x, y, 1.17 if thing.size == "small" else 0.89, 1.0)[0])
+    return starts
+
+
+def _real(fit: Fit) -> bool:
+    """False for stripes or letters that have the colour of what they stand on."""
+    if fit.form.material != "striped" and fit.form.letter is None:
+        return True
+    return float(np.abs(fit.colours[1] - fit.colours[0]).max()) > 0.15
+
+
+def _fit_place(picture: _Picture, ground: Ground, place: int) -> _Place:
+    """The forms that explain a place best, or none."""
+    window = window_at(place, picture.image, ground, picture.sigma, picture.border)
+    left = window.empty_residual()
+    empty_error = float((left**2).sum())
+    noise = max(FLOOR, ground.noise)
+    pixels = 3 * float(window.judged.sum())
+    if empty_error < 1.2 * pixels * ground.noise**2 + 0.25:
+        return _Place(window, ())
+    expected = {form_of(thing) for scene in (picture.source, picture.target) if (thing := scene.at(place))}
+    found = [*_expected(picture, window), *rank(window, 1.0)]
+    best = min(found, key=lambda fit: fit.error)
+    contrast = float(np.abs(best.colours[0] - window.ground[:, int(best.y), int(best.x)]).max())
+    if contrast < 0.4 or picture.source.at(place) is None or picture.target.at(place) is None:
+        found += rank(window, FAINT_OPACITY)
+
+    def cost(fit: Fit) -> float:
+        return fit.error / (2 * noise**2) + (0.0 if fit.form in expected else 6.0)
+
+    found = sorted((fit for fit in found if _real(fit)), key=cost)
+    refined: list[Fit] = []
+    for fit in found[:12]:
+        if sum(other.form == fit.form and other.opacity == fit.opacity for other in refined) >= 2 or len(refined) >= 5:
+            continue
+        refined.append(refine(window, fit, free_scale=fit.scale != 1.0))
+        if len(refined) >= 2 and cost(min(refined, key=cost)) * 3 < fit.error / (2 * noise**2):
+            break
+    refined = sorted((fit for fit in refined if _real(fit)), key=cost)
+    if not refined:
+        return _Place(window, ())
+    loose = refine(window, refined[0], free_scale=True, steps=3)
+    if abs(loose.scale - 1) > 0.04 and loose.error < 0.9 * refined[0].error:
+        refined.insert(0, loose)
+    if (empty_error - refined[0].error) / (2 * noise**2) < 40.0:
+        return _Place(window, ())
+    return _Place(window, tuple(refined[:3]))
+
+
+def synthesise(scene: Scene, saturation: float, sigma: float) -> np.ndarray:
+    """Float (64, 64, 3): the scene rendered with saturation and blur, without noise and border."""
+    painted = paint_scene(scene)
+    if saturation != 1.0:
+        painted = saturate(painted, saturation)
+    return blurred(painted, sigma)
+
+
+def _error(picture: _Picture, scene: Scene, saturation: float, sigma: float) -> float:
+    """Squared error inside the border, single pixels capped."""
+    left = (synthesise(scene, saturation, sigma) - picture.image)[picture.inner, picture.inner]
+    return float(np.minimum(left**2, 0.1).sum())
+
+
+def _ground(picture: _Picture) -> Ground:
+    """The flat background, or the source's photograph where that explains the corners better."""
+    flat = fit_flat(picture.image, picture.border, picture.sigma)
+    if picture.source.photo is None:
+        return flat
+    photo = fit_photo(picture.image, picture.source.photo, picture.border, picture.sigma)
+    return photo if photo.noise < 0.8 * flat.noise + 0.002 else flat
+
+
+def _read(picture: _Picture) -> Named:
+    """The likeliest reading at the picture's blur."""
+    ground = _ground(picture)
+    places = [_fit_place(picture, ground, place) for place in range(4)]
+    chosen = [(place.window, place.fits[0]) for place in places if place.fits]
+    noise = max(FLOOR, ground.noise)
+
+    def rendered(named: Named) -> float:
+        return named.cost + _error(picture, named.scene, named.saturation, picture.sigma) / (2 * noise**2)
+
+    readings = name_picture(ground, chosen, picture.source, picture.target, READINGS)
+    best = min(readings, key=rendered)
+    for slot, place in enumerate([place for place in places if place.fits]):
+        for fit in place.fits[1:]:
+            if fit.error > 2.0 * place.fits[0].error + 3.0:
+                continue
+            swapped = [*chosen[:slot], (place.window, fit), *chosen[slot + 1 :]]
+            trial = name_picture(ground, swapped, picture.source, picture.target, 1)[0]
+            if rendered(trial) < rendered(best):
+                best, chosen = trial, swapped
+    things = tuple(thing for thing in best.scene.things if thing.opacity >= GHOST)
+    return replace(best, scene=replace(best.scene, things=things))
+
+
+def _find_blur(picture: _Picture, named: Named) -> float:
+    """The blur with which the reading comes closest to the picture, px."""
+    errors = [_error(picture, named.scene, named.saturation, sigma) for sigma in BLURS]
+    best = int(np.argmin(errors))
+    if best in (0, len(BLURS) - 1):
+        return BLURS[best]
+    a, b, c = BLURS[best - 1 : best + 2]
+    curve = np.polyfit([a, b, c], errors[best - 1 : best + 2], 2)
+    return float(np.clip(-curve[1] / (2 * curve[0]), a, c)) if curve[0] > 0 else b
+
+
+def _find_noise(picture: _Picture, named: Named) -> float:
+    """Standard deviation of the pixel noise that the reading leaves, 0 to 1."""
+    shown = synthesise(named.scene, named.saturation, picture.sigma)
+    left = (picture.image - shown)[picture.inner, picture.inner]
+    high = left[1:-1, 1:-1] * 4 - 2 * (left[:-2, 1:-1] + left[2:, 1:-1] + left[1:-1, :-2] + left[1:-1, 2:])
+    high += left[:-2, :-2] + left[:-2, 2:] + left[2:, :-2] + left[2:, 2:]
+    level = shown[picture.inner, picture.inner][1:-1, 1:-1]
+    middle = (level > 0.1) & (level < 0.9)
+    values = high[middle] if middle.sum() > 600 else high.ravel()
+    return float(np.median(np.abs(values)) * 1.4826 / 6.0)
+
+
+def perceive(image: np.ndarray, source: Scene, edit: Edit | None = None) -> tuple[Scene, Damage]:
+    """What a picture shows, as the scene and damage that would have rendered it.
+
+    Args:
+        image: uint8 (64, 64, 3), any picture.
+        source: the scene that was edited; its things, positions and photograph are hypotheses.
+        edit: what was asked for; its target is one more.
+
+    Raises:
+        ValueError: for a picture of another size or type.
+    """
+    if image.shape != (SIZE, SIZE, 3) or image.dtype != np.uint8:
+        raise ValueError(f"image is {image.dtype} {image.shape}: perceive takes uint8 ({SIZE}, {SIZE}, 3)")
+    pixels = image.astype(np.float32) / 255
+    target = edit.apply(source) if edit is not None else source
+    picture = _Picture(pixels, source, target, find_border(pixels), 0.0)
+    named = _read(picture)
+    sigma = _find_blur(picture, named)
+    if sigma >= SECOND_LOOK:
+        picture = replace(picture, sigma=sigma)
+        named = _read(picture)
+        sigma = _find_blur(picture, named)
+    picture = replace(picture, sigma=sigma)
+    noise = _find_noise(picture, named)
+    damage = Damage(round(noise, 4), round(sigma, 3), picture.border, named.saturation)
+    return named.scene, damage
+
+
+def judge_pixels(source: Scene, edit: Edit, image: np.ndarray) -> Gold:
+    """Gold verdicts and utility of any picture, uint8 (64, 64, 3)."""
+    return judge(source, edit, *perceive(image, source, edit))
+
+
+def judge_many(contexts: Sequence[tuple[Scene, Edit]], images: np.ndarray) -> list[Gold]:
+    """Gold verdicts and utilities of pictures (B, 64, 64, 3), one context each.
+
+    Raises:
+        ValueError: when there are not as many contexts as pictures.
+    """
+    if len(contexts) != len(images):
+        raise ValueError(f"{len(contexts)} contexts for {len(images)} pictures: give one each")
+    return [judge_pixels(source, edit, image) for (source, edit), image in zip(contexts, images, strict=True)]
