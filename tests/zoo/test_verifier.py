@@ -1,4 +1,4 @@
-"""The tiny verifiers: the fast path equals the Hugging Face one, lessons hold no verdict, a cut run equals a whole one."""
+"""The tiny verifiers: the fast path equals Hugging Face's, lessons hold no verdict, a cut run equals a whole one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edit_r1.world import checks
 from edit_r1.world.render import render_one
 from edit_r1.world.scenes import belongs
 from edit_r1.zoo import verifier
-from edit_r1.zoo.lesson_batch import collate, prompt_text
+from edit_r1.zoo.lesson_batch import collate
 from edit_r1.zoo.probe import probe
 from edit_r1.zoo.seeing import LESSONS, Lesson, edited_pair, lesson
 from edit_r1.zoo.tokenizer import PIECES, build_tokenizer
@@ -95,7 +95,7 @@ def test_fast_forward_equals_the_hugging_face_forward(tokenizer):
 def test_tokenizer_is_reproducible_and_lossless(tokenizer):
     assert build_tokenizer(seed=0).get_vocab() == tokenizer.get_vocab()
     assert 500 <= len(tokenizer) <= 1000
-    trace = '1 was small solid red star top left, now nothing top left: yes\n12 no border: no\n{"average_score": 0.50}\n'
+    trace = '1 was small solid red star top left, now nothing top left: yes\n12 no border: no\n{"average_score": 0.50}'
     for text in (trace, "<score>10.0</score>", "Émigré 猫 \U0001f600 “quoted”", "top left of it"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     for piece in (*PIECES, *"0123456789", " circle", " striped", " was", " yes", " no", " photograph"):
@@ -143,41 +143,37 @@ def test_sizes_fit_their_budgets(tokenizer):
 def test_a_run_in_pieces_equals_a_whole_one_and_exports(tmp_path: Path, monkeypatch):
     config = verifier.LoopConfig(steps=4, batch_size=3, learning_rate=2e-3, warmup_steps=2)
     monkeypatch.setitem(verifier.CONFIGS, "micro", config)
-    monkeypatch.setattr(verifier, "probe", lambda model, tokenizer, count=8: probe(model, tokenizer, 4))
+    monkeypatch.setattr(verifier, "probe", lambda model, tokenizer: probe(model, tokenizer, 4))
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    assert verifier.pretrain_verifier("micro", whole / "out", whole, minutes=1, seed=5)
-    monkeypatch.setitem(verifier.CONFIGS, "micro", verifier.LoopConfig(**{**vars(config), "steps": 4}))
-    assert not verifier.pretrain_verifier("micro", pieces / "out", pieces, minutes=0, seed=5)
-    run, tokenizer = verifier.open_run("micro", pieces, 5, config)
-    forward = FastForward(run.module, compiled=False)
-
-    def loss_of(step: int) -> torch.Tensor:
-        batch = verifier.batch_for(tokenizer, 5, step, 3)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = forward(batch)
-        return torch.nn.functional.cross_entropy(logits.float(), batch.targets)
-
-    ticks = iter([0.0, 0.0, 0.0, 0.0, 1e9, 1e9, 1e9])
-    monkeypatch.setattr("edit_r1.zoo.loop.time.monotonic", lambda: next(ticks))
-    assert not verifier.train(run, loss_of, config, pieces / "state.pt", 1.0, "test") and 0 < run.step < 4
-    monkeypatch.undo()
-    monkeypatch.setitem(verifier.CONFIGS, "micro", config)
-    monkeypatch.setattr(verifier, "probe", lambda model, tokenizer, count=8: probe(model, tokenizer, 4))
-    assert verifier.pretrain_verifier("micro", pieces / "out", pieces, minutes=1, seed=5)
+    assert verifier.pretrain_verifier("micro", whole / "out", whole, minutes=5, seed=5)
+    calls = 0
+    while not verifier.pretrain_verifier("micro", pieces / "out", pieces, minutes=1e-9 if calls == 0 else 5, seed=5):
+        # The clock stopped the call before its first step; now stop one in the middle.
+        run, tokenizer = verifier.open_run("micro", pieces, 5, config)
+        assert run.step == 0
+        half = verifier.LoopConfig(steps=2, batch_size=3, learning_rate=2e-3, warmup_steps=2, decay_share=0.0)
+        monkeypatch.setitem(verifier.CONFIGS, "micro", half)
+        assert verifier.pretrain_verifier("micro", pieces / "out", pieces, minutes=5, seed=5)
+        monkeypatch.setitem(verifier.CONFIGS, "micro", config)
+        calls += 1
+    assert calls == 1
     states = [torch.load(folder / "state.pt", weights_only=True)["module"] for folder in (whole, pieces)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert set(json.loads((whole / "probe.json").read_text())) == {"step", "seconds", "lines", "slots"}
 
-    out = whole / "out"
-    assert json.loads((out / "edit_r1.json").read_text()) == {
+
+def test_the_export_loads_by_the_auto_classes_and_samples(exported):
+    assert json.loads((exported / "edit_r1.json").read_text()) == {
         "variant": "compact",
         "mode": "both",
         "domain": "EditWorld",
     }
-    model = AutoModelForImageTextToText.from_pretrained(out)
-    assert model.dtype == torch.bfloat16
-    assert model.generation_config.do_sample is False and model.generation_config.top_k in (None, 50)
-    processor = AutoProcessor.from_pretrained(out)
-    prompt = prompt_text(lessons(1, "nouns")[0])
-    assert prompt.startswith("<|im_start|>user\nSource: <|vision_start|>")
+    model = AutoModelForImageTextToText.from_pretrained(exported)
+    processor = AutoProcessor.from_pretrained(exported)
+    assert model.dtype == torch.bfloat16 and model.generation_config.do_sample is False
     assert processor.tokenizer.eos_token == "<|im_end|>" and processor.tokenizer.pad_token == "<|endoftext|>"
-    assert set(json.loads((whole / "probe.json").read_text())) == {"step", "seconds", "lines", "slots"}
+    request = as_request(lessons(1, "nouns")[0])
+    text = processor.apply_chat_template(to_messages(request), tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[text], images=[decode_pil(data) for data in request.images], return_tensors="pt")
+    written = model.generate(**inputs, max_new_tokens=5, do_sample=True)
+    assert inputs["input_ids"].shape[1] < written.shape[1] <= inputs["input_ids"].shape[1] + 5
