@@ -84,10 +84,9 @@ def _results(
     )
 
 
-def failed(reason: str, traces: int, principles: Sequence[Principle], model: str, simulated: bool = False) -> Judgment:
-    """The judgment of an item that no model was asked about: no score, every trace a failed call."""
-    outcomes = [Unparsed("", reason, failed_call=True)] * traces
-    return aggregate(outcomes, principles, model, 0.0, simulated)
+def failed(reason: Unparsed, traces: int, principles: Sequence[Principle], model: str, simulated: bool) -> Judgment:
+    """The judgment of an item about which the judge was not asked: no score, every trace is `reason`."""
+    return aggregate([reason] * traces, principles, model, 0.0, simulated)
 
 
 def weighted_verdicts(judgment: Judgment) -> float | None:

@@ -276,6 +276,8 @@ def _order(questions: Sequence[str | None], principles: Sequence[Principle]) -> 
         same = [place for place, other in enumerate(principle_words) if other == words and item_at[place] is None]
         if same and words:
             item_at[index if index in same else same[0]] = index
+        elif words and words in principle_words:
+            raise _Bad(f"one principle is answered twice: {questions[index]!r}")
         else:
             unmatched.append(index)
     open_places = [place for place, index in enumerate(item_at) if index is None]

@@ -205,10 +205,10 @@ def check_principles(principles: Sequence[Principle]) -> tuple[Principle, ...]:
 
 def check_sources(sources: Sequence[bytes]) -> tuple[bytes, ...]:
     """ValueError for no source image, too many, or one that is not bytes."""
-    if isinstance(sources, bytes):
-        raise ValueError("sources is one bytes object: give a sequence of encoded images, [image]")
     if not 1 <= len(sources) <= MAX_SOURCES:
-        raise ValueError(f"{len(sources)} source images: give 1 to {MAX_SOURCES}")
+        raise ValueError(f"{len(sources)} source images: give 1 to {MAX_SOURCES}, as a sequence of encoded images")
+    if not all(isinstance(source, bytes) for source in sources):
+        raise ValueError("the sources are not bytes: give a sequence of encoded images, such as [png_bytes]")
     return tuple(sources)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edit_r1.images import decode_pil
+from edit_r1.images import ImageError, decode_pil
 from edit_r1.records import Judgment, OutputMode, Principle, Unparsed
 from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.examples import draw_examples
@@ -127,7 +127,7 @@ class Verifier:
 
         Raises ValueError for bad input, `UnparsedPrinciples` when the answer holds no principles.
         """
-        _check_pictures(check_sources(sources))
+        _check_pictures(check_sources(sources), "source image")
         check_instruction(instruction)
         written = self._decompose([(tuple(sources), instruction)])[0]
         if isinstance(written, Unparsed):
@@ -227,7 +227,8 @@ class Verifier:
             try:
                 _check_item(item, seen)
             except ValueError as error:
-                judgments[place] = failed(str(error), traces, item.principles or (), self.vlm.name, self.vlm.simulated)
+                bad = Unparsed("", str(error), failed_call=True)
+                judgments[place] = failed(bad, traces, item.principles or (), self.vlm.name, self.vlm.simulated)
                 continue
             if item.principles is None:
                 open_places.append(place)
@@ -236,8 +237,8 @@ class Verifier:
         written = self._decompose([(items[place].sources, items[place].instruction) for place in open_places])
         for place, principles in zip(open_places, written, strict=True):
             if isinstance(principles, Unparsed):
-                reason = f"no principles: {principles.reason}"
-                judgments[place] = failed(reason, traces, (), self.vlm.name, self._is_simulated(items[place]))
+                bad = replace(principles, reason=f"no principles: {principles.reason}")
+                judgments[place] = failed(bad, traces, (), self.vlm.name, self._is_simulated(items[place]))
             else:
                 ready[place] = principles
         return ready, judgments
@@ -295,12 +296,17 @@ def _check_item(item: ScoreItem, seen: set[bytes] | None = None) -> None:
     check_instruction(item.instruction)
     if item.principles is not None:
         check_principles(item.principles)
-    _check_pictures((*sources, item.edited), seen)
+    _check_pictures(sources, "source image", seen)
+    _check_pictures((item.edited,), "edited image", seen)
 
 
-def _check_pictures(pictures: Sequence[bytes], seen: set[bytes] | None = None) -> None:
+def _check_pictures(pictures: Sequence[bytes], label: str, seen: set[bytes] | None = None) -> None:
     known = set() if seen is None else seen
     for picture in pictures:
-        if picture not in known:
+        if picture in known:
+            continue
+        try:
             decode_pil(picture)
-            known.add(picture)
+        except ImageError as error:
+            raise ImageError(f"{label}: {error}") from error
+        known.add(picture)

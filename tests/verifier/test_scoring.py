@@ -1,0 +1,235 @@
+"""The verifier against a scripted model: text alone is scripted; images, prompts and parsing are real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from edit_r1.images import ImageError, encode_png
+from edit_r1.records import (
+    CATEGORIES,
+    FEATURE_PRESERVATION,
+    IMAGE_QUALITY,
+    INSTRUCTION_FOLLOWING,
+    Principle,
+    Trace,
+    Unparsed,
+)
+from edit_r1.verifier.parsing import parse_gold
+from edit_r1.verifier.prompts import MAX_INSTRUCTION_CHARS, verify_request
+from edit_r1.verifier.scoring import Ranked, ScoreItem, UnparsedPrinciples, Verifier, judgment_json
+from edit_r1.verifier.traces import write_gold, write_principles, write_trace
+from edit_r1.vlm.protocol import Completion, Request, Sampling
+
+PRINCIPLES = (
+    Principle("Is the square blue?", INSTRUCTION_FOLLOWING),
+    Principle("Is the background still grey?", FEATURE_PRESERVATION),
+    Principle("Is the picture sharp?", IMAGE_QUALITY),
+)
+QUESTIONS = [principle.question for principle in PRINCIPLES]
+
+
+def picture(colour: tuple[int, int, int], background: int = 128) -> bytes:
+    pixels = np.full((16, 16, 3), background, dtype=np.uint8)
+    pixels[4:12, 4:12] = colour
+    return encode_png(pixels)
+
+
+SOURCE, BLUE, GREEN = picture((255, 0, 0)), picture((0, 0, 255)), picture((0, 255, 0))
+BLUE_ON_WHITE = picture((0, 0, 255), background=255)
+TRUTH = {BLUE: (1, 1, 1), GREEN: (0, 1, 1), BLUE_ON_WHITE: (1, 0, 1), SOURCE: (0, 1, 1)}
+SCORES = {BLUE: 9.0, GREEN: 1.5, BLUE_ON_WHITE: 5.0, SOURCE: 0.0}
+
+
+class Scripted:
+    """A model whose answer is a function of the request and the number of the copy."""
+
+    name = "scripted"
+
+    def __init__(self, answer: Callable[[Request, int], str | Completion], simulated: bool = False) -> None:
+        self.answer = answer
+        self.simulated = simulated
+        self.calls: list[tuple[int, int, Sampling]] = []
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        self.calls.append((len(requests), n, sampling))
+        return [[self._completion(request, copy) for copy in range(n)] for request in requests]
+
+    def _completion(self, request: Request, copy: int) -> Completion:
+        answer = self.answer(request, copy)
+        return answer if isinstance(answer, Completion) else Completion(answer, len(answer.split()), "stop")
+
+
+def perfect(variant: str, mode: str = "both") -> Callable[[Request, int], str]:
+    """The judge that knows the truth about the edited image (the request's last one)."""
+
+    def answer(request: Request, copy: int) -> str:
+        if "List the principles." in request.text or "You prepare the checklist" in request.text:
+            return write_principles(PRINCIPLES, variant)
+        edited = request.images[-1]
+        return write_trace(["seen"] * 3, TRUTH[edited], SCORES[edited], mode, variant, QUESTIONS)
+
+    return answer
+
+
+@pytest.mark.parametrize("variant", ["full", "compact"])
+@pytest.mark.parametrize("mode", ["both", "verify", "think"])
+def test_a_perfect_judge_gives_the_right_verdicts(variant: str, mode: str) -> None:
+    verifier = Verifier(Scripted(perfect(variant, mode)), mode=mode, variant=variant)
+    for edited, truth in TRUTH.items():
+        judgment = verifier.score([SOURCE], edited, "Make the square blue", PRINCIPLES)
+        assert judgment.score == SCORES[edited]
+        assert judgment.score_std is None
+        wanted = [None] * 3 if mode == "think" else list(truth)
+        assert [result.verdict for result in judgment.principles] == wanted
+        assert set(judgment.categories) == set(CATEGORIES)
+
+
+@pytest.mark.parametrize("variant", ["full", "compact"])
+def test_a_perfect_verifier_gives_the_right_gold(variant: str) -> None:
+    request = verify_request([SOURCE], GREEN, "Make the square blue", PRINCIPLES, ["1 yes\n2 yes\n3 yes"], variant)
+    gold = parse_gold(write_gold([*parse_gold("1 no\n2 yes\n3 yes", 3)], QUESTIONS), PRINCIPLES)
+    assert not isinstance(gold, Unparsed)
+    assert tuple(verdict.value for verdict in gold) == TRUTH[request.images[-1]]
+
+
+def test_one_trace_is_greedy_and_several_are_sampled() -> None:
+    model = Scripted(perfect("compact"))
+    verifier = Verifier(model, variant="compact")
+    verifier.score([SOURCE], BLUE, "x", PRINCIPLES)
+    verifier.score([SOURCE], BLUE, "x", PRINCIPLES, traces=4, seed=3)
+    verifier.score([SOURCE], BLUE, "x", PRINCIPLES, traces=1, temperature=0.7)
+    assert [(n, sampling.temperature) for _, n, sampling in model.calls] == [(1, 0.0), (4, 1.0), (1, 0.7)]
+    assert model.calls[1][2].seed == 3
+    for _, _, sampling in model.calls:
+        assert (sampling.top_p, sampling.top_k, sampling.repetition_penalty) == (1.0, 0, 1.0)
+
+
+def test_several_traces_and_unparsed_ones() -> None:
+    def answer(request: Request, copy: int) -> str | Completion:
+        if copy == 1:
+            return "I cannot say."
+        if copy == 2:
+            return Completion("", 0, "error", "time-out")
+        if copy == 3:
+            return Completion("1 yes\n2 yes\n3 yes\n<score>10.0</score>", 9, "length")
+        return write_trace([f"copy {copy}"] * 3, (1, int(copy == 0), 1), 4.0 + copy, "both", "compact")
+
+    judgment = Verifier(Scripted(answer), variant="compact").score([SOURCE], BLUE, "x", PRINCIPLES, traces=5)
+    assert (judgment.score, judgment.score_std, judgment.traces, judgment.unparsed) == (6.0, 2.0, 5, 3)
+    assert judgment.principles[1].verdict == 0.5
+    assert judgment.principles[0].evidence == "copy 0"
+    kinds = [isinstance(outcome, Trace) for outcome in judgment.outcomes]
+    assert kinds == [True, False, False, False, True]
+    assert [o.failed_call for o in judgment.outcomes if isinstance(o, Unparsed)] == [False, True, False]
+
+
+def test_the_model_writes_the_principles_once_per_context() -> None:
+    model = Scripted(perfect("compact"))
+    verifier = Verifier(model, variant="compact")
+    items = [ScoreItem((SOURCE,), edited, "Make the square blue") for edited in (BLUE, GREEN)]
+    judgments = verifier.score_many(items)
+    assert [judgment.score for judgment in judgments] == [9.0, 1.5]
+    assert [calls for calls, _, _ in model.calls] == [1, 2]
+    assert verifier.principles([SOURCE], "Make the square blue") == PRINCIPLES
+    assert len(model.calls) == 2
+    assert [result.question for result in judgments[0].principles] == QUESTIONS
+
+
+def test_another_model_may_write_the_principles_and_its_simulation_is_recorded() -> None:
+    writer = Scripted(perfect("full"), simulated=True)
+    judge = Scripted(perfect("full"))
+    verifier = Verifier(judge, principles_vlm=writer)
+    assert verifier.score([SOURCE], BLUE, "x").simulated
+    assert not verifier.score([SOURCE], BLUE, "x", PRINCIPLES).simulated
+    assert (len(writer.calls), len(judge.calls)) == (1, 2)
+
+
+def test_principles_that_cannot_be_parsed() -> None:
+    verifier = Verifier(Scripted(lambda request, copy: "Nice picture!"))
+    with pytest.raises(UnparsedPrinciples, match="scripted wrote no usable principles"):
+        verifier.principles([SOURCE], "x")
+    judgment = verifier.score([SOURCE], BLUE, "x", traces=2)
+    assert (judgment.score, judgment.unparsed, judgment.principles) == (None, 2, ())
+    assert isinstance(judgment.outcomes[0], Unparsed)
+    assert "no principles" in judgment.outcomes[0].reason
+
+
+BAD: list[tuple[dict, str]] = [
+    ({"edited": b"not an image"}, "edited image"),
+    ({"edited": BLUE[:60]}, "edited image"),
+    ({"edited": b""}, "edited image"),
+    ({"sources": (b"not an image",)}, "source image"),
+    ({"sources": ()}, "0 source images"),
+    ({"instruction": "  "}, "instruction is empty"),
+    ({"instruction": "x" * (MAX_INSTRUCTION_CHARS + 1)}, "characters"),
+    ({"principles": ()}, "no principles"),
+    ({"principles": (Principle("x", "Beauty"),)}, "Beauty"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_bad_input_raises_before_any_model_call(change: dict, message: str) -> None:
+    model = Scripted(perfect("compact"))
+    good = {"sources": (SOURCE,), "edited": BLUE, "instruction": "x", "principles": PRINCIPLES}
+    with pytest.raises(ValueError, match=message) as caught:
+        Verifier(model, variant="compact").score(**{**good, **change})
+    assert "\n" not in str(caught.value)
+    assert model.calls == []
+    if "image: " in str(caught.value):
+        assert isinstance(caught.value, ImageError)
+
+
+def test_one_bad_item_never_breaks_the_others() -> None:
+    good = {"sources": (SOURCE,), "edited": BLUE, "instruction": "x", "principles": PRINCIPLES}
+    items = []
+    for change, _ in BAD:
+        items += [ScoreItem(**{**good, **change}), ScoreItem(**good)]
+    seen: list[tuple[int, int]] = []
+    model = Scripted(perfect("compact"))
+    judgments = Verifier(model, variant="compact").score_many(items, progress=lambda *at: seen.append(at))
+    for (_, message), bad, fine in zip(BAD, judgments[::2], judgments[1::2], strict=True):
+        assert fine.score == 9.0
+        assert bad.score is None
+        assert bad.unparsed == bad.traces == 1
+        outcome = bad.outcomes[0]
+        assert isinstance(outcome, Unparsed)
+        assert outcome.failed_call
+        assert message in outcome.reason
+        judgment_json(bad)
+    assert seen[-1] == (len(items), len(items))
+    assert [calls for calls, _, _ in model.calls] == [len(BAD)]
+
+
+def test_rank_puts_the_best_first_and_unscored_last() -> None:
+    script = perfect("compact")
+    model = Scripted(lambda request, copy: "?" if request.images[-1] == GREEN else script(request, copy))
+    ranked = Verifier(model, variant="compact").rank(
+        [SOURCE], [SOURCE, GREEN, BLUE, BLUE_ON_WHITE, BLUE], "x", PRINCIPLES
+    )
+    assert all(isinstance(one, Ranked) for one in ranked)
+    assert [one.index for one in ranked] == [2, 4, 3, 0, 1]
+    assert [one.judgment.score for one in ranked] == [9.0, 9.0, 5.0, 0.0, None]
+
+
+@pytest.mark.parametrize("change", [{"traces": 0}, {"traces": 65}, {"temperature": -1.0}])
+def test_bad_sampling_is_refused(change: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        Verifier(Scripted(perfect("full"))).score_many([], **change)
+
+
+def test_nothing_to_judge() -> None:
+    assert Verifier(Scripted(perfect("full"))).score_many([]) == []
+
+
+def test_many_items_are_asked_in_chunks_and_stay_in_order() -> None:
+    model = Scripted(perfect("compact"))
+    edited = [BLUE, GREEN, BLUE_ON_WHITE] * 50
+    judgments = Verifier(model, variant="compact").score_many(
+        [ScoreItem((SOURCE,), image, "x", PRINCIPLES) for image in edited], traces=4
+    )
+    assert [judgment.score for judgment in judgments] == [SCORES[image] for image in edited]
+    assert [calls for calls, _, _ in model.calls] == [64, 64, 22]
+    assert len({sampling.seed for _, _, sampling in model.calls}) == 3
