@@ -27,7 +27,9 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor,
     `old_log_prob` and `advantage` must not carry a gradient.
     """
     if not 0 < clip_range < 1:
-        raise ValueError(f"clip_range={clip_range}: it must lie in (0, 1), usually 1e-5 to 1e-3 for images, 0.2 for text")
+        raise ValueError(
+            f"clip_range={clip_range}: it must lie in (0, 1), usually 1e-5 to 1e-3 for images, 0.2 for text"
+        )
     if old_log_prob.requires_grad or advantage.requires_grad:
         raise ValueError("old_log_prob or advantage requires a gradient: detach it, it belongs to the sampling policy")
     ratio = torch.exp(log_prob - old_log_prob)

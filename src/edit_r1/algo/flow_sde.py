@@ -35,8 +35,10 @@ def noise_scale(sigma_B: Tensor, eta: float, sigma_cap_B: Tensor) -> Tensor:
     schedule is above it, so every other step has the exact scale.
     """
     if bool((sigma_cap_B >= 1).any()):
-        raise ValueError(f"sigma_cap={sigma_cap_B.max().item()}: the noise scale is infinite at sigma = 1; "
-                         "pass the schedule's second sigma, which is below 1")
+        raise ValueError(
+            f"sigma_cap={sigma_cap_B.max().item()}: the noise scale is infinite at sigma = 1; "
+            "pass the schedule's second sigma, which is below 1"
+        )
     return eta * torch.sqrt(sigma_B / (1 - torch.minimum(sigma_B, sigma_cap_B)))
 
 
@@ -54,8 +56,10 @@ def transition(
     if bool((dt_B >= 0).any()):
         raise ValueError("sigma_next >= sigma: sigmas must decrease; pass sigmas[i] and sigmas[i + 1] of one schedule")
     if eta > 0 and bool((sigma_next_B <= 0).any()):
-        raise ValueError("sigma_next = 0: the last step would leave its noise in the image; take it with eta = 0 "
-                         "and do not train on it")
+        raise ValueError(
+            "sigma_next = 0: the last step would leave its noise in the image; take it with eta = 0 "
+            "and do not train on it"
+        )
     scale_B = noise_scale(sigma_B, eta, sigma_cap_B)
     half_square_B = scale_B.square() / (2 * sigma_B)
     keep_B11 = (1 + half_square_B * dt_B)[:, None, None]

@@ -178,8 +178,10 @@ def check_window(window: Sequence[int], steps: int, eta: float) -> None:
         raise ValueError(f"eta={eta}: stochastic steps need a positive noise level, usually 0.7 to 0.9")
     outside = [step for step in window if not 0 <= step < steps - 1]
     if outside:
-        raise ValueError(f"window={tuple(window)} with {steps} sampling steps: stochastic steps lie in 0..{steps - 2}; "
-                         "the last step would leave its noise in the image")
+        raise ValueError(
+            f"window={tuple(window)} with {steps} sampling steps: stochastic steps lie in 0..{steps - 2}; "
+            "the last step would leave its noise in the image"
+        )
 
 
 def _normal_like(like_BLC: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -96,8 +96,10 @@ class FluxKontextEditor:
         self, pipeline: FluxKontextPipeline, settings: FluxKontextSettings, name: str = "flux-kontext"
     ) -> None:
         if pipeline.scheduler.config.stochastic_sampling or pipeline.scheduler.config.invert_sigmas:
-            raise ValueError("the checkpoint's scheduler has stochastic_sampling or invert_sigmas set: Flow-GRPO "
-                             "needs the plain Euler scheduler; set both to false in scheduler_config.json")
+            raise ValueError(
+                "the checkpoint's scheduler has stochastic_sampling or invert_sigmas set: Flow-GRPO "
+                "needs the plain Euler scheduler; set both to false in scheduler_config.json"
+            )
         self.pipeline = pipeline
         self.settings = settings
         self._name = name
@@ -209,9 +211,7 @@ class FluxKontextEditor:
         )  # fmt: skip
         return latents_BLC.float()
 
-    def velocity(
-        self, latents_BLC: Tensor, timestep_B: Tensor, contexts: KontextContexts, guidance: float
-    ) -> Tensor:
+    def velocity(self, latents_BLC: Tensor, timestep_B: Tensor, contexts: KontextContexts, guidance: float) -> Tensor:
         """v [B, L, C] in float32 at timesteps in 0 to 1000, one row of `contexts` per row of latents."""
         transformer = self.pipeline.transformer
         inputs_BLC = torch.cat([latents_BLC.to(transformer.dtype), contexts.source_BRC], dim=1)
@@ -234,7 +234,8 @@ class FluxKontextEditor:
     def decode(self, latents_BLC: Tensor, contexts: KontextContexts) -> np.ndarray:
         """Pixels [B, H, W, 3] in uint8, as the pipeline decodes them."""
         vae, height, width = self.pipeline.vae, *contexts.size
-        latents = self.pipeline._unpack_latents(latents_BLC.to(vae.dtype), height, width, self.pipeline.vae_scale_factor)
+        scale = self.pipeline.vae_scale_factor
+        latents = self.pipeline._unpack_latents(latents_BLC.to(vae.dtype), height, width, scale)
         latents = latents / vae.config.scaling_factor + vae.config.shift_factor
         image_BCHW = vae.decode(latents, return_dict=False)[0]
         pictures = self.pipeline.image_processor.postprocess(image_BCHW, output_type="pil")
@@ -274,8 +275,10 @@ class FluxKontextEditor:
             _, width, height = min((abs(aspect - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
         result = tuple(side // self.multiple * self.multiple for side in (edit_height, edit_width, height, width))
         if 0 in result:
-            raise ImageError(f"the source is {picture.size[0]} x {picture.size[1]} pixels; this editor needs at "
-                             f"least {self.multiple} x {self.multiple}: enlarge it or set max_area")
+            raise ImageError(
+                f"the source is {picture.size[0]} x {picture.size[1]} pixels; this editor needs at "
+                f"least {self.multiple} x {self.multiple}: enlarge it or set max_area"
+            )
         return result[0], result[1], result[2], result[3]
 
     def _buckets(self, pictures: dict[int, Image.Image]) -> list[list[int]]:

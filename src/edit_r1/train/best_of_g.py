@@ -58,9 +58,7 @@ def train_best_of_g(
     return run.close()
 
 
-def best_of_groups(
-    rewards_N: Sequence[float | None], advantages: GroupAdvantages, group_size: int
-) -> list[int]:
+def best_of_groups(rewards_N: Sequence[float | None], advantages: GroupAdvantages, group_size: int) -> list[int]:
     """The best edit of every group that teaches something; the first of equals."""
     best = []
     for start in range(0, len(rewards_N), group_size):

@@ -66,11 +66,12 @@ class EditorPolicy(Generic[E]):
             return
         if self.stage.lora_rank == 0:
             raise ValueError("kl_beta=0 with full training keeps no reference model: set kl_beta above 0")
-        self.editor.transformer.disable_adapters()
+        transformer: Any = self.editor.transformer
+        transformer.disable_adapters()
         try:
             yield self.editor
         finally:
-            self.editor.transformer.enable_adapters()
+            transformer.enable_adapters()
 
     def update(self) -> float:
         """One optimiser step on the gradients gathered so far; returns their norm before clipping.
@@ -149,11 +150,14 @@ class EditorPolicy(Generic[E]):
             if name not in _MAY_CHANGE_ON_RESUME and state["stage"].get(name) != value
         ]
         if changed:
-            raise ValueError(f"{path} was saved with another stage ({'; '.join(changed)}): restore these fields to "
-                             "resume, or start in a new folder")
+            raise ValueError(
+                f"{path} was saved with another stage ({'; '.join(changed)}): restore these fields to "
+                "resume, or start in a new folder"
+            )
         if state["contexts"] != contexts_digest(contexts):
-            raise ValueError(f"{path} was saved while training on other contexts: give the same ones, or start in a "
-                             "new folder")
+            raise ValueError(
+                f"{path} was saved while training on other contexts: give the same ones, or start in a new folder"
+            )
         shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         if {name: tuple(weight.shape) for name, weight in state["weights"].items()} != shapes:
             raise ValueError(f"{path} holds the weights of another model: load the editor it was trained from")
@@ -168,9 +172,11 @@ def check_float32(parameters: dict[str, nn.Parameter]) -> None:
     wrong = {name: parameter.dtype for name, parameter in parameters.items() if parameter.dtype != torch.float32}
     if wrong:
         name, dtype = next(iter(wrong.items()))
-        raise ValueError(f"{len(wrong)} trainable weights are not float32 (first: {name}, {dtype}), so that small "
-                         "updates would be lost: load the editor with dtype=torch.float32, or train LoRA "
-                         "(lora_rank > 0), whose weights are float32 on any base")
+        raise ValueError(
+            f"{len(wrong)} trainable weights are not float32 (first: {name}, {dtype}), so that small "
+            "updates would be lost: load the editor with dtype=torch.float32, or train LoRA "
+            "(lora_rank > 0), whose weights are float32 on any base"
+        )
 
 
 def contexts_digest(contexts: Sequence[Context]) -> str:

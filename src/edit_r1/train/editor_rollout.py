@@ -59,9 +59,7 @@ def sample_edits(
             chunk = slice(start, start + stage.sample_batch)
             generators = [generator(iteration.seeds_N[edit]) for edit in edits[chunk]]
             contexts = encoded.rows(rows_M[chunk])
-            run = sample_trajectory(
-                editor, contexts, generators, schedule, stage.guidance, stage.eta, iteration.window
-            )
+            run = sample_trajectory(editor, contexts, generators, schedule, stage.guidance, stage.eta, iteration.window)
             parts.append(run)
             images += [encode_png(pixels_HWC) for pixels_HWC in editor.decode(run.final_BLC, contexts)]
         rollouts.append(
@@ -91,6 +89,8 @@ def judge_edits(
     contexts_N = [contexts_B[edit // group_size] for edit in range(count)]
     values = reward(contexts_N, [images[edit] for edit in range(count)])
     if len(values) != count:
-        raise ValueError(f"the reward returned {len(values)} values for {count} images: return one per image, None "
-                         "for a failed judgment")
+        raise ValueError(
+            f"the reward returned {len(values)} values for {count} images: return one per image, None "
+            "for a failed judgment"
+        )
     return [None if value is None or isnan(value) else float(value) for value in values]

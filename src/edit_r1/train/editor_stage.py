@@ -117,8 +117,10 @@ def plan_iteration(stage: EditorRLStage, step: int, contexts: int) -> Iteration:
     Contexts come in a new order every time round, so that none is seen twice before all are seen once.
     """
     if contexts < stage.contexts_per_step:
-        raise ValueError(f"{contexts} training contexts and contexts_per_step={stage.contexts_per_step}: give more "
-                         "contexts or lower contexts_per_step")
+        raise ValueError(
+            f"{contexts} training contexts and contexts_per_step={stage.contexts_per_step}: give more "
+            "contexts or lower contexts_per_step"
+        )
     first = step * stage.contexts_per_step
     order: dict[int, np.ndarray] = {}
     chosen = []
@@ -150,6 +152,8 @@ def _window_positions(stage: EditorRLStage) -> int:
         raise ValueError(f"window_share={stage.window_share}: must lie in (0, 1]")
     room = min(round(stage.window_share * stage.sampling_steps), stage.sampling_steps - 1)
     if stage.trained_steps > room:
-        raise ValueError(f"trained_steps={stage.trained_steps}: only {room} of {stage.sampling_steps} sampling steps "
-                         "may be trained on (window_share, and never the last); lower it or raise sampling_steps")
+        raise ValueError(
+            f"trained_steps={stage.trained_steps}: only {room} of {stage.sampling_steps} sampling steps "
+            "may be trained on (window_share, and never the last); lower it or raise sampling_steps"
+        )
     return room - stage.trained_steps + 1
