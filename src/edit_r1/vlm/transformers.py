@@ -241,7 +241,7 @@ def _shared_prefill(model: Any, inputs: dict[str, torch.Tensor], n: int) -> dict
     of the positions follow from the attention mask; other models read every copy.
     """
     holders = [module for module in model.modules() if hasattr(module, "rope_deltas")]
-    if len(holders) != 1:
+    if len(holders) != 1 or "image_grid_thw" not in inputs:  # without pictures there are no such positions
         return None
     holders[0].rope_deltas = None
     per_token = ("input_ids", "attention_mask", "mm_token_type_ids")

@@ -1,0 +1,222 @@
+"""The local backend on a real (random) Qwen2.5-VL: explicit sampling, batching, errors as data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edit_r1.images import encode_png
+from edit_r1.records import IMAGE_QUALITY, Principle
+from edit_r1.verifier.cards import ModelCard, write_card
+from edit_r1.verifier.scoring import Verifier
+from edit_r1.vlm import transformers as backend
+from edit_r1.vlm.errors import ModelError
+from edit_r1.vlm.protocol import Request, Sampling
+from edit_r1.vlm.transformers import TransformersVLM
+
+GREEDY = Sampling(max_new_tokens=12, temperature=0.0)
+SAMPLED = Sampling(max_new_tokens=12, seed=5)
+
+
+def picture(seed: int, height: int = 32, width: int = 32) -> bytes:
+    return encode_png(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def requests(count: int) -> list[Request]:
+    """Prompts of different lengths and picture sizes, one of them without a picture."""
+    made = [
+        Request(("Source: ", picture(0), "\nEdited: ", picture(index, 32 + 16 * (index % 3)), "\nGo" + " on" * index))
+        for index in range(count - 1)
+    ]
+    return [*made, Request(("No picture at all.",))]
+
+
+@pytest.fixture(scope="module")
+def vlm(checkpoint: Path) -> TransformersVLM:
+    return TransformersVLM.load(checkpoint, batch_size=8)
+
+
+def test_greedy_answers_do_not_depend_on_the_batch(vlm: TransformersVLM) -> None:
+    many = requests(7)
+    together = vlm.generate(many, GREEDY)
+    alone = [vlm.generate([request], GREEDY)[0] for request in many]
+    assert together == alone
+    assert len({answer[0].text for answer in together}) > 1
+    assert vlm.generate(many[:2], GREEDY, n=3) == [answer * 3 for answer in together[:2]]
+
+
+def test_the_checkpoints_generation_config_has_no_say(vlm: TransformersVLM, checkpoint: Path) -> None:
+    assert json.loads((checkpoint / "generation_config.json").read_text())["top_k"] == 1
+    answers = vlm.generate(requests(2), SAMPLED, n=6)
+    assert all(len({completion.text for completion in row}) == 6 for row in answers)
+
+
+def test_the_same_seed_gives_the_same_answers_and_leaves_the_generator_alone(vlm: TransformersVLM) -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = vlm.generate(requests(3), SAMPLED, n=2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert vlm.generate(requests(3), SAMPLED, n=2) == first
+    other = Sampling(max_new_tokens=12, seed=6)
+    assert vlm.generate(requests(3), other, n=2) != first
+
+
+def test_reading_the_prompt_once_for_n_answers_changes_nothing(
+    vlm: TransformersVLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = requests(3)
+    shared = vlm.generate(many, SAMPLED, n=2)
+    monkeypatch.setattr(backend, "_shared_prefill", lambda model, inputs, n: None)
+    assert vlm.generate(many, SAMPLED, n=2) == shared
+
+
+def test_finish_and_token_counts(vlm: TransformersVLM) -> None:
+    end = vlm.processor.tokenizer.eos_token_id
+    assert vlm._completion([65, 66, end, end]).finish == "stop"
+    assert vlm._completion([65, 66, end, end]).tokens == 2
+    assert vlm._completion([65, 66]).finish == "length"
+    assert vlm._completion([end]).tokens == 0
+    for row in vlm.generate(requests(3), SAMPLED, n=4):
+        for completion in row:
+            assert (completion.finish == "length") == (completion.tokens == 12)
+
+
+def test_special_tokens_are_never_sampled(vlm: TransformersVLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(vlm, "_completion", lambda tokens: drawn.extend(tokens))
+    hot = Sampling(max_new_tokens=60, temperature=100.0)
+    vlm.generate(requests(3), hot, n=8)
+    special = set(vlm.processor.tokenizer.all_special_ids) - set(vlm._ends)
+    assert len(special) == 5
+    assert len(set(drawn)) > 100
+    assert not special & set(drawn)
+
+
+def test_a_bad_request_is_an_answer_of_its_own(vlm: TransformersVLM) -> None:
+    good = requests(2)
+    strip = encode_png(np.zeros((8, 4000, 3), dtype=np.uint8))  # Qwen's processor refuses aspect ratios above 200
+    long = Request(("word " * 2000,))
+    mixed = [good[0], Request((b"broken", "x")), Request((strip, "x")), long, good[1]]
+    seen: list[tuple[int, int]] = []
+    answers = vlm.generate(mixed, GREEDY, n=2, progress=lambda *at: seen.append(at))
+    assert [row[0].finish for row in answers] == ["length", "error", "error", "error", "length"]
+    assert all(len(row) == 2 for row in answers)
+    assert answers[0][0] == vlm.generate(good, GREEDY)[0][0]
+    assert "refuses" in (answers[2][0].error or "")
+    assert "context is 1024" in (answers[3][0].error or "")
+    assert seen[-1] == (5, 5)
+    assert vlm.generate([], GREEDY) == []
+
+
+def test_the_training_flag_survives(checkpoint: Path) -> None:
+    vlm = TransformersVLM.load(checkpoint)
+    vlm.model.train()
+    vlm.generate(requests(1), GREEDY)
+    assert vlm.model.training
+
+
+@pytest.mark.parametrize(
+    ("change", "n", "message"),
+    [
+        ({}, 0, "n=0"),
+        ({"max_new_tokens": 0}, 1, "max_new_tokens=0"),
+        ({"temperature": -1.0}, 1, "temperature=-1.0"),
+        ({"top_p": 0.0}, 1, "top_p=0.0"),
+        ({"top_k": -1}, 1, "top_k=-1"),
+        ({"repetition_penalty": 0.0}, 1, "repetition_penalty=0.0"),
+    ],
+)
+def test_bad_sampling_is_refused(vlm: TransformersVLM, change: dict, n: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vlm.generate([], Sampling(**{"max_new_tokens": 4, **change}), n)
+
+
+def _foreign(folder: Path, checkpoint: Path, case: str) -> str:
+    """A folder that is not a usable checkpoint."""
+    if case == "missing":
+        return str(folder / "nothing")
+    if case == "file":
+        (folder / "model.bin").write_bytes(b"x")
+        return str(folder / "model.bin")
+    if case == "empty":
+        return str(folder)
+    shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+    if case == "no processor":
+        for name in ("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink(missing_ok=True)
+    elif case == "text model":
+        (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    elif case == "broken config":
+        (folder / "config.json").write_text("{")
+    elif case == "cut weights":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif case == "no weights":
+        (folder / "model.safetensors").unlink()
+    elif case == "missing weights":
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(folder / "model.safetensors")
+        tensors.pop(next(name for name in tensors if "o_proj" in name))
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing",
+        "file",
+        "empty",
+        "no processor",
+        "text model",
+        "broken config",
+        "cut weights",
+        "no weights",
+        "missing weights",
+    ],
+)
+def test_a_foreign_checkpoint_is_one_clear_line(tmp_path: Path, checkpoint: Path, case: str) -> None:
+    path = _foreign(tmp_path, checkpoint, case)
+    with pytest.raises(ModelError) as caught:
+        TransformersVLM.load(path)
+    assert str(caught.value).startswith(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_settings(checkpoint: Path) -> None:
+    with pytest.raises(ModelError, match="dtype='int8'"):
+        TransformersVLM.load(checkpoint, dtype="int8")
+    with pytest.raises(ModelError, match="not an adapter"):
+        TransformersVLM.load(checkpoint, adapter=checkpoint)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        TransformersVLM.load(checkpoint, batch_size=0)
+
+
+def test_an_adapter_is_merged(checkpoint: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    vlm = TransformersVLM.load(checkpoint)
+    plain = vlm.generate(requests(3), GREEDY)
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(vlm.model, lora).save_pretrained(tmp_path)
+    adapted = TransformersVLM.load(checkpoint, adapter=tmp_path)
+    assert not any("lora" in name for name, _ in adapted.model.named_parameters())
+    assert adapted.generate(requests(3), GREEDY) != plain
+
+
+def test_a_verifier_reads_its_card_and_a_random_model_scores_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    write_card(tmp_path, ModelCard("compact", "verify", "EditWorld"))
+    verifier = Verifier.load(tmp_path, max_new_tokens=16)
+    assert (verifier.variant, verifier.mode, verifier.domain) == ("compact", "verify", "EditWorld")
+    assert Verifier.load(tmp_path, variant="full").variant == "full"
+    judgment = verifier.score([picture(0)], picture(1), "Go", [Principle("Is it sharp?", IMAGE_QUALITY)], traces=3)
+    assert (judgment.score, judgment.unparsed, judgment.traces) == (None, 3, 3)
+    assert judgment.model == tmp_path.name
