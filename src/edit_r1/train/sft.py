@@ -1,0 +1,233 @@
+"""Cold-start SFT: the verifier learns to write the selected traces (Edit-R1, arXiv 2604.27505, section 2).
+
+TRL's SFTTrainer on the prompts a scorer would send, with the loss on the trace alone. The control "SFT
+continued for the same compute as GCPO" is this stage on the SFT model, bounded by `steps` or `max_seconds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from edit_r1.records import OutputMode, Quadruple, Unparsed
+from edit_r1.train.verifier_run import (
+    SCHEDULERS,
+    CurvesCallback,
+    Precision,
+    Progress,
+    RunFolder,
+    Schedule,
+    check_numbers,
+    identity_hash,
+    judge_messages,
+    load_trainable,
+    lora_config,
+    require_fp32,
+    save_model,
+    set_up,
+)
+from edit_r1.verifier.cards import ModelCard
+from edit_r1.verifier.parsing import parse_trace
+from edit_r1.verifier.prompts import Variant
+from edit_r1.verifier.traces import project
+
+
+@dataclass(frozen=True)
+class SFTStage:
+    """Cold-start SFT of a verifier; every setting that shapes the result."""
+
+    model: str
+    """Folder (or hub id) of the vision-language model to start from."""
+    out: str
+    """Folder of the run; the result is `out`/model."""
+    mode: OutputMode = "both"
+    """What the traces hold; targets of mode "both" are projected onto it."""
+    variant: Variant = "full"
+    """Prompts and traces in full, or compact for models of a few million parameters."""
+    steps: int = 0
+    """Optimiser steps; 0 trains for `epochs`."""
+    epochs: int = 1
+    """Passes over the data; ignored when `steps` is given."""
+    max_seconds: float = 0.0
+    """Stops after this much training time, restarts included; 0 sets no limit."""
+    batch_size: int = 32
+    """Traces a process sees in one forward."""
+    accumulate: int = 1
+    """Forwards a step: an update sees batch_size * accumulate * processes traces."""
+    learning_rate: float = 1e-5
+    """Of AdamW without weight decay; 1e-5 suits full training of 7B, 1e-4 LoRA, 5e-4 models of 1-5M."""
+    schedule: Schedule = "cosine"
+    """What the learning rate does after the warm-up; "constant" where `max_seconds` ends the run."""
+    warmup_steps: int = 10
+    max_grad_norm: float = 1.0
+    lora_rank: int = 0
+    """0 trains every weight."""
+    lora_alpha: int = 64
+    freeze_vision: bool = False
+    """Leaves the vision tower as it is (LoRA does so anyway)."""
+    max_pixels: int = 0
+    """Largest area of a picture, in pixels; kept in the saved processor. 0 keeps the processor's own."""
+    precision: Precision = "fp32"
+    """What is computed in; trained weights are fp32 in any case."""
+    stored: Precision = "bf16"
+    """What the result is stored in."""
+    gradient_checkpointing: bool = False
+    """Less memory for about a third more time."""
+    log_every: int = 10
+    """Steps between lines of the curves."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    threads: int = 0
+    """Threads of torch; 0 leaves them as they are."""
+    cpu: bool = False
+    """True never uses a GPU."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            {
+                "epochs": self.epochs, "batch_size": self.batch_size, "accumulate": self.accumulate,
+                "learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm,
+                "lora_alpha": self.lora_alpha, "log_every": self.log_every, "save_every": self.save_every,
+            },
+            {
+                "steps": self.steps, "max_seconds": self.max_seconds, "warmup_steps": self.warmup_steps,
+                "lora_rank": self.lora_rank, "max_pixels": self.max_pixels, "threads": self.threads, "seed": self.seed,
+            },
+        )  # fmt: skip
+
+
+def train_sft(
+    stage: SFTStage, quadruples: Sequence[Quadruple], resume: bool = False, progress: Progress | None = None
+) -> Path:
+    """Train on the quadruples' targets; returns the folder of the result.
+
+    With `resume` a run that was stopped continues from its last checkpoint, to the same weights as if it
+    had not been, and a finished one returns at once.
+
+    Raises:
+        ValueError: for quadruples without targets, a target that cannot be put into `mode`, a folder that
+            holds another run, or a model that cannot be opened.
+    """
+    _check_targets(quadruples)
+    folder = RunFolder(Path(stage.out))
+    targets = [trace_text(quadruple, stage.mode, stage.variant) for quadruple in quadruples]
+    data = identity_hash((q.candidate.id, target) for q, target in zip(quadruples, targets, strict=True))
+    folder.open(stage, data, resume)
+    if folder.model.exists():
+        return folder.model
+    set_up(stage.threads, stage.seed)
+    model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels)
+
+    def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        asked = [
+            judge_messages(quadruples[row].context, quadruples[row].candidate, stage.mode, stage.variant)
+            for row in batch["row"]
+        ]
+        return {
+            "prompt": [messages for messages, _ in asked],
+            "images": [images for _, images in asked],
+            "completion": [[{"role": "assistant", "content": targets[row]}] for row in batch["row"]],
+        }
+
+    curves = CurvesCallback(folder.curves, stage.max_seconds, progress)
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(stage, folder),
+        train_dataset=Dataset.from_dict({"row": list(range(len(quadruples)))}).with_transform(rows),
+        processing_class=processor,
+        peft_config=lora_config(stage.lora_rank, stage.lora_alpha),
+        callbacks=[curves],
+    )
+    require_fp32(trainer.model)
+    checkpoint = folder.checkpoint()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.is_world_process_zero():
+        card = ModelCard(stage.variant, stage.mode)
+        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, folder, stage.model, card, stage.stored)
+    trainer.accelerator.wait_for_everyone()
+    return folder.model
+
+
+def trace_text(quadruple: Quadruple, mode: OutputMode, variant: Variant) -> str:
+    """The target as the model will write it.
+
+    Raises:
+        ValueError: for a target that does not hold what `mode` asks for, or that cannot be parsed.
+    """
+    target, principles = quadruple.target, quadruple.context.principles
+    assert target is not None, "checked by _check_targets"
+    text = target.text
+    try:
+        if target.verdicts is not None or mode != "think":
+            text = project(target, mode, variant, [principle.question for principle in principles]).text
+    except ValueError as error:
+        raise ValueError(f"target of candidate {quadruple.candidate.id!r}: {error}") from error
+    outcome = parse_trace(text, principles, mode)
+    if isinstance(outcome, Unparsed):
+        raise ValueError(
+            f"target of candidate {quadruple.candidate.id!r} cannot be parsed ({outcome.reason}): "
+            "leave it out, or the model learns a format that is never scored"
+        )
+    return text
+
+
+def _check_targets(quadruples: Sequence[Quadruple]) -> None:
+    if not quadruples:
+        raise ValueError("no quadruples: SFT needs at least one with a target; run the curation first")
+    for quadruple in quadruples:
+        if quadruple.target is None:
+            raise ValueError(
+                f"candidate {quadruple.candidate.id!r} has no target trace: give only quadruples that were selected"
+            )
+
+
+def _arguments(stage: SFTStage, folder: RunFolder) -> SFTConfig:
+    """Everything that shapes training, said aloud: TRL's defaults may change."""
+    return SFTConfig(
+        output_dir=str(folder.checkpoints),
+        max_steps=stage.steps if stage.steps > 0 else -1,
+        num_train_epochs=stage.epochs,
+        per_device_train_batch_size=stage.batch_size,
+        gradient_accumulation_steps=stage.accumulate,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type=SCHEDULERS[stage.schedule],
+        warmup_steps=stage.warmup_steps,
+        optim="adamw_torch",
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        weight_decay=0.0,
+        max_grad_norm=stage.max_grad_norm,
+        bf16=stage.precision == "bf16",
+        fp16=False,
+        gradient_checkpointing=stage.gradient_checkpointing,
+        # A cut would take image tokens away from their pictures.
+        max_length=None,
+        completion_only_loss=True,
+        assistant_only_loss=False,
+        packing=False,
+        padding_free=False,
+        loss_type="nll",
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_drop_last=False,
+        dataloader_pin_memory=not stage.cpu,
+        logging_strategy="steps",
+        logging_steps=stage.log_every,
+        logging_first_step=True,
+        save_strategy="steps",
+        save_steps=stage.save_every,
+        save_total_limit=2,
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=stage.cpu,
+        seed=stage.seed,
+        data_seed=stage.seed,
+    )

@@ -1,0 +1,55 @@
+"""Each picture of a batch goes through the vision tower once, however often the batch repeats it.
+
+A generation holds N traces of one candidate and both candidates of one source: of 4N pictures a pair, three
+differ. The result is the tower's own; gradients of the copies add up in the one that was computed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edit_r1.train.verifier_run import vision_tower
+
+
+def share_vision(model: Any) -> None:
+    """Wraps the vision tower of a Qwen2-VL-like model in place; pictures are equal when their pixels are."""
+    tower = vision_tower(model)
+    inner = tower.forward
+
+    def forward(hidden_states: Tensor, grid_thw: Tensor, **options: Any) -> Any:
+        first, copies = distinct_pictures(hidden_states, grid_thw)
+        if len(first) == len(grid_thw):
+            return inner(hidden_states, grid_thw=grid_thw, **options)
+        pixels = hidden_states.split(grid_thw.prod(1).tolist())
+        output = inner(torch.cat([pixels[i] for i in first]), grid_thw=grid_thw[first], **options)
+        output.last_hidden_state = _repeat(output.last_hidden_state, grid_thw[first].prod(1), copies)
+        output.pooler_output = _repeat(output.pooler_output, grid_thw[first].prod(1) // merge, copies)
+        return output
+
+    merge = tower.spatial_merge_size**2
+    tower.forward = forward
+
+
+def distinct_pictures(pixels_PC: Tensor, grid_thw: Tensor) -> tuple[list[int], list[int]]:
+    """(indices of the pictures that come first, for every picture its place among them)."""
+    seen: dict[tuple[Any, ...], int] = {}
+    first: list[int] = []
+    copies: list[int] = []
+    pictures = pixels_PC.detach().cpu().split(grid_thw.prod(1).tolist())
+    for index, (picture, grid) in enumerate(zip(pictures, grid_thw.tolist(), strict=True)):
+        key = (*grid, picture.contiguous().view(torch.uint8).numpy().tobytes())
+        if key not in seen:
+            seen[key] = len(first)
+            first.append(index)
+        copies.append(seen[key])
+    return first, copies
+
+
+def _repeat(tokens_TD: Tensor, lengths: Tensor, copies: list[int]) -> Tensor:
+    """The tokens of the distinct pictures, laid out for every picture."""
+    starts = (lengths.cumsum(0) - lengths).tolist()
+    rows = [torch.arange(starts[i], starts[i] + int(lengths[i])) for i in copies]
+    return tokens_TD[torch.cat(rows).to(tokens_TD.device)]

@@ -1,0 +1,252 @@
+"""What SFT and GCPO of a verifier share: loading in fp32, the run's folder, curves, and saving.
+
+A run's folder holds
+
+    stage.json      the configuration and a hash of the data; another one is refused
+    curves.jsonl    one JSON object a logged step: {"step", "seconds", ...}
+    checkpoints/    the trainer's state, for resuming; removed when the run is done
+    model/          the result in Hugging Face layout, written last and at once
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import gather_object
+from peft import LoraConfig, PeftModel
+from PIL import Image
+from transformers import GenerationConfig, PreTrainedModel, TrainerCallback
+
+from edit_r1.images import decode_pil
+from edit_r1.records import Candidate, Context, OutputMode
+from edit_r1.store import read_json, write_json, write_text
+from edit_r1.verifier.cards import ModelCard, read_card, write_card
+from edit_r1.verifier.prompts import Variant, judge_request
+from edit_r1.vlm.chat import to_messages
+from edit_r1.vlm.transformers import TransformersVLM
+
+Precision = Literal["fp32", "bf16"]
+Schedule = Literal["constant", "linear", "cosine"]
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called with (steps done, steps in all, what was logged)."""
+
+SCHEDULERS: dict[str, str] = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+LORA_MODULES = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""Every linear layer of the language model; the vision tower stays as it is."""
+_COMPLETE = "complete"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run, and what may be done with them."""
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def curves(self) -> Path:
+        return self.root / "curves.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    def open(self, stage: Any, data_hash: str, resume: bool) -> None:
+        """Claims the folder for a stage (a dataclass) on its data.
+
+        Raises:
+            ValueError: when it holds another run, or this run and `resume` was not asked for.
+        """
+        settings = {**asdict(stage), "data": data_hash}
+        settings.pop("out")
+        path = self.root / "stage.json"
+        if path.exists():
+            found = read_json(path)
+            changed = sorted(name for name in {*settings, *found} if settings.get(name) != found.get(name))
+            if changed:
+                raise ValueError(
+                    f"{self.root}: holds a run with other settings ({', '.join(changed)}): choose another folder"
+                )
+            if not resume:
+                raise ValueError(f"{self.root}: holds this run already: resume it, or choose another folder")
+        write_json(path, settings)
+
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end."""
+        found = [path.parent for path in self.checkpoints.glob(f"checkpoint-*/{_COMPLETE}")]
+        return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+class CurvesCallback(TrainerCallback):
+    """Writes the curves, keeps the run's clock over restarts, and ends a run whose time is up."""
+
+    def __init__(self, path: Path, max_seconds: float, progress: Progress | None) -> None:
+        self.path = path
+        self.max_seconds = max_seconds
+        self.progress = progress
+        self.started = 0.0
+
+    def seconds(self) -> float:
+        """Time spent in training, over all restarts."""
+        return time.monotonic() - self.started
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        lines = read_curves(self.path) if self.path.exists() else []
+        kept = [line for line in lines if line["step"] <= state.global_step]
+        if state.is_world_process_zero:
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.started = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        line = {"step": state.global_step, "seconds": round(self.seconds(), 3), **numbers}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.progress is not None:
+            self.progress(state.global_step, state.max_steps, numbers)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.max_seconds > 0 and any(gather_object([self.seconds() >= self.max_seconds])):
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The last thing in a checkpoint is the mark that it is whole: a killed save leaves none."""
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+
+
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """The logged steps of a run, in order; a last line cut by a kill is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def set_up(threads: int, seed: int) -> None:
+    """Threads of torch (0 leaves them as they are) and every seed."""
+    if threads > 0:
+        torch.set_num_threads(threads)
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def load_trainable(path: str, freeze_vision: bool, max_pixels: int) -> tuple[PreTrainedModel, Any]:
+    """(model, processor): fp32 weights whatever the checkpoint stores, and no sampling settings of its own.
+
+    transformers 5 keeps the stored dtype on loading, and bf16 master weights swallow small updates; a
+    fine-tune's generation_config can carry top_k = 1 or a repetition penalty, which would make all traces
+    of a group equal. Both are settled here. `max_pixels` bounds a picture's area; 0 keeps the processor's.
+
+    Raises:
+        ModelError: (a ValueError) for a checkpoint that cannot be opened.
+    """
+    opened = TransformersVLM.load(path, dtype="float32")
+    model, processor = opened.model, opened.processor
+    tokenizer = processor.tokenizer
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    ends = sorted({tokenizer.eos_token_id, pad})
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=pad)
+    model.train()
+    if freeze_vision:
+        vision_tower(model).requires_grad_(False)
+    if max_pixels > 0:
+        size = dict(processor.image_processor.size)
+        size["longest_edge"] = max_pixels
+        size["shortest_edge"] = min(size["shortest_edge"], max_pixels)
+        processor.image_processor.size = size
+    return model, processor
+
+
+def vision_tower(model: Any) -> torch.nn.Module:
+    """The module that reads pictures. Raises ValueError for an architecture that keeps it elsewhere."""
+    for name, module in model.named_modules():
+        if name.split(".")[-1] in ("visual", "vision_tower"):
+            return module
+    raise ValueError(f"{type(model).__name__}: no module named visual or vision_tower; use a Qwen-VL checkpoint")
+
+
+def require_fp32(model: torch.nn.Module) -> None:
+    """Raises ValueError when a weight that will be trained is not fp32."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:
+            raise ValueError(
+                f"{name} is {weight.dtype} and trainable: bf16 swallows updates of 1e-4; load the model with "
+                "dtype=float32 (precision bf16 still computes in bf16)"
+            )
+
+
+def lora_config(rank: int, alpha: int) -> Any:
+    """LoRA on the language model's linear layers, or None for rank 0: every weight is trained."""
+    if rank == 0:
+        return None
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=LORA_MODULES, task_type="CAUSAL_LM"
+    )
+
+
+def judge_messages(
+    context: Context, candidate: Candidate, mode: OutputMode, variant: Variant
+) -> tuple[list[dict[str, Any]], list[Image.Image]]:
+    """Chat messages with image placeholders, and the pictures: what a scorer would send for this candidate."""
+    request = judge_request(
+        [context.sample.source], candidate.image, context.sample.instruction, context.principles, mode, variant
+    )
+    return to_messages(request), [_picture(data) for data in request.images]
+
+
+@lru_cache(maxsize=256)
+def _picture(data: bytes) -> Image.Image:
+    return decode_pil(data)
+
+
+def save_model(model: Any, processor: Any, folder: RunFolder, base: str, card: ModelCard, stored: Precision) -> Path:
+    """The result, LoRA merged in, complete or not at all; then the checkpoints are no longer needed.
+
+    The domain of the base model's card is kept. With stored="bf16" the weights are rounded in place.
+    """
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    if stored == "bf16":
+        model.to(torch.bfloat16)
+    partial = folder.root / ".model.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    write_card(partial, ModelCard(card.variant, card.mode, read_card(base).domain))
+    partial.rename(folder.model)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    return folder.model
+
+
+def check_numbers(positive: Mapping[str, float], not_negative: Mapping[str, float]) -> None:
+    """Raises ValueError naming the first field out of range."""
+    for name, value in positive.items():
+        if value <= 0:
+            raise ValueError(f"{name}={value}: must be above 0")
+    for name, value in not_negative.items():
+        if value < 0:
+            raise ValueError(f"{name}={value}: must be 0 or more")
+
+
+def identity_hash(ids: Iterable[Sequence[str]]) -> str:
+    """SHA-256 of the data's identities in order, for refusing to resume on other data."""
+    return hashlib.sha256(json.dumps([list(parts) for parts in ids]).encode()).hexdigest()
