@@ -64,7 +64,7 @@ class MatrixOptimiser(torch.optim.Optimizer):
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def state_dict(self) -> dict[str, object]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, object]:
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:

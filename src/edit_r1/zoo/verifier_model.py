@@ -26,6 +26,7 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
 from edit_r1.world.scenes import SIZE
 
@@ -183,9 +184,9 @@ def rope_positions(ids_BL: np.ndarray, image_token: int) -> np.ndarray:
     return np.stack([start, start + inside // side, start + inside % side]).astype(np.int64)
 
 
-def _norm(x: Tensor, norm: nn.Module) -> Tensor:
-    x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
-    return norm.weight * x
+def _norm(x: Tensor, norm: Qwen2_5_VLRMSNorm) -> Tensor:
+    scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+    return norm.weight * scaled
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
