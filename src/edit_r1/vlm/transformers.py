@@ -97,7 +97,8 @@ class TransformersVLM:
         self._ends = sorted({tokenizer.eos_token_id, self._pad})
         config = model.config.to_dict()
         pictures = {config[key] for key in _VISION_TOKENS if isinstance(config.get(key), int)}
-        self._suppressed = sorted((set(tokenizer.all_special_ids) | pictures) - set(self._ends))
+        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        self._suppressed = sorted((special | set(tokenizer.all_special_ids) | pictures) - set(self._ends))
         self._context: int = model.config.get_text_config().max_position_embeddings
         model.generation_config = GenerationConfig()
         self._lock = threading.Lock()
