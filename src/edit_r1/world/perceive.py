@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edit_r1.world.describe import look_words
 from edit_r1.world.edits import Edit
 from edit_r1.world.oracle import Gold, judge
 from edit_r1.world.perceive_ground import Ground, blurred, fit_flat, fit_photo
-from edit_r1.world.perceive_names import Named, name_picture, saturate
+from edit_r1.world.perceive_names import Named, Namer, saturate, surprise
 from edit_r1.world.perceive_things import (
     FAINT_OPACITY,
     Fit,
@@ -35,6 +36,8 @@ FLOOR = 0.012
 BLURS = (0.0, 0.5, 0.9, 1.3, 1.7, 2.1, 2.6)
 SECOND_LOOK = 0.7
 """From this blur on, px, the picture is fitted again with blurred forms."""
+LOOKS = 3
+"""At most as many times."""
 WHITE = 0.972
 """Darkest mean of a white border's channels."""
 GHOST = 0.15
@@ -101,6 +104,36 @@ def _real(fit: Fit) -> bool:
     return float(np.abs(fit.colours[1] - fit.colours[0]).max()) > 0.15
 
 
+def _smooth_energy(left: np.ndarray) -> float:
+    """Squared sum of a residual (W, W, 3) averaged over 3 x 3 pixels: a ninth of it when it is noise."""
+    rows = left[:-2] + left[1:-1] + left[2:]
+    return float(((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) ** 2).sum()) / 81
+
+
+def _search(picture: _Picture, window: Window, starts: list[Fit], noise: float) -> list[Fit]:
+    """The forms that explain a window best, of all there are; best first."""
+    sources = (picture.source.at(window.place), picture.target.at(window.place))
+    expected = {form_of(thing) for thing in sources if thing is not None}
+    found = [*starts, *rank(window, 1.0)]
+    best = min(found, key=lambda fit: fit.error)
+    contrast = float(np.abs(best.colours[0] - window.ground[:, int(best.y), int(best.x)]).max())
+    if contrast < 0.4 or None in sources:
+        found += rank(window, FAINT_OPACITY)
+
+    def cost(fit: Fit) -> float:
+        return fit.error / (2 * noise**2) + (0.0 if fit.form in expected else 6.0)
+
+    refined: list[Fit] = []
+    for fit in sorted((fit for fit in found if _real(fit)), key=cost)[:12]:
+        alike = [other for other in refined if (other.form, other.opacity) == (fit.form, fit.opacity)]
+        if any(np.hypot(other.x - fit.x, other.y - fit.y) < 1.0 and other.scale == fit.scale for other in alike):
+            continue
+        refined.append(refine(window, fit, free_scale=fit.scale != 1.0))
+        if (len(refined) >= 2 and min(other.error for other in refined) * 3 < fit.error) or len(refined) == 5:
+            break
+    return sorted((fit for fit in refined if _real(fit)), key=cost)
+
+
 def _fit_place(picture: _Picture, ground: Ground, place: int) -> _Place:
     """The forms that explain a place best, or none."""
     window = window_at(place, picture.image, ground, picture.sigma, picture.border)
@@ -108,27 +141,15 @@ def _fit_place(picture: _Picture, ground: Ground, place: int) -> _Place:
     empty_error = float((left**2).sum())
     noise = max(FLOOR, ground.noise)
     pixels = 3 * float(window.judged.sum())
-    if empty_error < 1.2 * pixels * ground.noise**2 + 0.25:
+    if empty_error < 0.9 * pixels * ground.noise**2 + 0.25 or _smooth_energy(left) < 0.2 * pixels * ground.noise**2:
         return _Place(window, ())
-    expected = {form_of(thing) for scene in (picture.source, picture.target) if (thing := scene.at(place))}
-    found = [*_expected(picture, window), *rank(window, 1.0)]
-    best = min(found, key=lambda fit: fit.error)
-    contrast = float(np.abs(best.colours[0] - window.ground[:, int(best.y), int(best.x)]).max())
-    if contrast < 0.4 or picture.source.at(place) is None or picture.target.at(place) is None:
-        found += rank(window, FAINT_OPACITY)
-
-    def cost(fit: Fit) -> float:
-        return fit.error / (2 * noise**2) + (0.0 if fit.form in expected else 6.0)
-
-    found = sorted((fit for fit in found if _real(fit)), key=cost)
-    refined: list[Fit] = []
-    for fit in found[:12]:
-        if sum(other.form == fit.form and other.opacity == fit.opacity for other in refined) >= 2 or len(refined) >= 5:
-            continue
-        refined.append(refine(window, fit, free_scale=fit.scale != 1.0))
-        if len(refined) >= 2 and cost(min(refined, key=cost)) * 3 < fit.error / (2 * noise**2):
-            break
-    refined = sorted((fit for fit in refined if _real(fit)), key=cost)
+    starts = _expected(picture, window)
+    if noise < 0.025 and starts:
+        # Most places hold what the source or the target has there: look no further when that explains all.
+        sure = refine(window, min(starts, key=lambda fit: fit.error), free_scale=False)
+        if sure.error < 1.1 * pixels * ground.noise**2 + 0.008 * empty_error and sure.scale == 1.0 and _real(sure):
+            return _Place(window, (sure,))
+    refined = _search(picture, window, starts, noise)
     if not refined:
         return _Place(window, ())
     loose = refine(window, refined[0], free_scale=True, steps=3)
@@ -149,52 +170,129 @@ def synthesise(scene: Scene, saturation: float, sigma: float) -> np.ndarray:
 
 def _error(picture: _Picture, scene: Scene, saturation: float, sigma: float) -> float:
     """Squared error inside the border, single pixels capped."""
-    left = (synthesise(scene, saturation, sigma) - picture.image)[picture.inner, picture.inner]
+    return _left(picture, synthesise(scene, saturation, sigma))
+
+
+def _left(picture: _Picture, shown: np.ndarray) -> float:
+    left = (shown - picture.image)[picture.inner, picture.inner]
     return float(np.minimum(left**2, 0.1).sum())
 
 
-def _ground(picture: _Picture) -> Ground:
-    """The flat background, or the source's photograph where that explains the corners better."""
-    flat = fit_flat(picture.image, picture.border, picture.sigma)
+def _grounds(picture: _Picture) -> list[Ground]:
+    """Flat backgrounds with the styles that may be, or the source's photograph where that explains the corners."""
+    likely = tuple({picture.source.style, picture.target.style})
+    flat = fit_flat(picture.image, picture.border, picture.sigma, likely)
     if picture.source.photo is None:
         return flat
     photo = fit_photo(picture.image, picture.source.photo, picture.border, picture.sigma)
-    return photo if photo.noise < 0.8 * flat.noise + 0.002 else flat
+    return [photo] if photo.noise < 0.8 * flat[0].noise + 0.002 else flat
 
 
-def _read(picture: _Picture) -> Named:
-    """The likeliest reading at the picture's blur."""
-    ground = _ground(picture)
+def _cost(picture: _Picture, scene: Scene, saturation: float, noise: float) -> float:
+    """Nats of a reading: what it misses and how unexpected it is."""
+    unexpected = surprise(scene, saturation, picture.source, picture.target)
+    return unexpected + _error(picture, scene, saturation, picture.sigma) / (2 * noise**2)
+
+
+def _read_on(picture: _Picture, ground: Ground) -> Named:
+    """The likeliest reading at the picture's blur, on one ground."""
     places = [_fit_place(picture, ground, place) for place in range(4)]
     chosen = [(place.window, place.fits[0]) for place in places if place.fits]
     noise = max(FLOOR, ground.noise)
 
-    def rendered(named: Named) -> float:
-        return named.cost + _error(picture, named.scene, named.saturation, picture.sigma) / (2 * noise**2)
+    namer = Namer(ground, picture.source, picture.target)
 
-    readings = name_picture(ground, chosen, picture.source, picture.target, READINGS)
-    best = min(readings, key=rendered)
+    def costed(fits: list[tuple[Window, Fit]], count: int) -> Named:
+        readings = namer.readings(fits, count)
+        rendered = [replace(item, cost=_cost(picture, item.scene, item.saturation, noise)) for item in readings]
+        return min(rendered, key=lambda item: item.cost)
+
+    best = costed(chosen, READINGS)
     for slot, place in enumerate([place for place in places if place.fits]):
         for fit in place.fits[1:]:
-            if fit.error > 2.0 * place.fits[0].error + 3.0:
+            if fit.error > 1.5 * place.fits[0].error + 1.0:
                 continue
             swapped = [*chosen[:slot], (place.window, fit), *chosen[slot + 1 :]]
-            trial = name_picture(ground, swapped, picture.source, picture.target, 1)[0]
-            if rendered(trial) < rendered(best):
+            trial = costed(swapped, 1)
+            if trial.cost < best.cost:
                 best, chosen = trial, swapped
     things = tuple(thing for thing in best.scene.things if thing.opacity >= GHOST)
     return replace(best, scene=replace(best.scene, things=things))
 
 
+def _alternatives(picture: _Picture, named: Named) -> list[Named]:
+    """Readings with a part of the source or of the target put back where something else was seen."""
+    scene = named.scene
+    answer = []
+    for usual in dict.fromkeys((picture.source, picture.target)):
+        for place in range(4):
+            seen, thing = scene.at(place), usual.at(place)
+            if thing is None or (seen is not None and look_words(seen) == look_words(thing) and seen.blend is None):
+                continue
+            answer.append(replace(named, scene=scene.with_thing(thing)))
+            if seen is not None:
+                answer.append(replace(named, scene=scene.with_thing(replace(thing, dx=seen.dx, dy=seen.dy))))
+        whole = replace(
+            usual, things=scene.things, photo=scene.photo, tone=usual.tone, tone_strength=1.0, style_strength=1.0
+        )
+        if whole != scene or named.saturation != 1.0:
+            answer.append(replace(named, scene=whole, saturation=1.0))
+            answer.append(replace(named, scene=whole))
+            answer.append(replace(named, scene=replace(scene, style=usual.style, style_strength=1.0)))
+            style = scene.style_strength if scene.style == usual.style else 1.0
+            answer.append(replace(named, scene=replace(scene, style=usual.style, style_strength=style)))
+    return answer
+
+
+def _polish(picture: _Picture, named: Named, noise: float) -> Named:
+    """The reading, or the source's or the target's state of a part of it where that fits better."""
+    for _ in range(3):
+        trials = [
+            replace(item, cost=_cost(picture, item.scene, item.saturation, noise))
+            for item in _alternatives(picture, named)
+        ]
+        best = min(trials, key=lambda item: item.cost, default=named)
+        if best.cost >= named.cost:
+            break
+        named = best
+    return named
+
+
+def _read(picture: _Picture) -> Named:
+    """The likeliest reading at the picture's blur."""
+    grounds = _grounds(picture)
+    noise = max(FLOOR, min(ground.noise for ground in grounds))
+    readings = [_read_on(picture, ground) for ground in grounds]
+    readings = [replace(item, cost=_cost(picture, item.scene, item.saturation, noise)) for item in readings]
+    return _polish(picture, min(readings, key=lambda item: item.cost), noise)
+
+
 def _find_blur(picture: _Picture, named: Named) -> float:
-    """The blur with which the reading comes closest to the picture, px."""
-    errors = [_error(picture, named.scene, named.saturation, sigma) for sigma in BLURS]
-    best = int(np.argmin(errors))
-    if best in (0, len(BLURS) - 1):
-        return BLURS[best]
-    a, b, c = BLURS[best - 1 : best + 2]
-    curve = np.polyfit([a, b, c], errors[best - 1 : best + 2], 2)
-    return float(np.clip(-curve[1] / (2 * curve[0]), a, c)) if curve[0] > 0 else b
+    """The blur with which the reading comes closest to the picture, px; 0 when nothing in it could show one.
+
+    A blur washes a style's lines out, so the reading is also tried with the expected styles in full.
+    """
+    scene = named.scene
+    styles = {picture.source.style, picture.target.style} - {"natural"}
+    full = [replace(scene, style=style, style_strength=1.0) for style in sorted(styles)]
+    usual = [picture.source.things, picture.target.things]
+    full += [replace(variant, things=things) for variant in (scene, *full) for things in usual]
+    variants = [scene, *(variant for variant in full if variant != scene)]
+    if not scene.things and len(variants) == 1 and scene.style == "natural":
+        return 0.0
+    best, found = float("inf"), 0.0
+    for variant in variants:
+        painted = saturate(paint_scene(variant), named.saturation)
+        errors = [_left(picture, blurred(painted, sigma)) for sigma in BLURS]
+        index = int(np.argmin(errors))
+        if errors[index] >= best or (errors[0] - errors[index] < 0.05 * errors[0] + 0.01 and best < float("inf")):
+            continue
+        best, found = errors[index], BLURS[index]
+        if 0 < index < len(BLURS) - 1:
+            a, b, c = BLURS[index - 1 : index + 2]
+            curve = np.polyfit([a, b, c], errors[index - 1 : index + 2], 2)
+            found = float(np.clip(-curve[1] / (2 * curve[0]), a, c)) if curve[0] > 0 else b
+    return found
 
 
 def _find_noise(picture: _Picture, named: Named) -> float:
@@ -227,7 +325,9 @@ def perceive(image: np.ndarray, source: Scene, edit: Edit | None = None) -> tupl
     picture = _Picture(pixels, source, target, find_border(pixels), 0.0)
     named = _read(picture)
     sigma = _find_blur(picture, named)
-    if sigma >= SECOND_LOOK:
+    for _ in range(LOOKS):
+        if sigma < SECOND_LOOK or abs(sigma - picture.sigma) < 0.08:
+            break
         picture = replace(picture, sigma=sigma)
         named = _read(picture)
         sigma = _find_blur(picture, named)

@@ -45,6 +45,16 @@ def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
 # --- the background ---------------------------------------------------------------------------------------------
 
 
+CROSS_DISTANCE = 15.2
+"""The same where a border covers the outer corners: the cross between the places is left."""
+STYLE_SIGMA = 0.02
+"""Expected error of a corner pixel beside its noise, when styles are told apart, 0 to 1."""
+PRIOR_DEPTH = 0.1
+"""How far a style's slope usually is from that of full or of weak strength."""
+NEAR_TIE = 12.0
+"""Styles within this many nats of the likeliest are kept for the whole picture to decide."""
+
+
 @dataclass(frozen=True)
 class Ground:
     """The background as displayed."""
@@ -57,12 +67,8 @@ class Ground:
     style: str
     strength: float
     """Of the style, 0 to about 1."""
-    styles: dict[str, tuple[float, float]]
-    """Per style: (its strength, the squared error left with it)."""
     noise: float
     """Robust standard deviation of what is left, 0 to 1."""
-    count: int
-    """Pixels that were used."""
     field: np.ndarray
     """(64, 64, 3): the background without style."""
     depth: np.ndarray
@@ -81,7 +87,7 @@ def _corner_mask(border: int) -> np.ndarray:
     mask = np.ones((SIZE, SIZE), bool)
     for place in range(4):
         cx, cy = place_centre(place)
-        mask &= np.hypot(x - cx, y - cy) > CORNER_DISTANCE
+        mask &= np.hypot(x - cx, y - cy) > (CORNER_DISTANCE if border == 0 else CROSS_DISTANCE)
     inside = np.zeros_like(mask)
     edge = border + 1 if border else 0
     inside[edge : SIZE - edge, edge : SIZE - edge] = True
@@ -92,7 +98,7 @@ def _corner_mask(border: int) -> np.ndarray:
 def _bands(border: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
     """Pixels of the top, middle and bottom corners: rows, columns and the mean row of each."""
     rows, columns = np.nonzero(_corner_mask(border))
-    parts = [rows < 16, (rows >= 16) & (rows < 48), rows >= 48]
+    parts = [rows < 22, (rows >= 22) & (rows < 42), rows >= 42]
     parts = [part for part in parts if part.sum() >= 8]
     return (
         [rows[part] for part in parts],
@@ -117,12 +123,27 @@ def _trimmed(values: np.ndarray) -> np.ndarray:
     return (distance < max(0.1, 4.0 * float(np.median(distance)))).astype(np.float32)
 
 
-def fit_flat(image: np.ndarray, border: int, sigma: float) -> Ground:
-    """Plain or gradient background and style of a float (64, 64, 3) picture, from its corners."""
+def _between_bands(rows: np.ndarray, bands: np.ndarray) -> np.ndarray:
+    """(64, 3): piecewise linear through the bands, and on beyond the first and the last."""
+    y = np.arange(SIZE, dtype=np.float32)
+    if len(rows) == 1:
+        return np.clip(np.repeat(bands, SIZE, axis=0), 0, 1).astype(np.float32)
+    inner = np.stack([np.interp(y, rows, bands[:, c]) for c in range(3)], axis=-1)
+    before = np.minimum(y - rows[0], 0)[:, None] * (bands[1] - bands[0]) / (rows[1] - rows[0])
+    after = np.maximum(y - rows[-1], 0)[:, None] * (bands[-1] - bands[-2]) / (rows[-1] - rows[-2])
+    return np.clip(inner + before + after, 0, 1).astype(np.float32)
+
+
+def fit_flat(image: np.ndarray, border: int, sigma: float, likely: tuple[str, ...] = STYLES) -> list[Ground]:
+    """Plain or gradient background and style of a float (64, 64, 3) picture, from its corners.
+
+    Returns one reading per style that the corners do not rule out, likeliest first: a blur can wash the
+    lines of a style out, and then `likely` styles at full strength are as good as none.
+    """
     rows, columns, means = _bands(border)
     names = [style for style in STYLES if style != "natural"]
     cross, square, mark_mean, weight_sum = np.zeros(3), np.zeros(3), np.zeros(3), 0.0
-    colours, left_total, residuals = [], 0.0, []
+    left_total, parts = 0.0, []
     for y, x in zip(rows, columns, strict=True):
         values = image[y, x]
         weight = _trimmed(values)
@@ -138,26 +159,54 @@ def fit_flat(image: np.ndarray, border: int, sigma: float) -> Ground:
         mark_mean += (marks * weight[:, None]).sum(0)
         weight_sum += float(weight.sum())
         left_total += float((left**2).sum())
-        colours.append(mean)
-        residuals.append((left, marks_left, mean, weight > 0, (marks * weight[:, None]).sum(0) / weight.sum()))
-    slope = np.clip(cross / np.maximum(square, 1e-9), 0, 2.0)
-    depth = slope / (1 + slope * mark_mean / weight_sum)
-    errors = left_total - slope * (2 * cross - slope * square)
-    styles = {name: (float(depth[i]) / STYLE_DEPTH, float(errors[i])) for i, name in enumerate(names)}
-    styles["natural"] = (0.0, left_total)
-    best = int(np.argmin(errors))
-    kept = slope[best] if depth[best] > 0.04 else 0.0
-    leftovers = np.concatenate(
-        [(left + kept * np.outer(marks[:, best], mean))[good] for left, marks, mean, good, _ in residuals]
-    )
-    shares = [1 - depth[best] * (kept > 0) * share[best] for *_, share in residuals]
-    bands = np.stack([mean / share for mean, share in zip(colours, shares, strict=True)])
-    field = np.stack([np.interp(np.arange(SIZE), means, bands[:, c]) for c in range(3)], axis=-1)
-    field = np.broadcast_to(field[:, None, :], image.shape).astype(np.float32)
-    style, strength = (names[best], float(depth[best]) / STYLE_DEPTH) if kept else ("natural", 0.0)
-    factor = 1 - STYLE_DEPTH * strength * style_gain(style)
-    noise = float(np.median(np.abs(leftovers)) * 1.4826)
-    return Ground(bands.astype(np.float32), means, None, style, strength, styles, noise, len(leftovers), field, factor)
+        good = weight > 0
+        shares = (marks * weight[:, None]).sum(0) / weight.sum()
+        parts.append((left[good], marks_left[good], mean, shares))
+    unexplained = left_total - float((np.maximum(cross, 0) ** 2 / np.maximum(square, 1e-9)).max())
+    noise = max(STYLE_SIGMA, float(np.sqrt(max(unexplained, 0.0) / (3 * weight_sum))))
+    mark_mean /= weight_sum
+    options: list[tuple[float, str, float]] = []
+    for i, name in enumerate(names):
+        for usual in (1.0, 0.3):
+            # The strength that balances the data against the usual one, both as slopes on the marks.
+            prior = STYLE_DEPTH * usual / (1 - STYLE_DEPTH * usual * mark_mean[i])
+            weight = (noise / PRIOR_DEPTH) ** 2
+            slope = max(0.0, (cross[i] + weight * prior) / (square[i] + weight))
+            error = left_total - slope * (2 * cross[i] - slope * square[i])
+            surprise = 0.5 * ((slope - prior) / PRIOR_DEPTH) ** 2
+            surprise += (0.0 if name in likely else 4.0) + (2.0 if usual < 1 else 0.0)
+            options.append((error / (2 * noise**2) + surprise, name, slope / (1 + slope * mark_mean[i])))
+    options.append((left_total / (2 * noise**2) + (0.0 if "natural" in likely else 4.0), "natural", 0.0))
+    grounds: list[Ground] = []
+    likeliest = None
+    for cost, style, depth in sorted(options):
+        if style != "natural" and depth < 0.04:
+            continue
+        likeliest = cost if likeliest is None else likeliest
+        if cost < likeliest + NEAR_TIE and style not in [ground.style for ground in grounds]:
+            grounds.append(_flat_ground(image, means, parts, names, style, depth))
+    return grounds
+
+
+_Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Of a band: colours left after its ramp, marks left, mean colour, mean marks."""
+
+
+def _flat_ground(
+    image: np.ndarray, rows: np.ndarray, parts: list[_Part], names: list[str], style: str, depth: float
+) -> Ground:
+    slot = names.index(style) if style != "natural" else 0
+    shares = [1 - depth * float(marks[slot]) for *_, marks in parts]
+    bands = np.stack([mean / share for (_, _, mean, _), share in zip(parts, shares, strict=True)])
+    left = [
+        (left + depth / share * np.outer(marks[:, slot], mean)).ravel()
+        for (left, marks, mean, _), share in zip(parts, shares, strict=True)
+    ]
+    values = np.concatenate(left)
+    noise = float(np.median(np.abs(values)) * 1.4826)
+    field = np.broadcast_to(_between_bands(rows, bands)[:, None, :], image.shape)
+    factor = (1 - depth * style_gain(style)).astype(np.float32)
+    return Ground(bands.astype(np.float32), rows, None, style, depth / STYLE_DEPTH, noise, field, factor)
 
 
 def fit_photo(image: np.ndarray, photo: str, border: int, sigma: float) -> Ground:
@@ -167,7 +216,6 @@ def fit_photo(image: np.ndarray, photo: str, border: int, sigma: float) -> Groun
     behind = blurred(sharp, sigma)[mask]
     values = image[mask]
     best: tuple[float, str, float, np.ndarray, np.ndarray] | None = None
-    styles: dict[str, tuple[float, float]] = {}
     for style in STYLES:
         for strength in (0.0,) if style == "natural" else (0.3, 0.65, 1.0):
             factor = 1 - STYLE_DEPTH * strength * _marks(style, sigma)[mask][:, None]
@@ -175,8 +223,6 @@ def fit_photo(image: np.ndarray, photo: str, border: int, sigma: float) -> Groun
             mixing, *_ = np.linalg.lstsq(design, values, rcond=None)
             left = values - design @ mixing
             error = float((np.clip(left, -0.15, 0.15) ** 2).sum())
-            if style not in styles or error < styles[style][1]:
-                styles[style] = (strength, error)
             if best is None or error < best[0]:
                 best = (error, style, strength, mixing, left)
     assert best is not None
@@ -185,4 +231,4 @@ def fit_photo(image: np.ndarray, photo: str, border: int, sigma: float) -> Groun
     field = (sharp @ mixing).astype(np.float32)
     factor = 1 - STYLE_DEPTH * strength * style_gain(style)
     rows = np.zeros(0, np.float32)
-    return Ground(mixing.astype(np.float32), rows, photo, style, strength, styles, noise, left.size, field, factor)
+    return Ground(mixing.astype(np.float32), rows, photo, style, strength, noise, field, factor)

@@ -92,27 +92,39 @@ def _mix(table: dict[str, tuple[int, int, int]], name: str, blend: tuple[str, fl
 
 @cache
 def _backgrounds(first: tuple[str, ...]) -> tuple[Behind, ...]:
-    """Every pure background, and blends of the expected ones with every other."""
+    """Every pure background, blends of the expected ones with every other, slight blends of all."""
     pure: list[tuple[str, tuple[str, float] | None]] = [(name, None) for name in BACKGROUNDS]
-    mixed = [(a, (b, share)) for a in first for b in BACKGROUNDS if b != a for share in SHARES]
+    mixed = [
+        (a, (b, share))
+        for a in BACKGROUNDS
+        for b in BACKGROUNDS
+        for share in (SHARES if a in first else SHARES[:1])
+        if a != b
+    ]
     return tuple((name, blend, gradient) for name, blend in [*pure, *mixed] for gradient in (False, True))
 
 
 @cache
-def _backgrounds_shown(first: tuple[str, ...], rows: tuple[float, ...]) -> np.ndarray:
-    """(J, B, N, 3) at rows."""
+def _backgrounds_shown(first: tuple[str, ...], rows: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(J, B, 3 N) display colours at rows, and their squared lengths (J, B)."""
     slope = np.interp(np.array(rows), np.arange(SIZE), np.linspace(1.10, 0.72, SIZE)).astype(np.float32)
     colours = []
     for name, blend, gradient in _backgrounds(first):
         factor = slope if gradient else np.ones_like(slope)
         colours.append(np.clip(_mix(BACKGROUNDS, name, blend) * factor[:, None], 0, 1))
-    return displayed(np.stack(colours))
+    shown = displayed(np.stack(colours))
+    shown = np.ascontiguousarray(shown.reshape(*shown.shape[:2], -1))
+    return shown, (shown**2).sum(-1)
 
 
 def _look_costs(source: Scene, target: Scene) -> np.ndarray:
     """(J,): how unexpected each look is, nats."""
+    return _costs_of_looks(frozenset({source.tone, target.tone}))
+
+
+@cache
+def _costs_of_looks(expected: frozenset[str]) -> np.ndarray:
     every, _, _ = looks()
-    expected = {source.tone, target.tone}
     costs = []
     for tone, share, factor in every:
         cost = 0.0
@@ -127,15 +139,19 @@ def _look_costs(source: Scene, target: Scene) -> np.ndarray:
 
 def _behind_costs(every: tuple[Behind, ...], source: Scene, target: Scene) -> np.ndarray:
     """(B,): how unexpected each background is, nats."""
-    expected = {(scene.background, scene.gradient) for scene in (source, target)}
+    return _costs_of_behinds(every, source.background, source.gradient, target.background, target.gradient)
+
+
+@cache
+def _costs_of_behinds(every: tuple[Behind, ...], before: str, graded: bool, after: str, regraded: bool) -> np.ndarray:
+    expected = {(before, graded), (after, regraded)}
     costs = []
     for name, blend, gradient in every:
-        known = name in (source.background, target.background)
-        cost = 0.0 if (name, gradient) in expected else 5.0 if known else 4.0
-        if gradient not in (source.gradient, target.gradient):
+        cost = 0.0 if (name, gradient) in expected else 5.0 if name in (before, after) else 4.0
+        if gradient not in (graded, regraded):
             cost += 3.0
         if blend is not None:
-            towards = blend == (target.background, 0.3) and target.background != source.background
+            towards = blend == (after, 0.3) and after != before
             cost += 1.5 if towards else 3.0 if blend[1] == 0.15 else 6.0
         costs.append(cost)
     return np.array(costs, np.float32)
@@ -183,7 +199,7 @@ def _thing_table(fit: Fit, window: Window, source: Scene, target: Scene) -> _Thi
     left = ((wanted - opacity[..., None] * away) ** 2).sum(-1) / (2 * THING_SIGMA**2)
     before, after = source.at(window.place), target.at(window.place)
     fading = (before is None) != (after is None)
-    costs = left + np.array([cost for *_, cost in entries]) + np.where(opacity < 1, 3.0 if fading else 7.0, 0.0)
+    costs = left + np.array([cost for *_, cost in entries]) + np.where(opacity < 1, 3.0 if fading else 10.0, 0.0)
     choice = costs.argmin(1)
     index = np.arange(len(choice))
     cost = np.minimum(costs[index, choice], THING_CAP)
@@ -192,6 +208,42 @@ def _thing_table(fit: Fit, window: Window, source: Scene, target: Scene) -> _Thi
         white = ((fit.colours[1] - _whites_shown()) ** 2).sum(-1) / (2 * (3 * THING_SIGMA) ** 2)
         cost = cost + np.minimum(white, 12.0) * (chosen == 1)
     return _ThingTable(entries, choice, chosen, cost)
+
+
+def surprise(scene: Scene, saturation: float, source: Scene, target: Scene) -> float:
+    """How unexpected a reading is, nats, whatever the pixels say."""
+    every, _, _ = looks()
+    factor = min(SATURATIONS, key=lambda value: abs(value - saturation))
+    share = min(STRENGTHS, key=lambda value: abs(value - scene.tone_strength))
+    look = (scene.tone, 1.0 if scene.tone == "neutral" else share, factor)
+    cost = float(_look_costs(source, target)[every.index(look)])
+    behind = (scene.background, scene.background_blend, scene.gradient)
+    if scene.photo is None:
+        cost += float(_behind_costs((behind,), source, target)[0])
+    if scene.style not in (source.style, target.style):
+        cost += 4.0
+    elif scene.style != "natural" and scene.style_strength < 0.8:
+        cost += 2.0
+    for place in range(4):
+        cost += _thing_surprise(scene.at(place), source.at(place), target.at(place))
+    return cost
+
+
+def _thing_surprise(thing: Thing | None, before: Thing | None, after: Thing | None) -> float:
+    """Nats for what stands in a place, given what may be expected there."""
+    usual = [item for item in (before, after) if item is not None]
+    if thing is None:
+        return 0.0 if before is None or after is None else 6.0
+    if not usual:
+        return 6.0 + (5.0 if thing.opacity < 1 else 0.0)
+    cost = min(3.0 * (thing.colour != item.colour) + 6.0 * (_form(thing) != _form(item)) for item in usual)
+    near = min((thing.dx - item.dx) ** 2 + (thing.dy - item.dy) ** 2 for item in usual)
+    cost += (2.0 if near > 4 else 0.0) + (2.0 if thing.blend is not None else 0.0)
+    return cost + ((3.0 if len(usual) == 1 else 10.0) if thing.opacity < 1 else 0.0)
+
+
+def _form(thing: Thing) -> tuple[str, str, str, str | None]:
+    return thing.shape, thing.size, thing.material, thing.letter
 
 
 def _photo_costs(ground: Ground) -> np.ndarray:
@@ -222,32 +274,61 @@ def named_thing(fit: Fit, window: Window, colour: str, blend: tuple[str, float] 
     )
 
 
-def name_picture(
-    ground: Ground, fits: list[tuple[Window, Fit]], source: Scene, target: Scene, count: int
-) -> list[Named]:
-    """The `count` cheapest readings, cheapest first."""
-    every, _, _ = looks()
-    tables = [_thing_table(fit, window, source, target) for window, fit in fits]
-    costs = _look_costs(source, target) + sum((table.cost for table in tables), np.zeros(len(every)))
-    if ground.photo is not None:
-        behinds: tuple[Behind, ...] = ((source.background, None, source.gradient),)
-        total = (costs + _photo_costs(ground))[:, None]
-    else:
-        first = tuple(dict.fromkeys([source.background, target.background]))
-        behinds = _backgrounds(first)
+def _smallest(costs: np.ndarray, count: int) -> np.ndarray:
+    """Flat indices of the `count` smallest costs, in any order."""
+    return np.argpartition(costs, count, axis=None)[:count] if count > 1 else np.array([costs.argmin()])
+
+
+class Namer:
+    """Names the readings of one picture on one ground."""
+
+    def __init__(self, ground: Ground, source: Scene, target: Scene) -> None:
+        self._ground, self._source, self._target = ground, source, target
+        self._tables: dict[int, tuple[Fit, _ThingTable]] = {}
+        look_costs = _look_costs(source, target)
+        if ground.photo is not None:
+            self._behinds: tuple[Behind, ...] = ((source.background, None, source.gradient),)
+            self._costs = (look_costs + _photo_costs(ground))[:, None]
+            return
+        first = tuple(sorted({source.background, target.background}))
+        self._behinds = _backgrounds(first)
         rows = tuple(round(float(row), 2) for row in ground.rows)
-        wrong = ((_backgrounds_shown(first, rows) - ground.bands) ** 2).sum((-1, -2))
-        total = costs[:, None] + wrong / (2 * GROUND_SIGMA**2) + _behind_costs(behinds, source, target)
-    order = np.argsort(total, axis=None)[:count]
-    answer = []
-    for j, b in zip(*np.unravel_index(order, total.shape), strict=True):
+        shown, squares = _backgrounds_shown(first, rows)
+        seen = ground.bands.ravel()
+        wrong = squares - 2 * (shown @ seen) + seen @ seen
+        behind_costs = _behind_costs(self._behinds, source, target)
+        self._costs = look_costs[:, None] + wrong / np.float32(2 * GROUND_SIGMA**2) + behind_costs
+
+    def _table(self, window: Window, fit: Fit) -> _ThingTable:
+        if id(fit) not in self._tables:
+            # The fit is kept with its table, so that its id stays its own.
+            self._tables[id(fit)] = (fit, _thing_table(fit, window, self._source, self._target))
+        return self._tables[id(fit)][1]
+
+    def readings(self, fits: list[tuple[Window, Fit]], count: int) -> list[Named]:
+        """Up to 1.5 `count` of the cheapest readings, of different kinds."""
+        every, _, factors = looks()
+        tables = [self._table(window, fit) for window, fit in fits]
+        zero = np.zeros(len(every), np.float32)
+        total = self._costs + sum((table.cost for table in tables), zero)[:, None].astype(np.float32)
+        # Saturation, tone and opacity trade against each other: also bring the best readings without one of them.
+        faint = sum(((table.opacity < 1).astype(np.float32) for table in tables), zero)[:, None]
+        handicaps = [60 * faint, 60 * (factors > 1).astype(np.float32)] if count > 1 else []
+        picks = [int(index) for index in _smallest(total, max(1, count // 2))]
+        picks += [int(index) for handicap in handicaps for index in _smallest(total + handicap, max(1, count // 2))]
+        answer = []
+        for j, b in zip(*np.unravel_index(list(dict.fromkeys(picks)), total.shape), strict=True):
+            scene = self._scene(fits, tables, int(j), int(b))
+            answer.append(Named(scene, every[int(j)][2], float(total[j, b])))
+        return answer
+
+    def _scene(self, fits: list[tuple[Window, Fit]], tables: list[_ThingTable], look: int, behind: int) -> Scene:
         things = []
         for (window, fit), table in zip(fits, tables, strict=True):
-            colour, blend, _ = table.entries[int(table.choice[j])]
-            things.append(named_thing(fit, window, colour, blend, float(table.opacity[j])))
-        tone, share, factor = every[int(j)]
-        name, mixed, gradient = behinds[int(b)]
-        strength = round(ground.strength, 3) if ground.style != "natural" else 1.0
-        scene = Scene(tuple(things), name, gradient, tone, ground.style, mixed, share, strength, ground.photo)
-        answer.append(Named(scene, factor, float(total[j, b])))
-    return answer
+            colour, blend, _ = table.entries[int(table.choice[look])]
+            things.append(named_thing(fit, window, colour, blend, float(table.opacity[look])))
+        tone, share, _ = looks()[0][look]
+        name, mixed, gradient = self._behinds[behind]
+        ground = self._ground
+        strength = round(float(ground.strength), 3) if ground.style != "natural" else 1.0
+        return Scene(tuple(things), name, gradient, tone, ground.style, mixed, share, strength, ground.photo)

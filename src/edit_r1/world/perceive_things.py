@@ -186,17 +186,25 @@ def solve(window: Window, maps: np.ndarray | Layers, opacity: float) -> tuple[np
     count = len(cover)
     behind = window.shown(under[:, None] * window.ground).reshape(count, 3, -1)
     wanted = (window.image * window.judged[..., None]).reshape(1, -1, 3) - behind.transpose(0, 2, 1)
-    bases = np.stack([opacity * colour * uncovered, opacity * (white * uncovered + letter)], axis=1)
-    bases = window.shown(bases).reshape(count, 2, -1)
-    gram = bases @ bases.transpose(0, 2, 1) + 1e-3 * np.eye(2, dtype=np.float32)
+    used = [opacity * colour * uncovered]
+    if count > 1 or white.any() or letter.any():
+        used.append(opacity * (white * uncovered + letter))
+    bases = window.shown(np.stack(used, axis=1)).reshape(count, len(used), -1)
+    gram = bases @ bases.transpose(0, 2, 1) + 1e-3 * np.eye(len(used), dtype=np.float32)
     colours = np.linalg.solve(gram, bases @ wanted)
     residual = wanted - bases.transpose(0, 2, 1) @ colours
     return np.einsum("fpc,fpc->f", residual, residual), colours, residual
 
 
+@cache
+def _grid() -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.mgrid[0:WINDOW, 0:WINDOW].astype(np.float32) + 0.5
+    return y, x
+
+
 def fit_at(window: Window, form: Form, x: float, y: float, scale: float, opacity: float) -> tuple[Fit, np.ndarray]:
     """The form at exactly this centre, and its residual (W*W, 3)."""
-    grid_y, grid_x = np.mgrid[0:WINDOW, 0:WINDOW].astype(np.float32) + 0.5
+    grid_y, grid_x = _grid()
     maps = layers(form, grid_x - np.float32(x), grid_y - np.float32(y), scale)
     errors, colours, residual = solve(window, tuple(part[None] for part in maps), opacity)  # type: ignore[arg-type]
     return Fit(form, x, y, scale, opacity, float(errors[0]), colours[0]), residual[0]
@@ -207,14 +215,16 @@ def refine(window: Window, fit: Fit, free_scale: bool = False, steps: int = 4) -
     best, left = fit_at(window, fit.form, fit.x, fit.y, fit.scale, fit.opacity)
     deltas = [(0.2, 0.0, 0.0), (0.0, 0.2, 0.0), (0.0, 0.0, 0.02)][: 3 if free_scale else 2]
     cx, cy = window.centre
+    slopes: np.ndarray | None = None
     for _ in range(steps):
-        columns = []
-        for dx, dy, ds in deltas:
-            _, moved = fit_at(window, best.form, best.x + dx, best.y + dy, best.scale + ds, best.opacity)
-            columns.append((moved - left).ravel() / (dx + dy + ds))
-        slopes = np.stack(columns, axis=1)
-        gram = slopes.T @ slopes
-        gram += 1e-4 * np.diag(np.diag(gram)) + 1e-6 * np.eye(len(deltas))
+        if slopes is None:
+            columns = []
+            for dx, dy, ds in deltas:
+                _, moved = fit_at(window, best.form, best.x + dx, best.y + dy, best.scale + ds, best.opacity)
+                columns.append((moved - left).ravel() / (dx + dy + ds))
+            slopes = np.stack(columns, axis=1)
+            gram = slopes.T @ slopes
+            gram += 1e-4 * np.diag(np.diag(gram)) + 1e-6 * np.eye(len(deltas), dtype=np.float32)
         move = -np.linalg.solve(gram, slopes.T @ left.ravel())
         move = np.clip(move, [-1.5, -1.5, -0.12][: len(deltas)], [1.5, 1.5, 0.12][: len(deltas)])
         x = float(np.clip(best.x + move[0], cx - REACH, cx + REACH))
@@ -227,6 +237,8 @@ def refine(window: Window, fit: Fit, free_scale: bool = False, steps: int = 4) -
         best, left = trial, trial_left
         if gain < 0.002 * best.error + 1e-4 and np.abs(move[:2]).max() < 0.1:
             break
+        if np.abs(move[:2]).max() > 0.4:
+            slopes = None
     return best
 
 
