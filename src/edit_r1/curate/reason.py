@@ -1,0 +1,58 @@
+"""Step 3: a pool of judges writes traces for each quadruple."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edit_r1.records import Candidate, Context, PoolTrace
+from edit_r1.verifier.parsing import parse_completion
+from edit_r1.verifier.prompts import Variant, judge_request
+from edit_r1.vlm.protocol import VLM, Request, Sampling
+
+
+@dataclass(frozen=True)
+class PoolMember:
+    """One way of asking one VLM; diversity comes from models, system texts and temperatures."""
+
+    vlm: VLM
+    traces: int
+    """Traces per quadruple, at least 1."""
+    sampling: Sampling
+    variant: Variant = "full"
+    system: str | None = None
+    """A system text of its own."""
+
+    def __post_init__(self) -> None:
+        if self.traces < 1:
+            raise ValueError(f"{self.vlm.name}: traces={self.traces}; a judge of the pool writes at least 1")
+
+
+def reason(
+    contexts: dict[str, Context], candidates: Sequence[Candidate], pool: Sequence[PoolMember]
+) -> list[PoolTrace]:
+    """Every member's traces for every candidate; a failed call or an unparsed text stays in as `Unparsed`.
+
+    Args:
+        contexts: by sample id.
+    """
+    traces: list[PoolTrace] = []
+    first = 0
+    for member in pool:
+        requests = [_request(contexts[candidate.sample_id], candidate, member) for candidate in candidates]
+        answers = member.vlm.generate(requests, member.sampling, member.traces)
+        for candidate, completions in zip(candidates, answers, strict=True):
+            principles = contexts[candidate.sample_id].principles
+            for number, completion in enumerate(completions):
+                outcome = parse_completion(completion, principles, "both")
+                traces.append(PoolTrace(candidate.id, member.vlm.name, first + number, outcome, member.vlm.simulated))
+        first += member.traces
+    return traces
+
+
+def _request(context: Context, candidate: Candidate, member: PoolMember) -> Request:
+    sample = context.sample
+    asked = judge_request(
+        [sample.source], candidate.image, sample.instruction, context.principles, "both", member.variant
+    )
+    return Request(asked.parts, member.system)

@@ -1,0 +1,264 @@
+"""The four steps in order, each a Parquet dataset, resumable shard by shard.
+
+    samples -> contexts -> candidates -> traces -> gold -> selected
+
+Shard i of a step is made from shard i of the step before, so a run that was killed goes on after the
+last finished shard, and ends with the same datasets. What a step could not make is kept beside its
+dataset (`STEP.failures/part-00000.json`) with its cause.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edit_r1.curate.decompose import decompose
+from edit_r1.curate.edit import edit
+from edit_r1.curate.failures import Failure, causes
+from edit_r1.curate.reason import PoolMember, reason
+from edit_r1.curate.select import Choice, TieBreak, select
+from edit_r1.curate.verify import verify
+from edit_r1.editors.protocol import Editor
+from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample, Trace
+from edit_r1.store import (
+    CANDIDATES,
+    CONTEXTS,
+    GOLD_VERDICTS,
+    POOL_TRACES,
+    QUADRUPLES,
+    SAMPLES,
+    Dataset,
+    Table,
+    read_json,
+    read_rows,
+    write_json,
+)
+from edit_r1.verifier.prompts import PROMPT_VERSION, Variant
+from edit_r1.vlm.protocol import VLM, Sampling
+
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+"""Called with (step, shards done, shards in all)."""
+
+STEPS = ("samples", "contexts", "candidates", "traces", "gold", "selected")
+
+
+@dataclass(frozen=True)
+class CurateStage:
+    """What a curation is made of; models are objects, so that a recipe can mix local, served and simulated ones."""
+
+    samples: tuple[Sample, ...]
+    decomposer: VLM
+    editors: tuple[Editor, ...]
+    pool: tuple[PoolMember, ...]
+    verifier: VLM
+    candidates_per_context: int = 4
+    """The paper's 2M quadruples from 200K contexts are about 10."""
+    variant: Variant = "full"
+    """Of the decomposer's and the verifier's prompts; members of the pool have their own."""
+    decompose_sampling: Sampling = Sampling(1024, temperature=0.7, top_p=0.95)
+    verify_sampling: Sampling = Sampling(4096, temperature=0.0)
+    tie_break: TieBreak = "neutral"
+    """Neutral by default: among equally accurate traces the draft's rule prefers the lenient one."""
+    filter_on: bool = True
+    """False draws the target among the parsed traces, whatever gold says."""
+    shard_size: int = 64
+    """Samples per shard: what a kill can cost at most."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.samples or not self.editors or not self.pool:
+            raise ValueError(
+                f"{len(self.samples)} samples, {len(self.editors)} editors, {len(self.pool)} judges: "
+                "a curation needs at least one of each"
+            )
+        if self.shard_size < 1:
+            raise ValueError(f"shard_size={self.shard_size}: must be at least 1")
+
+    def key(self) -> str:
+        """Hash of everything that shapes the datasets: a folder made under another key is refused."""
+        settings = {
+            "samples": [sample.id for sample in self.samples],
+            "models": [self.decomposer.name, self.verifier.name, *[editor.name for editor in self.editors]],
+            "pool": [[m.vlm.name, m.traces, asdict(m.sampling), m.variant, m.system] for m in self.pool],
+            "rules": [self.candidates_per_context, self.variant, self.tie_break, self.filter_on, self.shard_size],
+            "sampling": [asdict(self.decompose_sampling), asdict(self.verify_sampling)],
+            "seed": self.seed,
+            "prompts": PROMPT_VERSION,
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Curation:
+    """A curation on disk: one dataset per step, its failures, and the work between them."""
+
+    def __init__(self, stage: CurateStage, out: Path) -> None:
+        self.stage, self.out = stage, out
+        key = stage.key()
+        self.samples: Dataset[Sample] = Dataset(out, "samples", SAMPLES, key)
+        self.contexts: Dataset[Context] = Dataset(out, "contexts", CONTEXTS, key)
+        self.candidates: Dataset[Candidate] = Dataset(out, "candidates", CANDIDATES, key)
+        self.traces: Dataset[PoolTrace] = Dataset(out, "traces", POOL_TRACES, key)
+        self.gold: Dataset[GoldVerdicts] = Dataset(out, "gold", GOLD_VERDICTS, key)
+        self.selected: Dataset[Quadruple] = Dataset(out, "selected", QUADRUPLES, key)
+        size = stage.shard_size
+        self.shards = [stage.samples[start : start + size] for start in range(0, len(stage.samples), size)]
+
+    # Each step: the records of shard `number`, and what could not be made.
+
+    def make_samples(self, number: int) -> tuple[list[Sample], list[Failure]]:
+        return list(self.shards[number]), []
+
+    def make_contexts(self, number: int) -> tuple[list[Context], list[Failure]]:
+        stage = self.stage
+        return decompose(_part(self.samples, number), stage.decomposer, stage.variant, stage.decompose_sampling)
+
+    def make_candidates(self, number: int) -> tuple[list[Candidate], list[Failure]]:
+        stage = self.stage
+        return edit(_part(self.contexts, number), stage.editors, stage.candidates_per_context, stage.seed)
+
+    def make_traces(self, number: int) -> tuple[list[PoolTrace], list[Failure]]:
+        traces = reason(self._contexts(number), _part(self.candidates, number), self.stage.pool)
+        lost = [
+            Failure("reason", trace.candidate_id, trace.judge, trace.outcome.reason)
+            for trace in traces
+            if not isinstance(trace.outcome, Trace)
+        ]
+        return traces, lost
+
+    def make_gold(self, number: int) -> tuple[list[GoldVerdicts], list[Failure]]:
+        candidates, traces = _part(self.candidates, number), _part(self.traces, number)
+        stage = self.stage
+        return verify(self._contexts(number), candidates, traces, stage.verifier, stage.variant, stage.verify_sampling)
+
+    def make_selected(self, number: int) -> tuple[list[Quadruple], list[Failure]]:
+        contexts, kept, failures = self._contexts(number), [], []
+        for candidate, choice in self.choices(number):
+            if choice.selected is None or not isinstance(choice.selected.outcome, Trace):
+                failures.append(Failure("select", candidate.id, "selector", "no trace could be parsed"))
+                continue
+            kept.append(Quadruple(contexts[candidate.sample_id], candidate, choice.selected.outcome))
+        return kept, failures
+
+    def choices(self, number: int) -> Iterator[tuple[Candidate, Choice]]:
+        """What the selector does with each quadruple of a shard that has gold."""
+        traces: dict[str, list[PoolTrace]] = defaultdict(list)
+        for trace in _part(self.traces, number):
+            traces[trace.candidate_id].append(trace)
+        gold = {item.candidate_id: item for item in _part(self.gold, number)}
+        stage = self.stage
+        for candidate in _part(self.candidates, number):
+            if candidate.id in gold:
+                mine = traces[candidate.id]
+                yield candidate, select(mine, gold[candidate.id], stage.tie_break, stage.filter_on, stage.seed)
+
+    def _contexts(self, number: int) -> dict[str, Context]:
+        return {context.sample.id: context for context in _part(self.contexts, number)}
+
+    def run_step(
+        self, dataset: Dataset[T], make: Callable[[int], tuple[list[T], list[Failure]]], progress: Progress | None
+    ) -> None:
+        """Make the shards of one step that are not there yet, and finish its dataset."""
+        if not dataset.done():
+            for number in range(dataset.parts(), len(self.shards)):
+                records, failures = make(number)
+                # Failures first: a part that is there always has its failures beside it.
+                write_json(_failures_path(self.out, dataset.name, number), [asdict(item) for item in failures])
+                dataset.append(records)
+                if progress is not None:
+                    progress(dataset.name, number + 1, len(self.shards))
+            dataset.finish({"failed": causes(read_failures(self.out, dataset.name))})
+        if progress is not None:
+            progress(dataset.name, len(self.shards), len(self.shards))
+
+
+def curate(stage: CurateStage, out: Path, progress: Progress | None = None) -> Curation:
+    """Run all steps into `out`; continues a run that was stopped, and returns at once when all is done.
+
+    Raises:
+        StoreError: when `out` holds a curation with other settings, or cannot be written.
+    """
+    curation = Curation(stage, out)
+    curation.run_step(curation.samples, curation.make_samples, progress)
+    curation.run_step(curation.contexts, curation.make_contexts, progress)
+    curation.run_step(curation.candidates, curation.make_candidates, progress)
+    curation.run_step(curation.traces, curation.make_traces, progress)
+    curation.run_step(curation.gold, curation.make_gold, progress)
+    curation.run_step(curation.selected, curation.make_selected, progress)
+    write_json(out / "summary.json", summarise(curation))
+    return curation
+
+
+def summarise(curation: Curation) -> dict[str, Any]:
+    """Rows and hashes per step, failures by cause, and per judge: traces, unparsed, agreement with gold, selected."""
+    datasets: tuple[Dataset[Any], ...] = (
+        curation.samples, curation.contexts, curation.candidates, curation.traces, curation.gold, curation.selected,
+    )  # fmt: skip
+    judges: dict[str, dict[str, float]] = defaultdict(
+        lambda: {"traces": 0, "unparsed": 0, "agreement": 0.0, "selected": 0}
+    )
+    for number in range(len(curation.shards)):
+        names = {(t.candidate_id, t.index): t.judge for t in _part(curation.traces, number)}
+        for trace in _part(curation.traces, number):
+            judges[trace.judge]["traces"] += 1
+            judges[trace.judge]["unparsed"] += not isinstance(trace.outcome, Trace)
+        for candidate, choice in curation.choices(number):
+            for index, share in choice.accuracies.items():
+                judges[names[candidate.id, index]]["agreement"] += share
+            if choice.selected is not None:
+                judges[choice.selected.judge]["selected"] += 1
+    for judge in judges.values():
+        judge["agreement"] = round(judge["agreement"] / max(1, judge["traces"] - judge["unparsed"]), 4)
+    return {
+        "rows": {dataset.name: dataset.meta()["rows"] for dataset in datasets},
+        "hashes": {dataset.name: dataset.meta()["hash"] for dataset in datasets},
+        "failed": {dataset.name: dataset.meta()["failed"] for dataset in datasets},
+        "judges": dict(judges),
+    }
+
+
+def read_failures(out: Path, step: str) -> list[Failure]:
+    """What a step could not make so far."""
+    return [
+        Failure(**row) for path in sorted((out / f"{step}.failures").glob("part-*.json")) for row in read_json(path)
+    ]
+
+
+def read_status(out: Path) -> list[dict[str, Any]]:
+    """Per step: finished or not, shards, rows when finished, failures by cause.
+
+    Raises:
+        ValueError: when `out` holds no curation.
+    """
+    if not (out / "samples").is_dir():
+        raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
+    rows = []
+    for step in STEPS:
+        marker = out / f"{step}.done.json"
+        meta = read_json(marker) if marker.exists() else {}
+        rows.append(
+            {
+                "step": step,
+                "finished": bool(meta),
+                "shards": len(list((out / step).glob("part-*.parquet"))),
+                "rows": meta.get("meta", meta).get("rows"),
+                "failed": causes(read_failures(out, step)),
+            }
+        )
+    return rows
+
+
+def _part(dataset: Dataset[T], number: int) -> list[T]:
+    """The records of one shard of a finished or unfinished dataset."""
+    path = dataset.folder / f"part-{number:05d}.parquet"
+    table: Table[T] = dataset.table
+    return [table.from_row(row) for row in read_rows(path)]
+
+
+def _failures_path(out: Path, step: str, number: int) -> Path:
+    return out / f"{step}.failures" / f"part-{number:05d}.json"
