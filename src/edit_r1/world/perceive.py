@@ -16,7 +16,7 @@ import numpy as np
 from edit_r1.world.describe import look_words
 from edit_r1.world.edits import Edit
 from edit_r1.world.oracle import Gold, judge
-from edit_r1.world.perceive_ground import Ground, blurred, fit_flat, fit_photo
+from edit_r1.world.perceive_ground import Ground, blurred, corner_count, corner_misfit, fit_flat, fit_photo
 from edit_r1.world.perceive_names import Named, Namer, saturate, surprise
 from edit_r1.world.perceive_things import (
     FAINT_OPACITY,
@@ -40,6 +40,8 @@ LOOKS = 3
 """At most as many times."""
 WHITE = 0.972
 """Darkest mean of a white border's channels."""
+CLIPS = 0.92
+"""Where a background is brighter than this, it may have clipped."""
 GHOST = 0.15
 """Below this opacity a thing is not there."""
 READINGS = 4
@@ -185,7 +187,11 @@ def _grounds(picture: _Picture) -> list[Ground]:
     if picture.source.photo is None:
         return flat
     photo = fit_photo(picture.image, picture.source.photo, picture.border, picture.sigma)
-    return [photo] if photo.noise < 0.8 * flat[0].noise + 0.002 else flat
+    errors = [corner_misfit(item, picture.image, picture.border, picture.sigma) for item in (flat[0], photo)]
+    gain = 0.5 * corner_count(picture.border) * float(np.log((errors[0] + 1e-5) / (errors[1] + 1e-5)))
+    if gain > 40.0:
+        return [photo]
+    return [photo, *flat] if gain > -40.0 else flat
 
 
 def _cost(picture: _Picture, scene: Scene, saturation: float, noise: float) -> float:
@@ -196,11 +202,17 @@ def _cost(picture: _Picture, scene: Scene, saturation: float, noise: float) -> f
 
 def _read_on(picture: _Picture, ground: Ground) -> Named:
     """The likeliest reading at the picture's blur, on one ground."""
+    namer = Namer(ground, picture.source, picture.target)
+    if ground.photo is None and float(ground.field.max()) > CLIPS:
+        # A gradient that clips is not linear: take its exact course from the likeliest name.
+        empty = namer.readings([], 1)[0]
+        behind = replace(empty.scene, style="natural")
+        field = synthesise(behind, empty.saturation, 0.0)
+        if behind.gradient and float(np.abs(field - ground.field).mean()) < 0.03:
+            ground = replace(ground, field=field)
     places = [_fit_place(picture, ground, place) for place in range(4)]
     chosen = [(place.window, place.fits[0]) for place in places if place.fits]
     noise = max(FLOOR, ground.noise)
-
-    namer = Namer(ground, picture.source, picture.target)
 
     def costed(fits: list[tuple[Window, Fit]], count: int) -> Named:
         readings = namer.readings(fits, count)
@@ -285,7 +297,9 @@ def _find_blur(picture: _Picture, named: Named) -> float:
         painted = saturate(paint_scene(variant), named.saturation)
         errors = [_left(picture, blurred(painted, sigma)) for sigma in BLURS]
         index = int(np.argmin(errors))
-        if errors[index] >= best or (errors[0] - errors[index] < 0.05 * errors[0] + 0.01 and best < float("inf")):
+        if errors[0] - errors[index] < 0.03 * errors[0] + 0.02:
+            index = 0
+        if errors[index] >= best:
             continue
         best, found = errors[index], BLURS[index]
         if 0 < index < len(BLURS) - 1:

@@ -232,3 +232,14 @@ def fit_photo(image: np.ndarray, photo: str, border: int, sigma: float) -> Groun
     factor = 1 - STYLE_DEPTH * strength * style_gain(style)
     rows = np.zeros(0, np.float32)
     return Ground(mixing.astype(np.float32), rows, photo, style, strength, noise, field, factor)
+
+
+def corner_misfit(ground: Ground, image: np.ndarray, border: int, sigma: float) -> float:
+    """Mean squared error of a ground in the corners of a float (64, 64, 3) picture, outliers capped."""
+    left = (blurred(ground.display, sigma) - image)[_corner_mask(border)]
+    return float(np.minimum(left**2, 0.02).mean())
+
+
+def corner_count(border: int) -> int:
+    """Numbers, three a pixel, that `corner_misfit` averages over."""
+    return 3 * int(_corner_mask(border).sum())
