@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +70,8 @@ class CurateStage:
     shard_size: int = 64
     """Samples per shard: what a kill can cost at most."""
     seed: int = 0
+    introduce: Callable[[Sequence[Candidate]], None] | None = None
+    """Shown a shard's candidates before its judges are asked: how simulated judges come to know a rendered world."""
 
     def __post_init__(self) -> None:
         if not self.samples or not self.editors or not self.pool:
@@ -123,7 +125,7 @@ class Curation:
         return edit(_part(self.contexts, number), stage.editors, stage.candidates_per_context, stage.seed)
 
     def make_traces(self, number: int) -> tuple[list[PoolTrace], list[Failure]]:
-        traces = reason(self._contexts(number), _part(self.candidates, number), self.stage.pool)
+        traces = reason(self._contexts(number), self._introduced(number), self.stage.pool)
         lost = [
             Failure("reason", trace.candidate_id, trace.judge, trace.outcome.reason)
             for trace in traces
@@ -132,7 +134,7 @@ class Curation:
         return traces, lost
 
     def make_gold(self, number: int) -> tuple[list[GoldVerdicts], list[Failure]]:
-        candidates, traces = _part(self.candidates, number), _part(self.traces, number)
+        candidates, traces = self._introduced(number), _part(self.traces, number)
         stage = self.stage
         return verify(self._contexts(number), candidates, traces, stage.verifier, stage.variant, stage.verify_sampling)
 
@@ -156,6 +158,12 @@ class Curation:
             if candidate.id in gold:
                 mine = traces[candidate.id]
                 yield candidate, select(mine, gold[candidate.id], stage.tie_break, stage.filter_on, stage.seed)
+
+    def _introduced(self, number: int) -> list[Candidate]:
+        candidates = _part(self.candidates, number)
+        if self.stage.introduce is not None:
+            self.stage.introduce(candidates)
+        return candidates
 
     def _contexts(self, number: int) -> dict[str, Context]:
         return {context.sample.id: context for context in _part(self.contexts, number)}
