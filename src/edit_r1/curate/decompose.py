@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from edit_r1.curate.draws import number_of
 from edit_r1.curate.failures import Failure
 from edit_r1.records import Context, Principle, Sample, Unparsed
 from edit_r1.verifier.examples import draw_examples
@@ -30,8 +31,7 @@ def decompose(
         if not open_samples:
             break
         requests = [
-            decompose_request([s.source], s.instruction, draw_examples(int(s.id[:8], 16)), variant)
-            for s in open_samples
+            decompose_request([s.source], s.instruction, draw_examples(number_of(s.id)), variant) for s in open_samples
         ]
         answers = vlm.generate(requests, retry_sampling(sampling, attempt))
         for sample, (answer,) in zip(open_samples, answers, strict=True):

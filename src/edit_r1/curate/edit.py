@@ -6,8 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-import numpy as np
-
+from edit_r1.curate.draws import rng_for
 from edit_r1.curate.failures import Failure
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import Candidate, Context
@@ -32,24 +31,24 @@ def edit(
     """
     if not editors or per_context < 1:
         raise ValueError(f"{len(editors)} editors, per_context={per_context}: both must be at least 1")
-    jobs: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    jobs: dict[int, list[tuple[int, int, int]]] = defaultdict(list)  # by editor: place, turn, seed
     for place, context in enumerate(contexts):
-        rng = np.random.default_rng([seed, int(context.sample.id[:12], 16)])
+        rng = rng_for(context.sample.id, seed)
         turns = [
             int(number) for _ in range(-(-per_context // len(editors))) for number in rng.permutation(len(editors))
         ]
         for turn, number in enumerate(turns[:per_context]):
-            jobs[number].append((place, int(rng.integers(2**31)) + turn))
+            jobs[number].append((place, turn, int(rng.integers(2**31))))
     made: dict[tuple[int, int], Candidate] = {}
     failures: list[Failure] = []
     for number, work in sorted(jobs.items()):
         editor = editors[number]
-        images = editor.edit([contexts[place].sample for place, _ in work], [own for _, own in work])
-        for (place, own), image in zip(work, images, strict=True):
+        images = editor.edit([contexts[place].sample for place, _, _ in work], [own for _, _, own in work])
+        for (place, turn, own), image in zip(work, images, strict=True):
             sample_id = contexts[place].sample.id
             if image.image is None:
                 failures.append(Failure("edit", sample_id, editor.name, image.error or "no picture"))
                 continue
             name = candidate_id(sample_id, editor.name, own, image.image)
-            made[place, own] = Candidate(name, sample_id, image.image, editor.name, own, image.hidden)
+            made[place, turn] = Candidate(name, sample_id, image.image, editor.name, own, image.hidden)
     return [made[key] for key in sorted(made)], failures

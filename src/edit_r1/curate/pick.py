@@ -1,4 +1,7 @@
-"""Step 0: which instructions to curate. Random is a uniform draw; Hard is what a VLM's filter keeps (paper section 2)."""
+"""Step 0: which instructions to curate.
+
+Random is a uniform draw; Hard is what a VLM's filter keeps (paper section 2).
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +45,8 @@ T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called with (step, shards done, shards in all)."""
 
+DECOMPOSE_SAMPLING = Sampling(1024, temperature=0.7, top_p=0.95)
+VERIFY_SAMPLING = Sampling(4096, temperature=0.0)
 STEPS = ("samples", "contexts", "candidates", "traces", "gold", "selected")
 
 
@@ -61,8 +63,8 @@ class CurateStage:
     """The paper's 2M quadruples from 200K contexts are about 10."""
     variant: Variant = "full"
     """Of the decomposer's and the verifier's prompts; members of the pool have their own."""
-    decompose_sampling: Sampling = Sampling(1024, temperature=0.7, top_p=0.95)
-    verify_sampling: Sampling = Sampling(4096, temperature=0.0)
+    decompose_sampling: Sampling = DECOMPOSE_SAMPLING
+    verify_sampling: Sampling = VERIFY_SAMPLING
     tie_break: TieBreak = "neutral"
     """Neutral by default: among equally accurate traces the draft's rule prefers the lenient one."""
     filter_on: bool = True
@@ -79,6 +81,9 @@ class CurateStage:
                 f"{len(self.samples)} samples, {len(self.editors)} editors, {len(self.pool)} judges: "
                 "a curation needs at least one of each"
             )
+        twice = [sample_id for sample_id, count in Counter(s.id for s in self.samples).items() if count > 1]
+        if twice:
+            raise ValueError(f"{len(twice)} samples are given twice, the first {twice[0]}: give each sample once")
         if self.shard_size < 1:
             raise ValueError(f"shard_size={self.shard_size}: must be at least 1")
 

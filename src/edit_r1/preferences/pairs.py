@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
@@ -50,7 +51,8 @@ def collect(
         by_sample[candidate.sample_id].append(candidate)
     preferences = []
     for context in contexts:
-        rng = np.random.default_rng([seed, int(context.sample.id[:12], 16)])
+        own = int.from_bytes(hashlib.sha256(context.sample.id.encode()).digest()[:6], "big")
+        rng = np.random.default_rng([seed, own])
         possible = [pair for pair in combinations(by_sample[context.sample.id], 2) if pair[0].image != pair[1].image]
         drawn = rng.permutation(len(possible))[:pairs_per_context]
         for number in drawn:
