@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ SIDE = 32
 """Pixels: 4 x 4 patches, 4 tokens a picture."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
            "<|video_pad|>")  # fmt: skip
+PIECES = ("1 yes\n2 yes\n", "1 no\n2 yes\n", '{"average_score": 1.00}\n', '{"average_score": 0.50}\n',
+          "<score>8.0</score>", "<score>2.0</score>", "<score>5.0</score>")  # fmt: skip
+"""A trace of mode "verify" is three tokens, so that the format is learned in a few steps."""
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for item in message['content'] %}"
@@ -50,9 +54,10 @@ def candidate(index: int, colour: int) -> Candidate:
     return Candidate(f"c{index}-{colour}", f"s{index}", picture(colour), "test", seed=index)
 
 
-def trace(values: tuple[int, int], score: float) -> Trace:
-    text = write_trace(["was dim, now bright", "was grey, now grey"], values, score, "both", "compact")
-    verdicts = tuple(Verdict(value, "seen") for value in values)
+def trace(values: tuple[Literal[0, 1], Literal[0, 1]], score: float) -> Trace:
+    seen = ("was dim, now bright", "was grey, now grey")
+    text = write_trace(seen, values, score, "both", "compact")
+    verdicts = (Verdict(values[0], seen[0]), Verdict(values[1], seen[1]))
     return Trace(text, score, verdicts, average_score=sum(values) / 2)
 
 
@@ -79,6 +84,8 @@ def build_preferences(count: int) -> list[Preference]:
 
 def build_checkpoint(folder: Path, dtype: str = "bfloat16", generation: dict | None = None) -> Path:
     """A random model in Hugging Face layout, with whatever generation_config a fine-tune might ship."""
+    import json
+
     import torch
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
     from transformers import (
@@ -93,22 +100,21 @@ def build_checkpoint(folder: Path, dtype: str = "bfloat16", generation: dict | N
 
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    lines = [trace(values, score).text for values in ((1, 1), (0, 1)) for score in (8.0, 2.0)] * 9
-    lines += ["Source: Instruction: make it brighter Is it bright? Edited: Answer: think and verify", "user assistant"] * 9
+    lines = ["Source: Instruction: make it brighter Is it bright? Edited: Answer: verify [Follow] [Keep] user"] * 9
     raw.train_from_iterator(
         lines,
         trainers.BpeTrainer(
-            vocab_size=420, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+            vocab_size=330, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
         ),
     )
-    import json
-
     bpe = json.loads(raw.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=bpe["vocab"], merges=[tuple(merge) for merge in bpe["merges"]], eos_token="<|im_end|>",
-        pad_token="<|endoftext|>", extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+        pad_token="<|endoftext|>",
+        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
     )  # fmt: skip
     tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL], special_tokens=True)
+    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in PIECES])
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     config = Qwen2_5_VLConfig(
         text_config={
@@ -116,12 +122,12 @@ def build_checkpoint(folder: Path, dtype: str = "bfloat16", generation: dict | N
             "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 1024,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
             "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"], "tie_word_embeddings": True,
+            "pad_token_id": ids["<|endoftext|>"], "tie_word_embeddings": True, "initializer_range": 0.15,
         },
         vision_config={
             "depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8,
             "spatial_merge_size": 2, "temporal_patch_size": 1, "window_size": SIDE, "out_hidden_size": 32,
-            "fullatt_block_indexes": [0],
+            "fullatt_block_indexes": [0], "initializer_range": 0.15,
         },
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],

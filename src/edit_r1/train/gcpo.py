@@ -2,7 +2,7 @@
 
 TRL's GRPOTrainer does the sampling, the clipped surrogate and the update. What is ours, and all of it:
 pairs stay together (`train.pairs.PairSampler`), the reward of a trace is its win or loss ratio against the
-other candidate's traces (`algo.gcpo`), and each picture is read once a batch (`train.shared_vision`).
+other candidate's traces (`algo.gcpo`), and nothing is computed twice (`train.rollout`, `train.shared_vision`).
 TRL's own group statistics then give the paper's advantages: mean-centred inside each group of N traces of
 one candidate, not scaled, no KL term, and the loss is the mean over traces of the token mean ("grpo").
 
@@ -23,23 +23,24 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import pad
 
 from edit_r1.records import OutputMode, Preference, Trace
 from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, compare, pairs_of
+from edit_r1.train.rollout import pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
 from edit_r1.train.shared_vision import share_vision
 from edit_r1.train.verifier_run import (
-    SCHEDULERS,
     CurvesCallback,
     Precision,
     Progress,
     RunFolder,
-    Schedule,
     check_numbers,
     identity_hash,
     judge_messages,
     load_trainable,
     lora_config,
-    require_fp32,
+    run_trainer,
     save_model,
     set_up,
 )
@@ -74,10 +75,11 @@ class GCPOStage:
     """Clip range of the ratio, on both sides."""
     learning_rate: float = 1e-6
     """Of AdamW without weight decay; 1e-6 suits full training of 7B, 8e-5 models of 1-5M."""
-    schedule: Schedule = "constant"
     warmup_steps: int = 0
-    """Optimiser steps."""
+    """Optimiser steps with a growing learning rate; it is constant afterwards."""
     max_grad_norm: float = 1.0
+    decode_batch: int = 64
+    """Traces a process samples at once, rounded up to whole candidates; caches beyond a CPU's own are slow."""
     micro_batch: int = 64
     """Traces a process puts through the model at once in an update; divides its share of the generation."""
     lora_rank: int = 0
@@ -85,8 +87,6 @@ class GCPOStage:
     lora_alpha: int = 64
     freeze_vision: bool = False
     """Leaves the vision tower as it is (LoRA does so anyway)."""
-    max_pixels: int = 0
-    """Largest area of a picture, in pixels; 0 keeps the processor's own."""
     precision: Precision = "fp32"
     """What is computed in; trained weights are fp32 in any case."""
     stored: Precision = "bf16"
@@ -106,10 +106,11 @@ class GCPOStage:
                 "updates_per_generation": self.updates_per_generation, "temperature": self.temperature,
                 "learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm,
                 "micro_batch": self.micro_batch, "lora_alpha": self.lora_alpha, "save_every": self.save_every,
+                "decode_batch": self.decode_batch,
             },
             {
-                "warmup_steps": self.warmup_steps, "lora_rank": self.lora_rank, "max_pixels": self.max_pixels,
-                "threads": self.threads, "seed": self.seed,
+                "warmup_steps": self.warmup_steps, "lora_rank": self.lora_rank, "threads": self.threads,
+                "seed": self.seed,
             },
         )  # fmt: skip
         if self.traces < 2:
@@ -146,8 +147,7 @@ def train_gcpo(
     if folder.model.exists():
         return folder.model
     trainer = build_trainer(stage, pairs, folder, progress)
-    checkpoint = folder.checkpoint()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    run_trainer(trainer, folder)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         card = ModelCard(stage.variant, stage.mode)
@@ -161,11 +161,9 @@ def build_trainer(
 ) -> GCPOTrainer:
     """Model, data and trainer of a run. Raises ValueError as `train_gcpo`."""
     set_up(stage.threads, stage.seed)
-    model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels)
+    model, processor = load_trainable(stage.model, stage.freeze_vision, max_pixels=0)
     share_vision(model)
-    trainer = GCPOTrainer(stage, pairs, model, processor, folder, progress)
-    require_fp32(trainer.model)
-    return trainer
+    return GCPOTrainer(stage, pairs, model, processor, folder, progress)
 
 
 class GCPOTrainer(GRPOTrainer):
@@ -221,6 +219,44 @@ class GCPOTrainer(GRPOTrainer):
         self._metrics["train"]["seconds_rollout"].append(time.perf_counter() - started)
         return output
 
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: list[list[Any]] | None, multimodal_fields: dict[str, Any],
+        num_generations: int, has_tool_images: bool = False,
+    ) -> tuple[list[list[int]], None]:  # fmt: skip
+        """TRL's sampling, in batches of `decode_batch`, with every prompt read once for all its traces."""
+        assert images is not None, "every prompt has pictures"
+        starts, copies = runs_of([(ids, [id(i) for i in shown]) for ids, shown in zip(prompt_ids, images, strict=True)])
+        per_batch = max(1, self.stage.decode_batch // self.stage.traces)
+        traces: list[list[int]] = []
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, generation_kwargs=self.generation_kwargs
+            ) as model,
+            torch.no_grad(),
+        ):
+            for first in range(0, len(starts), per_batch):
+                chosen = starts[first : first + per_batch]
+                inputs = self._padded([prompt_ids[i] for i in chosen])
+                inputs |= pictures_of(multimodal_fields, [len(shown) for shown in images], chosen)
+                inputs = {name: value.to(self.accelerator.device) for name, value in inputs.items()}
+                tokens_BL = sample_copies(model, inputs, copies[first : first + per_batch], self.generation_config)
+                traces += [until_end(row, self.eos_token_ids) for row in tokens_BL.tolist()]
+        return traces, None
+
+    def _padded(self, prompt_ids: list[list[int]]) -> dict[str, Tensor]:
+        ids = [torch.tensor(row) for row in prompt_ids]
+        input_ids = pad(ids, padding_value=self._tokenizer.pad_token_id, padding_side="left")
+        return {
+            "input_ids": input_ids,
+            "attention_mask": pad([torch.ones_like(row) for row in ids], padding_value=0, padding_side="left"),
+            "mm_token_type_ids": (input_ids == self.model.config.image_token_id).int(),
+        }
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """TRL's loss of the rows that have a gradient, scaled to be the mean over all rows."""
+        teaching, share = rows_that_teach(inputs)
+        return super()._compute_loss(model, without_padding(teaching)) * share
+
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
     ) -> Tensor:
@@ -262,6 +298,12 @@ def generation_metrics(rollouts: Rollouts, comparison: Comparison) -> dict[str, 
         "score_winner": comparison.score_winner,
         "score_loser": comparison.score_loser,
     }
+
+
+def until_end(tokens: list[int], ends: list[int]) -> list[int]:
+    """The tokens up to and including the first end token."""
+    end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: end + 1]
 
 
 def ratio(**_: Any) -> list[float]:
@@ -320,7 +362,7 @@ def grpo_arguments(stage: GCPOStage, folder: RunFolder, suppressed: list[int]) -
         disable_dropout=True,
         shuffle_dataset=False,
         learning_rate=stage.learning_rate,
-        lr_scheduler_type=SCHEDULERS[stage.schedule],
+        lr_scheduler_type="constant_with_warmup",
         warmup_steps=stage.warmup_steps,
         optim="adamw_torch",
         adam_beta1=0.9,

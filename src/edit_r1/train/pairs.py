@@ -42,7 +42,7 @@ def pairs_of(preferences: Sequence[Preference]) -> list[Pair]:
         if preference.winner is not None and preference.loser is not None
     ]
     if not pairs:
-        raise ValueError(f'{len(preferences)} preferences, none with a winner: "same" teaches nothing; give decided pairs')
+        raise ValueError(f'{len(preferences)} preferences without a winner: "same" teaches nothing; give decided pairs')
     return pairs
 
 
@@ -55,7 +55,7 @@ class PairSampler(Sampler[int]):
 
     def __init__(self, pairs: int, pairs_per_step: int, traces: int, repeats: int, steps: int, seed: int) -> None:
         if pairs < pairs_per_step:
-            raise ValueError(f"{pairs} pairs and pairs_per_step={pairs_per_step}: give more pairs or lower pairs_per_step")
+            raise ValueError(f"{pairs} pairs, pairs_per_step={pairs_per_step}: give more pairs or lower pairs_per_step")
         self.pairs = pairs
         self.pairs_per_step = pairs_per_step
         self.traces = traces

@@ -27,7 +27,7 @@ from edit_r1.train.verifier_run import (
     judge_messages,
     load_trainable,
     lora_config,
-    require_fp32,
+    run_trainer,
     save_model,
     set_up,
 )
@@ -144,9 +144,7 @@ def train_sft(
         peft_config=lora_config(stage.lora_rank, stage.lora_alpha),
         callbacks=[curves],
     )
-    require_fp32(trainer.model)
-    checkpoint = folder.checkpoint()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    run_trainer(trainer, folder)
     if trainer.is_world_process_zero():
         card = ModelCard(stage.variant, stage.mode)
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, folder, stage.model, card, stage.stored)

@@ -25,7 +25,8 @@ import torch
 from accelerate.utils import gather_object
 from peft import LoraConfig, PeftModel
 from PIL import Image
-from transformers import GenerationConfig, PreTrainedModel, TrainerCallback
+from transformers import GenerationConfig, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers.utils import logging as transformers_logging
 
 from edit_r1.images import decode_pil
 from edit_r1.records import Candidate, Context, OutputMode
@@ -142,7 +143,8 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 
 
 def set_up(threads: int, seed: int) -> None:
-    """Threads of torch (0 leaves them as they are) and every seed."""
+    """Threads of torch (0 leaves them as they are), every seed, and no bars of transformers: callers draw their own."""
+    transformers_logging.disable_progress_bar()
     if threads > 0:
         torch.set_num_threads(threads)
     random.seed(seed)
@@ -235,6 +237,14 @@ def save_model(model: Any, processor: Any, folder: RunFolder, base: str, card: M
     partial.rename(folder.model)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return folder.model
+
+
+def run_trainer(trainer: Trainer, folder: RunFolder) -> None:
+    """Train from the newest whole checkpoint, or from the start; nothing is printed."""
+    require_fp32(trainer.model)
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = folder.checkpoint()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def check_numbers(positive: Mapping[str, float], not_negative: Mapping[str, float]) -> None:

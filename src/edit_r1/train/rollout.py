@@ -1,0 +1,98 @@
+"""Work that GCPO need not do twice, and work it need not do at all. None of it changes a result.
+
+N traces of one candidate continue one reading of its prompt; and in an update, rows whose advantage is 0
+have no gradient (without a KL term the surrogate is rho * 0), nor has padding that no row of a micro-batch needs.
+
+Legend: U distinct prompts, B rollouts, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+
+_PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
+
+
+def runs_of(keys: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """(where each run of equal neighbours begins, how long it is)."""
+    starts = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+    return starts, [end - start for start, end in zip(starts, [*starts[1:], len(keys)], strict=True)]
+
+
+def reads_once(model: Any) -> bool:
+    """Whether `sample_copies` knows the model: Qwen2-VL and its successors keep their offsets in `rope_deltas`."""
+    return sum(hasattr(module, "rope_deltas") for module in model.modules()) == 1
+
+
+def sample_copies(model: Any, inputs_U: dict[str, Tensor], copies_U: list[int], config: GenerationConfig) -> Tensor:
+    """`copies_U[u]` samples of prompt u, side by side; generated tokens alone, (B, L).
+
+    Every prompt but its last token is read once and its cache repeated. `inputs_U` is left-padded.
+    """
+    holder = next(module for module in model.modules() if hasattr(module, "rope_deltas"))
+    holder.rope_deltas = None
+    prompt = {name: value[:, :-1] if name in _PER_TOKEN else value for name, value in inputs_U.items()}
+    cache = model(**prompt, use_cache=True, logits_to_keep=1).past_key_values
+    row_B = torch.arange(len(copies_U)).repeat_interleave(torch.tensor(copies_U)).to(inputs_U["input_ids"].device)
+    cache.batch_select_indices(row_B)
+    holder.rope_deltas = holder.rope_deltas[row_B]
+    repeated = {name: inputs_U[name][row_B] for name in ("input_ids", "attention_mask")}
+    tokens_BL = model.generate(**repeated, past_key_values=cache, generation_config=config)
+    holder.rope_deltas = None
+    return tokens_BL[:, inputs_U["input_ids"].shape[1] :]
+
+
+def pictures_of(fields: dict[str, Tensor], images: Sequence[int], prompts: Sequence[int]) -> dict[str, Tensor]:
+    """The pixels and grids of some prompts; `images[i]` is the number of pictures of prompt i."""
+    patches = fields["image_grid_thw"].prod(1).tolist()
+    first = [sum(images[:i]) for i in range(len(images))]
+    wanted = [picture for i in prompts for picture in range(first[i], first[i] + images[i])]
+    split = fields["pixel_values"].split(patches)
+    return {
+        "pixel_values": torch.cat([split[picture] for picture in wanted]),
+        "image_grid_thw": fields["image_grid_thw"][wanted],
+    }
+
+
+def rows_that_teach(inputs: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """(a micro-batch without its rows of advantage 0, the share that is left); one row is always left.
+
+    The mean loss of all rows is the mean of those left times their share.
+    """
+    advantages_B = inputs["advantages"]
+    # A group of equal ratios has advantages of rounding size.
+    rows = (advantages_B.abs() > 1e-6).nonzero().flatten().tolist() or [0]
+    if len(rows) == len(advantages_B):
+        return inputs, 1.0
+    total = len(advantages_B)
+    chosen: dict[str, Any] = {}
+    for name, value in split_pixel_values_by_grid(inputs).items():
+        if isinstance(value, Tensor) and value.dim() > 0 and len(value) == total:
+            chosen[name] = value[rows]
+        elif isinstance(value, list) and len(value) == total:
+            chosen[name] = [value[row] for row in rows]
+        else:
+            chosen[name] = value
+    return unsplit_pixel_values_by_grid(chosen), len(rows) / total
+
+
+def without_padding(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A micro-batch cut to its own longest prompt (padded left) and trace (padded right)."""
+    prompt = inputs["prompt_ids"].shape[1]
+    long_prompt = int(inputs["prompt_mask"].sum(1).max())
+    long_trace = int(inputs["completion_mask"].sum(1).max())
+    cut = dict(inputs)
+    for name in ("prompt_ids", "prompt_mask"):
+        cut[name] = inputs[name][:, prompt - long_prompt :]
+    for name in ("completion_ids", "completion_mask", "old_per_token_logps"):
+        if name in inputs:
+            cut[name] = inputs[name][:, :long_trace]
+    if "mm_token_type_ids" in inputs:
+        cut["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, prompt - long_prompt : prompt + long_trace]
+    return cut
