@@ -117,7 +117,7 @@ def test_a_picture_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="perceive takes"):
         perceive(np.zeros((32, 32, 3), np.uint8), SCENE)
     with pytest.raises(ValueError, match="perceive takes"):
-        perceive(np.zeros((64, 64, 3), np.float32), SCENE)  # type: ignore[arg-type]
+        perceive(np.zeros((64, 64, 3), np.float32), SCENE)
 
 
 def test_perceiving_twice_gives_the_same() -> None:

@@ -170,8 +170,8 @@ def fit_flat(image: np.ndarray, border: int, sigma: float, likely: tuple[str, ..
         for usual in (1.0, 0.3):
             # The strength that balances the data against the usual one, both as slopes on the marks.
             prior = STYLE_DEPTH * usual / (1 - STYLE_DEPTH * usual * mark_mean[i])
-            weight = (noise / PRIOR_DEPTH) ** 2
-            slope = max(0.0, (cross[i] + weight * prior) / (square[i] + weight))
+            trust = (noise / PRIOR_DEPTH) ** 2
+            slope = max(0.0, float((cross[i] + trust * prior) / (square[i] + trust)))
             error = left_total - slope * (2 * cross[i] - slope * square[i])
             surprise = 0.5 * ((slope - prior) / PRIOR_DEPTH) ** 2
             surprise += (0.0 if name in likely else 4.0) + (2.0 if usual < 1 else 0.0)
