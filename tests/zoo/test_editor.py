@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from dataclasses import replace
@@ -15,7 +16,7 @@ from torch import nn
 
 from edit_r1.world.render import render
 from edit_r1.world.scenes import sample_scene
-from edit_r1.zoo import editor, editor_text, loop, vae
+from edit_r1.zoo import editor, editor_text, loop, muon, vae
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +40,8 @@ def raw_vae() -> AutoencoderKL:
 
 def _linear_run(path: Path, config: loop.LoopConfig) -> loop.Run:
     torch.manual_seed(0)
-    return loop.start(nn.Linear(3, 2), config, path)
+    module = nn.Linear(3, 2)
+    return loop.start(module, torch.optim.AdamW(module.parameters(), config.learning_rate), path)
 
 
 def _loss(run: loop.Run, step: int) -> torch.Tensor:
@@ -110,6 +112,42 @@ def test_average_is_the_recursion_it_says() -> None:
     assert torch.allclose(average.weights["weight"], expected)
 
 
+def test_muon_steps_along_the_polar_factor_and_keeps_its_size() -> None:
+    matrix = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    for given in (matrix, matrix.T):
+        left, _, right = torch.linalg.svd(given, full_matrices=False)
+        found = muon.orthogonalised(given)
+        assert torch.linalg.svdvals(found).sub(1).abs().max() < 0.35
+        cosine = (found * (left @ right)).sum() / (found.norm() * (left @ right).norm())
+        assert cosine > 0.97
+
+
+def test_the_optimiser_splits_takes_convolutions_and_resumes() -> None:
+    def build() -> tuple[nn.Module, muon.MatrixOptimiser]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+        return module, muon.MatrixOptimiser(module, 1e-2, 0.01, (0.9, 0.99), outer=("0.weight",))
+
+    def step(module: nn.Module, optimiser: muon.MatrixOptimiser, seed: int) -> None:
+        inputs = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+        module(inputs).square().sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    module, optimiser = build()
+    assert len(optimiser.parts[0].param_groups[0]["params"]) == 2
+    step(module, optimiser, 1)
+    other, resumed = build()
+    other.load_state_dict(module.state_dict())
+    resumed.load_state_dict(copy.deepcopy(optimiser.state_dict()))
+    for group in (*optimiser.param_groups, *resumed.param_groups):
+        group["lr"] = 5e-3
+    step(module, optimiser, 2)
+    step(other, resumed, 2)
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
+    assert resumed.parts[1].param_groups[0]["lr"] == 5e-3
+
+
 # --- autoencoder --------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +161,14 @@ def test_pixels_survive_the_conversion_both_ways() -> None:
 def test_pictures_for_the_autoencoder_repeat_by_seed() -> None:
     first, again, other = (vae.sample_pictures(np.random.default_rng(seed), 12) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_the_untrained_autoencoder_keeps_the_order_of_colours(raw_vae: AutoencoderKL) -> None:
+    flat = np.zeros((6, 64, 64, 3), np.uint8)
+    for index in range(6):
+        flat[index, :, :, index % 3] = 90 + 140 * (index // 3)
+    seen = raw_vae.decode(raw_vae.encode(vae.to_model(flat)).latent_dist.mode()).sample[:, :, 24:40, 24:40].mean((2, 3))
+    assert seen.argmax(dim=1).tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_measured_scale_makes_latents_standard(raw_vae: AutoencoderKL) -> None:

@@ -44,6 +44,7 @@ from edit_r1.zoo.editor_text import (
     instruction_corpus,
 )
 from edit_r1.zoo.loop import LoopConfig, Run, start, train
+from edit_r1.zoo.muon import MatrixOptimiser
 from edit_r1.zoo.vae import LATENT_CHANNELS, encode, pretrain_vae
 
 PATCH = 8
@@ -51,6 +52,8 @@ PATCH = 8
 GRID = SIZE // PATCH
 TOKENS = GRID * GRID
 EDITOR_LOOP = LoopConfig(steps=7000, batch_size=16, learning_rate=1e-3, warmup_steps=200, decay_share=0.25)
+OUTER = ("x_embedder", "context_embedder", "transformer.proj_out", "embedding", "shared", "relative_attention_bias")
+"""Matrices that are not hidden: embeddings, first and last layers."""
 CHUNK = 1024
 """Pairs drawn and encoded at a time."""
 PASSES = 3
@@ -359,7 +362,8 @@ def pretrain_editor(
     t5, clip = build_t5_tokenizer(corpus), build_clip_tokenizer(corpus)
     editor = TinyEditor(t5, clip, seed)
     config = replace(EDITOR_LOOP, steps=steps)
-    run = start(editor, config, state_dir / "editor.pt")
+    optimiser = MatrixOptimiser(editor, config.learning_rate, config.weight_decay, config.betas, OUTER)
+    run = start(editor, optimiser, state_dir / "editor.pt")
     stream = PairStream(vae, t5, clip, seed, config.batch_size)
 
     def loss_of(step: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How a model is optimised: AdamW, warm-up, then a constant rate with a final linear decay."""
+    """How a model is optimised: warm-up, then a constant rate with a final linear decay."""
 
     steps: int
     """Optimiser steps after which the model is finished."""
@@ -102,11 +102,8 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-def start(module: nn.Module, config: LoopConfig, path: Path) -> Run:
+def start(module: nn.Module, optimiser: torch.optim.Optimizer, path: Path) -> Run:
     """A run of `module`, continued from `path` when a state lies there."""
-    optimiser = torch.optim.AdamW(
-        module.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-    )
     run = Run(module, optimiser, Averaged(module))
     if path.exists():
         run.restore(path)
