@@ -17,7 +17,8 @@ LAYERS: list[set[str]] = [
     {"verifier", "editors"},
     {"world", "curate", "preferences", "evaluate"},
     {"train", "serve", "report"},
-    {"zoo", "recipes"},
+    {"zoo"},
+    {"recipes"},  # recipes name the zoo's weights, so they stand above it
     {"demo"},
     {"cli"},
 ]

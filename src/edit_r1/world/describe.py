@@ -93,7 +93,8 @@ def style_line(source: Scene, edited: Scene) -> str:
 
 def look_line(source: Scene, edited: Scene) -> str:
     """Tone and style in one line."""
-    return f"was {seen_tone(source)} tone {seen_style(source)} style, now {seen_tone(edited)} tone {seen_style(edited)} style"
+    before = f"was {seen_tone(source)} tone {seen_style(source)} style"
+    return f"{before}, now {seen_tone(edited)} tone {seen_style(edited)} style"
 
 
 def sharp_line(damage: Damage) -> str:

@@ -1,0 +1,125 @@
+"""Stages that run once: a marker on disk, the time they took, and a progress bar with the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from edit_r1.store import Stage, read_json, write_json
+
+Work = Callable[[Callable[[int, int], None]], dict[str, Any]]
+"""A stage's work: given a tick (done, total), it returns a JSON result."""
+
+QUIET_EVERY_S = 20.0
+"""Without a terminal, a line of progress this often."""
+
+
+class Stages:
+    """The stages of one run in `out`; a finished one is skipped, its result and its seconds are kept."""
+
+    def __init__(self, out: Path, key: str) -> None:
+        """`key`: what must be the same for a run to continue; ValueError when the folder holds another run."""
+        self.out = out
+        self.key = key
+        run = out / "run.json"
+        if run.exists() and read_json(run)["key"] != key:
+            raise ValueError(
+                f"{out}: holds a run with other settings ({read_json(run)['key']}, now {key}): choose another --out"
+            )
+        write_json(run, {"key": key})
+        self._names: list[str] = []
+        self._console = Console(stderr=True)
+
+    def run(self, name: str, work: Work) -> None:
+        """Do one stage unless it is done."""
+        self._names.append(name)
+        stage = self._stage(name)
+        if stage.done():
+            self._console.print(f"[dim]{name}: done before ({self.seconds(name):.0f} s)[/dim]")
+            return
+        earlier, start = self._partial_seconds(name), time.monotonic()
+
+        def save_clock() -> float:
+            spent = earlier + time.monotonic() - start
+            write_json(self.out / "stages" / f"{self._file(name)}.clock.json", spent)
+            return spent
+
+        with _Ticker(name, self._console, save_clock) as tick:
+            result = work(tick)
+        stage.finish({"seconds": save_clock(), "result": result})
+
+    def names(self) -> list[str]:
+        """Stages in the order in which they ran."""
+        return list(self._names)
+
+    def result(self, name: str) -> dict[str, Any]:
+        """What a finished stage returned."""
+        return cast(dict[str, Any], self._stage(name).meta()["result"])
+
+    def seconds(self, name: str) -> float:
+        """Time a finished stage took, over all attempts."""
+        return float(self._stage(name).meta()["seconds"])
+
+    def _stage(self, name: str) -> Stage:
+        return Stage(self.out / "stages", self._file(name), self.key)
+
+    def _file(self, name: str) -> str:
+        return name.replace(" ", "-").replace(",", "")
+
+    def _partial_seconds(self, name: str) -> float:
+        """Time that a killed attempt had spent when it last reported progress."""
+        clock = self.out / "stages" / f"{self._file(name)}.clock.json"
+        return float(read_json(clock)) if clock.exists() else 0.0
+
+
+class _Ticker:
+    """A progress bar on a terminal, now and then a line elsewhere; callable with (done, total)."""
+
+    def __init__(self, name: str, console: Console, save_clock: Callable[[], float]) -> None:
+        self.name, self.save_clock = name, save_clock
+        self.console = console
+        self.bar = Progress(
+            TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
+        ) if console.is_terminal else None  # fmt: skip
+        self.task = self.bar.add_task(name, total=None) if self.bar else None
+        self.started = self.last = time.monotonic()
+        self.first: tuple[int, float] | None = None
+
+    def __enter__(self) -> _Ticker:
+        if self.bar:
+            self.bar.start()
+        else:
+            print(f"{self.name}: started", file=sys.stderr, flush=True)
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        self.first = self.first or (done, now)
+        if self.bar and self.task is not None:
+            self.bar.update(self.task, completed=done, total=total)
+        if now - self.last < QUIET_EVERY_S:
+            return
+        self.last = now
+        self.save_clock()
+        if not self.bar:
+            # The first report may be of work that an earlier attempt had done.
+            gained = max(1, done - self.first[0])
+            left = (now - self.first[1]) / gained * (total - done)
+            print(
+                f"{self.name}: {done}/{total}, {now - self.started:.0f} s, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar:
+            self.bar.stop()
+        if error[0] is None and not self.bar:
+            print(f"{self.name}: done in {time.monotonic() - self.started:.0f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,44 @@
+"""The recipes that the command line knows by name; each continues where the one before left its result.
+
+edit-r1 curate run tiny_cold_start --out runs/tiny/cold
+edit-r1 train sft tiny_sft
+edit-r1 train gcpo tiny_gcpo --data runs/demo/data/pairs
+edit-r1 train editor tiny_editor_grpo --data runs/demo/data/rl_contexts
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edit_r1.curate.run import CurateStage
+from edit_r1.recipes import tiny
+from edit_r1.recipes.run import EditorRecipe, GCPORecipe, SFTRecipe
+from edit_r1.world.index import WorldIndex
+
+
+def tiny_cold_start() -> CurateStage:
+    """The four curation steps on EditWorld with simulated models."""
+    sizes = tiny.SIZES["demo"]
+    samples = tiny.role_samples("cold", sizes.cold_contexts, seed=0)
+    return tiny.tiny_curation(samples, WorldIndex(samples), sizes, seed=0)
+
+
+def tiny_sft() -> SFTRecipe:
+    """Cold-start SFT of the small tiny verifier on what `tiny_cold_start` selected."""
+    return SFTRecipe("runs/tiny/cold/selected", tiny.tiny_sft())
+
+
+def tiny_gcpo() -> GCPORecipe:
+    """GCPO of the result of `tiny_sft` on the demo's pairs."""
+    return GCPORecipe("runs/demo/data/pairs", tiny.tiny_gcpo(Path("runs/tiny/sft/model")))
+
+
+def tiny_editor_grpo() -> EditorRecipe:
+    """Flow-GRPO of the tiny editor with the result of `tiny_gcpo` as its reward."""
+    return EditorRecipe(
+        data="runs/demo/data/rl_contexts",
+        verifier="runs/tiny/gcpo/model",
+        stage=tiny.tiny_editor_rl(),
+        load=tiny.tiny_editor,
+        out="runs/tiny/editor",
+    )
