@@ -22,7 +22,7 @@ from edit_r1.world.scenes import belongs
 from edit_r1.zoo import verifier
 from edit_r1.zoo.lesson_batch import collate
 from edit_r1.zoo.probe import probe
-from edit_r1.zoo.seeing import LESSONS, Lesson, edited_pair, lesson
+from edit_r1.zoo.seeing import COARSE, FINE, LESSONS, Lesson, Rates, edited_pair, lesson
 from edit_r1.zoo.tokenizer import PIECES, build_tokenizer
 from edit_r1.zoo.verifier_model import SHAPES, FastForward, build_model, build_processor, export
 
@@ -39,9 +39,9 @@ def exported(tokenizer, tmp_path_factory):
     return folder
 
 
-def lessons(count: int, kind: str | None = None, split: str = "train") -> list[Lesson]:
+def lessons(count: int, kind: str | None = None, split: str = "train", rates: Rates = FINE) -> list[Lesson]:
     rng = np.random.default_rng(3)
-    return [lesson(rng, split, kind) for _ in range(count)]
+    return [lesson(rng, split, kind, rates) for _ in range(count)]
 
 
 def as_request(taught: Lesson) -> Request:
@@ -106,7 +106,7 @@ def test_tokenizer_is_reproducible_and_lossless(tokenizer):
 
 
 def test_lessons_hold_no_verdict_and_no_score_and_stay_in_their_split():
-    for taught in lessons(150):
+    for taught in lessons(100, rates=COARSE) + lessons(100, rates=FINE):
         assert not re.search(r"score|\byes\b|\bno\b(?! border)|average|verify", taught.answer), taught.answer
         assert "verify" not in "".join(part for part in taught.parts if isinstance(part, str))
         assert all(belongs(scene, "train") for scene, _ in taught.pictures)
@@ -126,8 +126,8 @@ def test_the_layout_is_the_compact_judges():
 
 
 def test_pairs_are_seeded_and_often_differ():
-    first = [edited_pair(np.random.default_rng(seed), "train") for seed in range(12)]
-    assert first == [edited_pair(np.random.default_rng(seed), "train") for seed in range(12)]
+    first = [edited_pair(np.random.default_rng(seed), "train", FINE) for seed in range(12)]
+    assert first == [edited_pair(np.random.default_rng(seed), "train", FINE) for seed in range(12)]
     assert sum(source != edited for source, (edited, _), _ in first) >= 6
 
 

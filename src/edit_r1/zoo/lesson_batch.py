@@ -9,13 +9,16 @@ import torch
 from transformers import Qwen2Tokenizer
 
 from edit_r1.world.render import render
-from edit_r1.zoo.seeing import Lesson, lesson
+from edit_r1.zoo.seeing import COARSE, FINE, Lesson, lesson
 from edit_r1.zoo.verifier_model import TOKENS, Batch, patchify, rope_positions
 
 ROUND = 16
 """Lengths are padded to a multiple of this, which bounds the number of different shapes."""
 GROUP = 4
 """Batches drawn together and cut by length, so that little is padded."""
+FINE_FROM = 1660
+"""First step of the fine lessons; a multiple of `GROUP`. By then (80,000 samples) colours, shapes, places, tones
+and styles are seen, and letters and damage, at the coarse rates, were still not (small, 48,000 samples)."""
 
 
 def prompt_text(taught: Lesson) -> str:
@@ -60,6 +63,7 @@ def _length(taught: Lesson) -> int:
 def batch_for(tokenizer: Qwen2Tokenizer, seed: int, step: int, size: int) -> Batch:
     """The batch of one step, from (seed, step) alone: one of `GROUP` batches of similar length, in random order."""
     rng = np.random.default_rng([seed, step // GROUP])
-    taught = sorted((lesson(rng) for _ in range(size * GROUP)), key=_length)
+    rates = FINE if step >= FINE_FROM else COARSE
+    taught = sorted((lesson(rng, rates=rates) for _ in range(size * GROUP)), key=_length)
     index = int(rng.permutation(GROUP)[step % GROUP])
     return collate(tokenizer, taught[index * size : (index + 1) * size])

@@ -1,5 +1,7 @@
 """What a pretrained verifier sees: greedy accuracy on held-out scenes, per kind of thing seen.
 
+The lessons are drawn at the fine rates, so that rare things are there to be measured.
+
 A token counts as right when it is the likeliest one after the true answer so far; a line (or one side
 of it) counts when all its tokens are right, which is greedy decoding's exact match given the lines
 before it.
@@ -16,7 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from edit_r1.world.scenes import COLOURS, LETTERS, MATERIALS, PLACES, SHAPES, SIZES
 from edit_r1.zoo.lesson_batch import collate
-from edit_r1.zoo.seeing import Lesson, lesson
+from edit_r1.zoo.seeing import FINE, Lesson, lesson
 from edit_r1.zoo.verifier_model import FastForward
 
 SLOTS: dict[str, str] = {
@@ -67,7 +69,7 @@ def probe(
     forward = FastForward(model, compiled=False)
     for number, kind in enumerate(("caption", "questions", "nouns", "principles")):
         rng = np.random.default_rng([seed, number])
-        held_out = [lesson(rng, "validation", kind) for _ in range(count)]
+        held_out = [lesson(rng, "validation", kind, FINE) for _ in range(count)]
         for begin in range(0, count, CHUNK):
             taught = held_out[begin : begin + CHUNK]
             batch = collate(tokenizer, taught)

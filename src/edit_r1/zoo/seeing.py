@@ -47,6 +47,26 @@ SHARES: dict[str, float] = {"caption": 0.14, "questions": 0.12, "nouns": 0.42, "
 
 
 @dataclass(frozen=True)
+class Rates:
+    """How often lessons show what is hard to see."""
+
+    damage: float
+    """Chance of a damaged picture, of those that no edit made."""
+    letters: tuple[float, ...]
+    """Chances of letters put on a thing, one after another."""
+    flaw: float
+    """Chance that an edited picture gets one more flaw: damage, or a displaced thing."""
+    departures: tuple[int, ...]
+    """Kinds of `_another`, drawn uniformly."""
+
+
+COARSE = Rates(damage=0.3, letters=(0.35,), flaw=0.0, departures=(0, 1, 2, 3, 4, 5, 6))
+"""The first lessons: colours, shapes, places."""
+FINE = Rates(damage=0.45, letters=(0.6, 0.4), flaw=0.35, departures=(0, 1, 2, 3, 4, 4, 4, 5, 6, 6))
+"""The later ones: letters, damage and displacements, which the first leave unseen because they are rare."""
+
+
+@dataclass(frozen=True)
 class Lesson:
     """One conversation turn: what is asked about one picture or two, and the lines that answer it."""
 
@@ -67,9 +87,11 @@ class Lesson:
         return "\n".join(f"{index} {text}" for index, (_, text) in enumerate(self.lines, 1))
 
 
-def enrich(rng: np.random.Generator, scene: Scene) -> Scene:
+def enrich(rng: np.random.Generator, scene: Scene, rates: Rates) -> Scene:
     """The scene with rare things made frequent: letters, tones and styles. Its split stays the same."""
-    if rng.random() < 0.35:
+    for chance in rates.letters:
+        if rng.random() >= chance:
+            continue
         thing = scene.things[int(rng.integers(len(scene.things)))]
         scene = scene.with_thing(replace(thing, size="large", material="solid", letter=str(rng.choice(LETTERS))))
     if rng.random() < 0.35:
@@ -91,28 +113,46 @@ def small_damage(rng: np.random.Generator, damage: Damage) -> Damage:
     )
 
 
-def picture(rng: np.random.Generator, split: str) -> Picture:
-    """One picture; three in ten are damaged."""
-    scene = enrich(rng, sample_scene(rng, split))
-    return scene, flaws.random_damage(rng) if rng.random() < 0.3 else small_damage(rng, Damage())
+def picture(rng: np.random.Generator, split: str, rates: Rates) -> Picture:
+    """One picture, damaged at `rates.damage`."""
+    scene = enrich(rng, sample_scene(rng, split), rates)
+    return scene, flaws.random_damage(rng) if rng.random() < rates.damage else small_damage(rng, Damage())
 
 
-def edited_pair(rng: np.random.Generator, split: str) -> tuple[Scene, Picture, Edit]:
+def _displaced(rng: np.random.Generator, thing: Thing) -> Thing:
+    """The thing a few px off, towards the middle of its place."""
+    length, angle = float(rng.uniform(*frozen.SMALL_SHIFT)), float(rng.uniform(0, np.pi / 2))
+    dx = thing.dx - np.copysign(length * np.cos(angle), thing.dx)
+    dy = thing.dy - np.copysign(length * np.sin(angle), thing.dy)
+    return replace(thing, dx=round(float(dx), 2), dy=round(float(dy), 2))
+
+
+def _one_more_flaw(rng: np.random.Generator, source: Scene, edited: Scene, damage: Damage) -> Picture:
+    """Damage, or a displaced thing among those that stayed where they were."""
+    stayed = [thing for thing in edited.things if source.at(thing.place) == thing]
+    if stayed and rng.random() < 0.4:
+        return edited.with_thing(_displaced(rng, stayed[int(rng.integers(len(stayed)))])), damage
+    return edited, flaws.random_damage(rng) if damage.none else damage
+
+
+def edited_pair(rng: np.random.Generator, split: str, rates: Rates) -> tuple[Scene, Picture, Edit]:
     """A source, what some editor made of it, and the edit that was asked for: exact at two in five, flawed else."""
     while True:
-        source = enrich(rng, sample_scene(rng, split))
+        source = enrich(rng, sample_scene(rng, split), rates)
         edit = sample_edit(rng, source, MULTI_STEP if rng.random() < 0.2 else None, split)
         if edit is None:
             continue
         name = "careful" if rng.random() < 0.4 else str(rng.choice(list(flaws.FLAWED)))
         edited, damage = flaws.drift(rng, source, *flaws.PROFILES[name](rng, source, edit))
+        if rates.flaw and rng.random() < rates.flaw:
+            edited, damage = _one_more_flaw(rng, source, edited, damage)
         if belongs(edited, split):
             return source, (edited, small_damage(rng, damage)), edit
 
 
-def _another(rng: np.random.Generator, thing: Thing) -> Thing:
+def _another(rng: np.random.Generator, thing: Thing, rates: Rates) -> Thing:
     """The thing with one departure: an attribute, a letter, a displacement, or faintness."""
-    kind = int(rng.integers(7))
+    kind = rates.departures[int(rng.integers(len(rates.departures)))]
     if kind == 0:
         return replace(thing, colour=str(rng.choice(list(COLOURS))))
     if kind == 1:
@@ -122,20 +162,17 @@ def _another(rng: np.random.Generator, thing: Thing) -> Thing:
     if kind == 3:
         return replace(thing, letter=None, material=str(rng.choice(MATERIALS)))
     if kind == 4:
-        length, angle = float(rng.uniform(*frozen.SMALL_SHIFT)), float(rng.uniform(0, np.pi / 2))
-        dx = thing.dx - np.copysign(length * np.cos(angle), thing.dx)
-        dy = thing.dy - np.copysign(length * np.sin(angle), thing.dy)
-        return replace(thing, dx=round(float(dx), 2), dy=round(float(dy), 2))
+        return _displaced(rng, thing)
     if kind == 5:
         return replace(thing, opacity=frozen.WEAK_OPACITY)
     return replace(thing, size="large", material="solid", letter=str(rng.choice(LETTERS)))
 
 
-def distant_pair(rng: np.random.Generator, split: str) -> tuple[Scene, Picture]:
+def distant_pair(rng: np.random.Generator, split: str, rates: Rates) -> tuple[Scene, Picture]:
     """Two pictures that differ in many places at once, so that "now" cannot be copied from "was"."""
     while True:
-        source = enrich(rng, sample_scene(rng, split))
-        edited = enrich(rng, draw_scene(rng))
+        source = enrich(rng, sample_scene(rng, split), rates)
+        edited = enrich(rng, draw_scene(rng), rates)
         if rng.random() < 0.5:
             edited = replace(edited, background=source.background, gradient=source.gradient)
         if rng.random() < 0.5:
@@ -143,9 +180,10 @@ def distant_pair(rng: np.random.Generator, split: str) -> tuple[Scene, Picture]:
         for thing in source.things:
             draw = rng.random()
             if draw < 0.6:
-                edited = edited.with_thing(thing if draw < 0.2 else _another(rng, thing))
+                edited = edited.with_thing(thing if draw < 0.2 else _another(rng, thing, rates))
         if is_valid(edited) and belongs(edited, split):
-            return source, (edited, flaws.random_damage(rng) if rng.random() < 0.3 else small_damage(rng, Damage()))
+            damaged = rng.random() < rates.damage
+            return source, (edited, flaws.random_damage(rng) if damaged else small_damage(rng, Damage()))
 
 
 def _numbered(texts: Sequence[str]) -> str:
@@ -158,27 +196,27 @@ def _pair_parts(instruction: str | None, lines: str, task: str) -> tuple[str | i
     return "Source: ", 0, f"{asked}{lines}\nEdited: ", 1, f"\nAnswer: {task}"
 
 
-def caption_lesson(rng: np.random.Generator, split: str) -> Lesson:
-    shown = picture(rng, split)
+def caption_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
+    shown = picture(rng, split, rates)
     parts = ("Picture: ", 0, "\nAnswer: describe")
     return Lesson("caption", parts, (shown,), (("caption", describe.caption(*shown)),))
 
 
-def questions_lesson(rng: np.random.Generator, split: str) -> Lesson:
-    shown = picture(rng, split)
+def questions_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
+    shown = picture(rng, split, rates)
     items = describe.questions(*shown)
     chosen = [items[int(index)] for index in rng.permutation(len(items))[: int(rng.integers(3, 9))]]
     parts = ("Picture: ", 0, f"{_numbered([question for question, _ in chosen])}\nAnswer: see")
     return Lesson("questions", parts, (shown,), tuple(("question", answer) for _, answer in chosen))
 
 
-def nouns_lesson(rng: np.random.Generator, split: str) -> Lesson:
+def nouns_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
     """Differences asked by noun; half of the pairs are distant."""
     instruction = None
     if rng.random() < 0.5:
-        source, edited = distant_pair(rng, split)
+        source, edited = distant_pair(rng, split, rates)
     else:
-        source, edited, edit = edited_pair(rng, split)
+        source, edited, edit = edited_pair(rng, split, rates)
         instruction = edit.instruction if rng.random() < 0.6 else None
     items = []
     for asked, line in describe.differences(source, *edited):
@@ -198,9 +236,9 @@ def about_of(check: checks.Check) -> str:
             "sharp": "sharpness", "colours": "colours", "border": "border"}.get(last, "thing")  # fmt: skip
 
 
-def principles_lesson(rng: np.random.Generator, split: str) -> Lesson:
+def principles_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
     """Differences asked by a context's own questions, in their order or shuffled; the answer is what is seen."""
-    source, (edited, damage), edit = edited_pair(rng, split)
+    source, (edited, damage), edit = edited_pair(rng, split, rates)
     asked = checks.checks_for(source, edit)
     if rng.random() < 0.5:
         asked = [asked[int(index)] for index in rng.permutation(len(asked))]
@@ -211,10 +249,10 @@ def principles_lesson(rng: np.random.Generator, split: str) -> Lesson:
     return Lesson("principles", parts, ((source, Damage()), (edited, damage)), lines)
 
 
-def instruction_lesson(rng: np.random.Generator, split: str) -> Lesson:
+def instruction_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
     """The instruction that leads from one picture to the other, the edit being exact."""
     while True:
-        source = enrich(rng, sample_scene(rng, split))
+        source = enrich(rng, sample_scene(rng, split), rates)
         edit = sample_edit(rng, source, None, split)
         if edit is not None:
             parts = _pair_parts(None, "", "instruction")
@@ -222,7 +260,7 @@ def instruction_lesson(rng: np.random.Generator, split: str) -> Lesson:
             return Lesson("instruction", parts, pictures, (("instruction", edit.instruction),))
 
 
-LESSONS: dict[str, Callable[[np.random.Generator, str], Lesson]] = {
+LESSONS: dict[str, Callable[[np.random.Generator, str, Rates], Lesson]] = {
     "caption": caption_lesson,
     "questions": questions_lesson,
     "nouns": nouns_lesson,
@@ -231,7 +269,7 @@ LESSONS: dict[str, Callable[[np.random.Generator, str], Lesson]] = {
 }
 
 
-def lesson(rng: np.random.Generator, split: str = "train", kind: str | None = None) -> Lesson:
+def lesson(rng: np.random.Generator, split: str = "train", kind: str | None = None, rates: Rates = COARSE) -> Lesson:
     """One lesson of `split`; its kind is drawn by `SHARES` when None."""
     name = kind or str(rng.choice(list(SHARES), p=list(SHARES.values())))
-    return LESSONS[name](rng, split)
+    return LESSONS[name](rng, split, rates)
