@@ -10,7 +10,8 @@ import pytest
 from edit_r1.world.edits import CATEGORIES, MULTI_STEP, Edit, Step, sample_edit
 from edit_r1.world.flaws import PROFILES, drift
 from edit_r1.world.oracle import judge
-from edit_r1.world.perceive import find_border, judge_many, judge_pixels, perceive
+from edit_r1.world.perceive import judge_many, judge_pixels, perceive
+from edit_r1.world.perceive_damage import find_border
 from edit_r1.world.perceive_ground import blurred, fit_flat
 from edit_r1.world.perceive_names import saturate, surprise
 from edit_r1.world.perceive_things import FORMS, fit_at, form_of, layers, rank, refine, window_at

@@ -16,8 +16,21 @@ import numpy as np
 from edit_r1.world.describe import look_words
 from edit_r1.world.edits import Edit
 from edit_r1.world.oracle import Gold, judge
-from edit_r1.world.perceive_ground import Ground, blurred, corner_count, corner_misfit, fit_flat, fit_photo
-from edit_r1.world.perceive_names import Named, Namer, saturate, surprise
+from edit_r1.world.perceive_damage import (
+    FLOOR,
+    PAINTED,
+    SOFTNESS,
+    Picture,
+    error_left,
+    find_blur,
+    find_border,
+    mottle_noise,
+    pixel_noise,
+    structured_error,
+    synthesise,
+)
+from edit_r1.world.perceive_ground import Ground, corner_count, corner_misfit, fit_flat, fit_photo
+from edit_r1.world.perceive_names import Named, Namer, surprise
 from edit_r1.world.perceive_things import (
     FAINT_OPACITY,
     Fit,
@@ -28,18 +41,14 @@ from edit_r1.world.perceive_things import (
     refine,
     window_at,
 )
-from edit_r1.world.render import paint_scene
 from edit_r1.world.scenes import SIZE, Damage, Scene
 
-FLOOR = 0.012
-"""Smallest standard deviation of the error that any reading is credited with, 0 to 1."""
-BLURS = (0.0, 0.5, 0.9, 1.3, 1.7, 2.1, 2.6)
-SECOND_LOOK = 0.7
+SECOND_LOOK = 0.45
 """From this blur on, px, the picture is fitted again with blurred forms."""
 LOOKS = 3
 """At most as many times."""
-WHITE = 0.972
-"""Darkest mean of a white border's channels."""
+MAX_FLOOR = 0.06
+"""No picture is credited with a larger error than this for each reading, 0 to 1."""
 CLIPS = 0.92
 """Where a background is brighter than this, it may have clipped."""
 GHOST = 0.15
@@ -55,36 +64,7 @@ class _Place:
     """Best first; empty for an empty place."""
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A picture with what was settled about it so far."""
-
-    image: np.ndarray
-    """(64, 64, 3) in [0, 1]."""
-    source: Scene
-    target: Scene
-    border: int
-    sigma: float
-
-    @property
-    def inner(self) -> slice:
-        edge = self.border + 1 if self.border else 0
-        return slice(edge, SIZE - edge)
-
-
-def find_border(image: np.ndarray) -> int:
-    """Width of a white border of a float (64, 64, 3) picture, px; 0 for none."""
-    width = 0
-    for depth in range(10):
-        inner = slice(depth, SIZE - depth)
-        sides = (image[depth, inner], image[-1 - depth, inner], image[inner, depth], image[inner, -1 - depth])
-        if min(float(side.mean(0).min()) for side in sides) < WHITE:
-            break
-        width = depth + 1
-    return width if 2 <= width < 10 else 0
-
-
-def _expected(picture: _Picture, window: Window) -> list[Fit]:
+def _expected(picture: Picture, window: Window) -> list[Fit]:
     """Starting points from the source's and the target's thing in a place."""
     starts = []
     before, after = picture.source.at(window.place), picture.target.at(window.place)
@@ -112,7 +92,7 @@ def _smooth_energy(left: np.ndarray) -> float:
     return float(((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) ** 2).sum()) / 81
 
 
-def _search(picture: _Picture, window: Window, starts: list[Fit], noise: float) -> list[Fit]:
+def _search(picture: Picture, window: Window, starts: list[Fit], noise: float) -> list[Fit]:
     """The forms that explain a window best, of all there are; best first."""
     sources = (picture.source.at(window.place), picture.target.at(window.place))
     expected = {form_of(thing) for thing in sources if thing is not None}
@@ -136,12 +116,12 @@ def _search(picture: _Picture, window: Window, starts: list[Fit], noise: float) 
     return sorted((fit for fit in refined if _real(fit)), key=cost)
 
 
-def _fit_place(picture: _Picture, ground: Ground, place: int) -> _Place:
+def _fit_place(picture: Picture, ground: Ground, place: int) -> _Place:
     """The forms that explain a place best, or none."""
     window = window_at(place, picture.image, ground, picture.sigma, picture.border)
     left = window.empty_residual()
     empty_error = float((left**2).sum())
-    noise = max(FLOOR, ground.noise)
+    noise = max(picture.floor, ground.noise)
     pixels = 3 * float(window.judged.sum())
     if empty_error < 0.9 * pixels * ground.noise**2 + 0.25 or _smooth_energy(left) < 0.2 * pixels * ground.noise**2:
         return _Place(window, ())
@@ -162,25 +142,11 @@ def _fit_place(picture: _Picture, ground: Ground, place: int) -> _Place:
     return _Place(window, tuple(refined[:3]))
 
 
-def synthesise(scene: Scene, saturation: float, sigma: float) -> np.ndarray:
-    """Float (64, 64, 3): the scene rendered with saturation and blur, without noise and border."""
-    painted = paint_scene(scene)
-    if saturation != 1.0:
-        painted = saturate(painted, saturation)
-    return blurred(painted, sigma)
+def _error(picture: Picture, scene: Scene, saturation: float) -> float:
+    return error_left(picture, synthesise(scene, saturation, picture.sigma))
 
 
-def _error(picture: _Picture, scene: Scene, saturation: float, sigma: float) -> float:
-    """Squared error inside the border, single pixels capped."""
-    return _left(picture, synthesise(scene, saturation, sigma))
-
-
-def _left(picture: _Picture, shown: np.ndarray) -> float:
-    left = (shown - picture.image)[picture.inner, picture.inner]
-    return float(np.minimum(left**2, 0.1).sum())
-
-
-def _grounds(picture: _Picture) -> list[Ground]:
+def _grounds(picture: Picture) -> list[Ground]:
     """Flat backgrounds with the styles that may be, or the source's photograph where that explains the corners."""
     likely = tuple({picture.source.style, picture.target.style})
     flat = fit_flat(picture.image, picture.border, picture.sigma, likely)
@@ -194,13 +160,13 @@ def _grounds(picture: _Picture) -> list[Ground]:
     return [photo, *flat] if gain > -40.0 else flat
 
 
-def _cost(picture: _Picture, scene: Scene, saturation: float, noise: float) -> float:
+def _cost(picture: Picture, scene: Scene, saturation: float, noise: float) -> float:
     """Nats of a reading: what it misses and how unexpected it is."""
     unexpected = surprise(scene, saturation, picture.source, picture.target)
-    return unexpected + _error(picture, scene, saturation, picture.sigma) / (2 * noise**2)
+    return unexpected + _error(picture, scene, saturation) / (2 * noise**2)
 
 
-def _read_on(picture: _Picture, ground: Ground) -> Named:
+def _read_on(picture: Picture, ground: Ground) -> Named:
     """The likeliest reading at the picture's blur, on one ground."""
     namer = Namer(ground, picture.source, picture.target)
     if ground.photo is None and float(ground.field.max()) > CLIPS:
@@ -212,7 +178,7 @@ def _read_on(picture: _Picture, ground: Ground) -> Named:
             ground = replace(ground, field=field)
     places = [_fit_place(picture, ground, place) for place in range(4)]
     chosen = [(place.window, place.fits[0]) for place in places if place.fits]
-    noise = max(FLOOR, ground.noise)
+    noise = max(picture.floor, ground.noise)
 
     def costed(fits: list[tuple[Window, Fit]], count: int) -> Named:
         readings = namer.readings(fits, count)
@@ -232,7 +198,7 @@ def _read_on(picture: _Picture, ground: Ground) -> Named:
     return replace(best, scene=replace(best.scene, things=things))
 
 
-def _alternatives(picture: _Picture, named: Named) -> list[Named]:
+def _alternatives(picture: Picture, named: Named) -> list[Named]:
     """Readings with a part of the source or of the target put back where something else was seen."""
     scene = named.scene
     answer = []
@@ -256,7 +222,7 @@ def _alternatives(picture: _Picture, named: Named) -> list[Named]:
     return answer
 
 
-def _polish(picture: _Picture, named: Named, noise: float) -> Named:
+def _polish(picture: Picture, named: Named, noise: float) -> Named:
     """The reading, or the source's or the target's state of a part of it where that fits better."""
     for _ in range(3):
         trials = [
@@ -270,55 +236,13 @@ def _polish(picture: _Picture, named: Named, noise: float) -> Named:
     return named
 
 
-def _read(picture: _Picture) -> Named:
+def _read(picture: Picture) -> Named:
     """The likeliest reading at the picture's blur."""
     grounds = _grounds(picture)
-    noise = max(FLOOR, min(ground.noise for ground in grounds))
+    noise = max(picture.floor, min(ground.noise for ground in grounds))
     readings = [_read_on(picture, ground) for ground in grounds]
     readings = [replace(item, cost=_cost(picture, item.scene, item.saturation, noise)) for item in readings]
     return _polish(picture, min(readings, key=lambda item: item.cost), noise)
-
-
-def _find_blur(picture: _Picture, named: Named) -> float:
-    """The blur with which the reading comes closest to the picture, px; 0 when nothing in it could show one.
-
-    A blur washes a style's lines out, so the reading is also tried with the expected styles in full.
-    """
-    scene = named.scene
-    styles = {picture.source.style, picture.target.style} - {"natural"}
-    full = [replace(scene, style=style, style_strength=1.0) for style in sorted(styles)]
-    usual = [picture.source.things, picture.target.things]
-    full += [replace(variant, things=things) for variant in (scene, *full) for things in usual]
-    variants = [scene, *(variant for variant in full if variant != scene)]
-    if not scene.things and len(variants) == 1 and scene.style == "natural":
-        return 0.0
-    best, found = float("inf"), 0.0
-    for variant in variants:
-        painted = saturate(paint_scene(variant), named.saturation)
-        errors = [_left(picture, blurred(painted, sigma)) for sigma in BLURS]
-        index = int(np.argmin(errors))
-        if errors[0] - errors[index] < 0.03 * errors[0] + 0.02:
-            index = 0
-        if errors[index] >= best:
-            continue
-        best, found = errors[index], BLURS[index]
-        if 0 < index < len(BLURS) - 1:
-            a, b, c = BLURS[index - 1 : index + 2]
-            curve = np.polyfit([a, b, c], errors[index - 1 : index + 2], 2)
-            found = float(np.clip(-curve[1] / (2 * curve[0]), a, c)) if curve[0] > 0 else b
-    return found
-
-
-def _find_noise(picture: _Picture, named: Named) -> float:
-    """Standard deviation of the pixel noise that the reading leaves, 0 to 1."""
-    shown = synthesise(named.scene, named.saturation, picture.sigma)
-    left = (picture.image - shown)[picture.inner, picture.inner]
-    high = left[1:-1, 1:-1] * 4 - 2 * (left[:-2, 1:-1] + left[2:, 1:-1] + left[1:-1, :-2] + left[1:-1, 2:])
-    high += left[:-2, :-2] + left[:-2, 2:] + left[2:, :-2] + left[2:, 2:]
-    level = shown[picture.inner, picture.inner][1:-1, 1:-1]
-    middle = (level > 0.1) & (level < 0.9)
-    values = high[middle] if middle.sum() > 600 else high.ravel()
-    return float(np.median(np.abs(values)) * 1.4826 / 6.0)
 
 
 def perceive(image: np.ndarray, source: Scene, edit: Edit | None = None) -> tuple[Scene, Damage]:
@@ -336,19 +260,27 @@ def perceive(image: np.ndarray, source: Scene, edit: Edit | None = None) -> tupl
         raise ValueError(f"image is {image.dtype} {image.shape}: perceive takes uint8 ({SIZE}, {SIZE}, 3)")
     pixels = image.astype(np.float32) / 255
     target = edit.apply(source) if edit is not None else source
-    picture = _Picture(pixels, source, target, find_border(pixels), 0.0)
+    picture = Picture(pixels, source, target, find_border(pixels))
     named = _read(picture)
-    sigma = _find_blur(picture, named)
+    sigma = find_blur(picture, named.scene, named.saturation)
     for _ in range(LOOKS):
-        if sigma < SECOND_LOOK or abs(sigma - picture.sigma) < 0.08:
+        shown = synthesise(named.scene, named.saturation, sigma)
+        noise = pixel_noise(picture, shown)
+        error = structured_error(picture, shown, noise)
+        floor = float(np.clip(1.2 * error, FLOOR, MAX_FLOOR))
+        settled = sigma < SECOND_LOOK or abs(sigma - picture.sigma) < 0.1
+        if settled and floor < 1.4 * picture.floor and picture.floor < 2.0 * floor:
             break
-        picture = replace(picture, sigma=sigma)
+        picture = replace(picture, sigma=sigma if sigma >= SECOND_LOOK else 0.0, floor=floor)
         named = _read(picture)
-        sigma = _find_blur(picture, named)
-    picture = replace(picture, sigma=sigma)
-    noise = _find_noise(picture, named)
-    damage = Damage(round(noise, 4), round(sigma, 3), picture.border, named.saturation)
-    return named.scene, damage
+        sigma = find_blur(picture, named.scene, named.saturation)
+    shown = synthesise(named.scene, named.saturation, sigma)
+    noise = pixel_noise(picture, shown)
+    error = structured_error(picture, shown, noise)
+    if error > PAINTED:
+        noise = max(noise, mottle_noise(picture, named.scene, shown))
+        sigma = max(0.0, sigma - SOFTNESS[0] - SOFTNESS[1] * error)
+    return named.scene, Damage(round(noise, 4), round(sigma, 3), picture.border, named.saturation)
 
 
 def judge_pixels(source: Scene, edit: Edit, image: np.ndarray) -> Gold:
