@@ -167,3 +167,27 @@ def quadruples() -> list[Quadruple]:
 @pytest.fixture(scope="session")
 def preferences() -> list[Preference]:
     return build_preferences(10)
+
+
+@pytest.fixture(scope="session")
+def sft_settings() -> dict:
+    """Settings with which the tiny model learns the format of mode "verify" in 30 steps."""
+    return {
+        "variant": "compact", "mode": "verify", "steps": 30, "batch_size": 8, "learning_rate": 1e-2,
+        "warmup_steps": 2, "schedule": "constant", "stored": "fp32", "cpu": True,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def wavering(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, sft_settings: dict) -> Path:
+    """A model that knows the format and is often wrong: so was every fourth of its targets."""
+    from edit_r1.train.sft import SFTStage, train_sft
+
+    bright, dark = trace((1, 1), 8.0), trace((0, 1), 2.0)
+    taught = []
+    for index in range(24):
+        colour, wrong = (0, 5)[index % 2], index // 2 % 4 == 3
+        target = bright if (colour == 5) != wrong else dark
+        taught.append(Quadruple(context(index), candidate(index, colour), target))
+    out = tmp_path_factory.mktemp("wavering") / "run"
+    return train_sft(SFTStage(str(checkpoint), str(out), **sft_settings), taught)

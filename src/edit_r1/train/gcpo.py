@@ -32,6 +32,7 @@ from edit_r1.train.rollout import pictures_of, rows_that_teach, runs_of, sample_
 from edit_r1.train.shared_vision import share_vision
 from edit_r1.train.verifier_run import (
     CurvesCallback,
+    ExactResume,
     Precision,
     Progress,
     RunFolder,
@@ -143,10 +144,12 @@ def train_gcpo(
     """
     pairs = pairs_of(preferences)
     folder = RunFolder(Path(stage.out))
-    folder.open(stage, identity_hash((pair.winner.id, pair.loser.id) for pair in pairs), resume)
+    data = identity_hash((pair.winner.id, pair.loser.id) for pair in pairs)
+    folder.check(stage, data, resume)
     if folder.model.exists():
         return folder.model
     trainer = build_trainer(stage, pairs, folder, progress)
+    folder.claim(stage, data)
     run_trainer(trainer, folder)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -166,7 +169,7 @@ def build_trainer(
     return GCPOTrainer(stage, pairs, model, processor, folder, progress)
 
 
-class GCPOTrainer(GRPOTrainer):
+class GCPOTrainer(ExactResume, GRPOTrainer):
     """TRL's GRPOTrainer with the pairs' sampler and the pairs' reward."""
 
     def __init__(

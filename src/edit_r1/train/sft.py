@@ -18,6 +18,7 @@ from edit_r1.records import OutputMode, Quadruple, Unparsed
 from edit_r1.train.verifier_run import (
     SCHEDULERS,
     CurvesCallback,
+    ExactResume,
     Precision,
     Progress,
     RunFolder,
@@ -102,6 +103,10 @@ class SFTStage:
         )  # fmt: skip
 
 
+class VerifierSFTTrainer(ExactResume, SFTTrainer):
+    """TRL's SFTTrainer, resumed exactly."""
+
+
 def train_sft(
     stage: SFTStage, quadruples: Sequence[Quadruple], resume: bool = False, progress: Progress | None = None
 ) -> Path:
@@ -118,11 +123,12 @@ def train_sft(
     folder = RunFolder(Path(stage.out))
     targets = [trace_text(quadruple, stage.mode, stage.variant) for quadruple in quadruples]
     data = identity_hash((q.candidate.id, target) for q, target in zip(quadruples, targets, strict=True))
-    folder.open(stage, data, resume)
+    folder.check(stage, data, resume)
     if folder.model.exists():
         return folder.model
     set_up(stage.threads, stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels)
+    folder.claim(stage, data)
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         asked = [
@@ -136,7 +142,7 @@ def train_sft(
         }
 
     curves = CurvesCallback(folder.curves, stage.max_seconds, progress)
-    trainer = SFTTrainer(
+    trainer = VerifierSFTTrainer(
         model=model,
         args=_arguments(stage, folder),
         train_dataset=Dataset.from_dict({"row": list(range(len(quadruples)))}).with_transform(rows),

@@ -65,14 +65,13 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
-    def open(self, stage: Any, data_hash: str, resume: bool) -> None:
-        """Claims the folder for a stage (a dataclass) on its data.
+    def check(self, stage: Any, data_hash: str, resume: bool) -> None:
+        """Whether a stage (a dataclass) may use the folder for its data; writes nothing.
 
         Raises:
             ValueError: when it holds another run, or this run and `resume` was not asked for.
         """
-        settings = {**asdict(stage), "data": data_hash}
-        settings.pop("out")
+        settings = _settings(stage, data_hash)
         path = self.root / "stage.json"
         if path.exists():
             found = read_json(path)
@@ -83,12 +82,22 @@ class RunFolder:
                 )
             if not resume:
                 raise ValueError(f"{self.root}: holds this run already: resume it, or choose another folder")
-        write_json(path, settings)
+
+    def claim(self, stage: Any, data_hash: str) -> None:
+        """Marks the folder as this run's; once its inputs have proved to open."""
+        write_json(self.root / "stage.json", _settings(stage, data_hash))
 
     def checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end."""
         found = [path.parent for path in self.checkpoints.glob(f"checkpoint-*/{_COMPLETE}")]
         return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _settings(stage: Any, data_hash: str) -> dict[str, Any]:
+    """What makes a run this run: all but the place where it is kept."""
+    settings = {**asdict(stage), "data": data_hash}
+    settings.pop("out")
+    return settings
 
 
 class CurvesCallback(TrainerCallback):
@@ -237,6 +246,24 @@ def save_model(model: Any, processor: Any, folder: RunFolder, base: str, card: M
     partial.rename(folder.model)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return folder.model
+
+
+class ExactResume:
+    """Mixed into a trainer: weights of a checkpoint are read as `from_pretrained` reads them.
+
+    transformers' own Trainer (5.23) takes a checkpoint's tensors by the names in the file. Those of
+    Qwen2.5-VL are not the names in the model (saving renames them), so that resuming went on from the
+    initial weights, with a warning only.
+    """
+
+    model: Any
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if isinstance(self.model, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        stored = type(self.model).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        self.model.load_state_dict(stored.state_dict(), strict=True)
 
 
 def run_trainer(trainer: Trainer, folder: RunFolder) -> None:

@@ -1,0 +1,242 @@
+"""GCPO on a real, tiny Qwen2.5-VL: sampling, comparing, updating."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trl import GRPOTrainer
+from trl.data_utils import prepare_multimodal_messages
+
+from edit_r1.records import Preference
+from edit_r1.train.gcpo import GCPOStage, GCPOTrainer, build_trainer, train_gcpo, until_end
+from edit_r1.train.pairs import pairs_of
+from edit_r1.train.rollout import rows_that_teach, runs_of, without_padding
+from edit_r1.train.shared_vision import distinct_pictures
+from edit_r1.train.verifier_run import RunFolder, load_trainable, read_curves
+
+
+def stage_for(model: Path, out: Path, **changes: Any) -> GCPOStage:
+    stage = GCPOStage(
+        str(model), str(out), mode="verify", variant="compact", steps=2, pairs_per_step=3, traces=4,
+        max_new_tokens=8, learning_rate=3e-3, micro_batch=8, decode_batch=8, stored="fp32", save_every=1, cpu=True,
+    )  # fmt: skip
+    return replace(stage, **changes)
+
+
+def trainer_for(model: Path, out: Path, preferences: Sequence[Preference], **changes: Any) -> GCPOTrainer:
+    return build_trainer(stage_for(model, out, **changes), pairs_of(preferences), RunFolder(out))
+
+
+# Sampling
+
+
+def test_traces_of_a_group_differ_whatever_the_checkpoint_ships(
+    checkpoint: Path, preferences: list[Preference], tmp_path: Path
+) -> None:
+    shipped = json.loads((checkpoint / "generation_config.json").read_text())
+    assert (shipped["top_k"], shipped["repetition_penalty"]) == (1, 1.5)
+    trainer = trainer_for(checkpoint, tmp_path, preferences)
+    batch = [trainer.train_dataset[row] for row in list(trainer.sampler)[:24]]
+    output = trainer._generate_and_score_completions(batch)
+    groups = output["completion_ids"].view(-1, 4, output["completion_ids"].shape[1])
+    assert all(len(set(map(tuple, group.tolist()))) > 1 for group in groups)
+    config = trainer.generation_config
+    assert (config.temperature, config.top_p, config.top_k, config.min_p, config.repetition_penalty) == (
+        1.0, 1.0, 0, None, 1.0
+    )  # fmt: skip
+    pictures = {trainer.model.config.image_token_id, trainer.model.config.video_token_id}
+    assert set(config.suppress_tokens) == pictures
+    assert not pictures & set(output["completion_ids"].flatten().tolist())
+    assert {output["completion_mask"].sum(1).max().item()} <= set(range(1, 9))
+
+
+def test_reading_a_prompt_once_samples_what_reading_every_copy_would(
+    wavering: Path, preferences: list[Preference], tmp_path: Path
+) -> None:
+    """One batch of all rows draws the same random numbers, so that TRL's own path is an exact twin."""
+    trainer = trainer_for(wavering, tmp_path, preferences, decode_batch=24)
+    prompts = [trainer.train_dataset[row] for row in list(trainer.sampler)[:24]]
+    prompts = [prepare_multimodal_messages(row["prompt"], row["images"]) for row in prompts]
+    prompt_ids, images, extra = trainer._tokenize_prompts(prompts)
+    torch.manual_seed(3)
+    once, _ = trainer._generate_single_turn(prompt_ids, images, extra, 4)
+    torch.manual_seed(3)
+    copies, _ = GRPOTrainer._generate_single_turn(trainer, prompt_ids, images, extra, 4)
+    assert once == copies
+
+
+def test_a_trace_ends_with_its_first_end_token() -> None:
+    assert until_end([5, 6, 2, 0, 0], [2]) == [5, 6, 2]
+    assert until_end([5, 6], [2]) == [5, 6]
+
+
+# The step
+
+
+def test_one_step_uses_the_papers_advantages_and_changes_the_model(
+    wavering: Path, preferences: list[Preference], tmp_path: Path
+) -> None:
+    trainer = trainer_for(wavering, tmp_path, preferences, steps=1)
+    recorded: list[dict[str, Any]] = []
+    score = trainer._generate_and_score_completions
+
+    def record(inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        recorded.append(score(inputs))
+        return recorded[-1]
+
+    trainer._generate_and_score_completions = record  # type: ignore[method-assign]
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    assert len(recorded) == 1
+    compared = trainer.comparison
+    assert compared is not None
+    assert compared.contrast.counts.silent < compared.contrast.counts.pairs  # else the test shows nothing
+    # TRL centres the ratios itself; that must be the paper's advantage.
+    assert torch.allclose(recorded[0]["advantages"].double(), compared.advantages_B, atol=1e-6)
+    assert any(not torch.equal(before[name], weight) for name, weight in trainer.model.named_parameters())
+    logged = next(line for line in trainer.state.log_history if "mean_ratio" in line)
+    expected = {
+        "mean_ratio", "unparsed", "truncated", "tie_share", "pairs_all_unparsed", "pairs_silent", "entropy",
+        "weighted_advantage", "trace_tokens", "score_winner", "score_loser", "seconds_rollout", "step_time",
+    }  # fmt: skip
+    assert expected <= set(logged)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_the_ratio_is_one_exactly_with_one_update_and_not_with_two(
+    wavering: Path, preferences: list[Preference], tmp_path: Path, updates: int
+) -> None:
+    trainer = trainer_for(wavering, tmp_path, preferences, steps=1, updates_per_generation=updates)
+    deviations: list[list[float]] = []
+    compute = GRPOTrainer._get_per_token_logps_and_entropies
+
+    def watch(model: Any, *args: Any, **options: Any) -> Any:
+        result = compute(trainer, model, *args, **options)
+        if torch.is_grad_enabled():
+            deviations.append([])
+            old = watched.get("old_per_token_logps")
+            mask = watched["completion_mask"].bool()
+            new = result[0].detach()
+            deviations[-1] = (new - (new if old is None else old)).exp().sub(1).abs()[mask].tolist()
+        return result
+
+    watched: dict[str, Any] = {}
+    loss = GRPOTrainer._compute_loss
+
+    def keep(self: Any, model: Any, inputs: dict[str, Any]) -> Any:
+        watched.clear()
+        watched.update(inputs)
+        return loss(self, model, inputs)
+
+    trainer._get_per_token_logps_and_entropies = watch  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GRPOTrainer, "_compute_loss", keep)
+        trainer.train()
+    forwards = 24 // 8
+    assert len(deviations) == forwards * updates
+    assert trainer.state.global_step == updates
+    first = [value for part in deviations[:forwards] for value in part]
+    if updates == 1:
+        assert set(first) == {0.0}
+        return
+    assert max(first) < 1e-5  # rollout's and update's log-probabilities agree (fault 2)
+    assert max(value for part in deviations[forwards:] for value in part) > 1e-3
+
+
+def test_rows_without_a_gradient_and_padding_can_be_left_out(
+    wavering: Path, preferences: list[Preference], tmp_path: Path
+) -> None:
+    """Loss and gradients equal TRL's on the full micro-batch."""
+    trainer = trainer_for(wavering, tmp_path, preferences, micro_batch=24)
+    batch = [trainer.train_dataset[row] for row in list(trainer.sampler)[:24]]
+    inputs = trainer._generate_and_score_completions(batch)
+    inputs["advantages"] = torch.tensor([0.5, 0.0, -0.5, 0.0, 1e-9, 0.0] * 4)
+    trainer.current_gradient_accumulation_steps = 1
+    gradients = []
+    for loss_of in (GRPOTrainer._compute_loss, GCPOTrainer._compute_loss):
+        trainer.model.zero_grad()
+        loss_of(trainer, trainer.model, inputs).backward()
+        gradients.append({name: weight.grad.clone() for name, weight in trainer.model.named_parameters()})
+    assert max(gradient.abs().max() for gradient in gradients[0].values()) > 1e-4
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
+    teaching, share = rows_that_teach(inputs)
+    assert (len(teaching["advantages"]), share) == (8, 8 / 24)
+    assert len(teaching["num_images"]) == len(teaching["prompt_ids"]) == 8
+    assert without_padding(teaching)["completion_mask"].any(0).all()
+    silent, share = rows_that_teach({**inputs, "advantages": torch.zeros(24)})
+    assert len(silent["advantages"]) == 1  # the step stays a step, with a gradient of zero
+
+
+def test_a_picture_seen_twice_is_read_once(wavering: Path, preferences: list[Preference], tmp_path: Path) -> None:
+    trainer = trainer_for(wavering, tmp_path, preferences)
+    plain, _ = load_trainable(str(wavering), freeze_vision=False, max_pixels=0)
+    pixels = torch.randn(3, 16, 192)[[0, 1, 0, 2, 1]].reshape(-1, 192)
+    grids = torch.tensor([[1, 4, 4]] * 5)
+    assert distinct_pictures(pixels, grids) == ([0, 1, 3], [0, 1, 0, 2, 1])
+    outputs = [model.model.visual(pixels, grid_thw=grids) for model in (plain, trainer.model)]
+    for name in ("last_hidden_state", "pooler_output"):
+        assert torch.allclose(outputs[0][name], outputs[1][name], atol=1e-5)
+    for output in outputs:
+        output.pooler_output.pow(2).sum().backward()
+    for one, other in zip(plain.model.visual.parameters(), trainer.model.model.visual.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+    assert runs_of("aabccc") == ([0, 2, 3], [2, 1, 3])
+
+
+# Whole runs
+
+
+def test_gcpo_teaches_which_picture_is_better_and_resumes_exactly(
+    wavering: Path, preferences: list[Preference], tmp_path: Path
+) -> None:
+    stage = stage_for(wavering, tmp_path / "run", steps=8, traces=8, micro_batch=16, save_every=3)
+    model = train_gcpo(stage, preferences)
+    curve = read_curves(tmp_path / "run/curves.jsonl")
+    assert [line["step"] for line in curve] == list(range(1, 9))
+    assert curve[0]["mean_ratio"] < 0.5
+    assert curve[-1]["mean_ratio"] > curve[0]["mean_ratio"] + 0.3
+    assert curve[-1]["score_winner"] > curve[-1]["score_loser"] + 3
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int, logged: object) -> None:
+        if done == 5:
+            raise Killed
+
+    again = replace(stage, out=str(tmp_path / "again"))
+    with pytest.raises(Killed):
+        train_gcpo(again, preferences, progress=kill)
+    assert RunFolder(tmp_path / "again").checkpoint().name == "checkpoint-3"
+    straight = load_file(model / "model.safetensors")
+    resumed = load_file(train_gcpo(again, preferences, resume=True) / "model.safetensors")
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_lora_with_two_updates_a_generation(wavering: Path, preferences: list[Preference], tmp_path: Path) -> None:
+    stage = stage_for(wavering, tmp_path / "run", updates_per_generation=2, lora_rank=2, lora_alpha=4)
+    before = load_file(wavering / "model.safetensors")
+    after = load_file(train_gcpo(stage, preferences) / "model.safetensors")
+    assert set(before) == set(after)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.endswith("_proj.weight") and "layers" in name for name in changed)
+    assert len(read_curves(tmp_path / "run/curves.jsonl")) == 2  # a line a generation
+
+
+def test_the_config_is_small_and_checked() -> None:
+    assert len(fields(GCPOStage)) <= 25
+    with pytest.raises(ValueError, match="traces=1: a group needs at least 2"):
+        GCPOStage("m", "o", traces=1)
+    with pytest.raises(ValueError, match="micro_batch=7"):
+        GCPOStage("m", "o", micro_batch=7)
+    with pytest.raises(ValueError, match=r"epsilon=1\.5"):
+        GCPOStage("m", "o", epsilon=1.5)
