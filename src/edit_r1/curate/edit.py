@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 from edit_r1.curate.draws import rng_for
 from edit_r1.curate.failures import Failure
-from edit_r1.editors.protocol import Editor
+from edit_r1.editors.protocol import EditedImage, Editor
+from edit_r1.images import ImageError, decode_rgb
 from edit_r1.records import Candidate, Context
+
+SEEDS = 2**31
+"""Editors' seeds are drawn below this: the range that torch generators and served editors both take."""
 
 
 def candidate_id(sample_id: str, editor: str, seed: int, image: bytes) -> str:
@@ -18,37 +22,61 @@ def candidate_id(sample_id: str, editor: str, seed: int, image: bytes) -> str:
     return digest.hexdigest()[:16]
 
 
+def draw_jobs(sample_id: str, editors: int, per_context: int, seed: int) -> list[tuple[int, int]]:
+    """(editor's number, seed) of each of one context's candidates.
+
+    Editors are drawn without replacement; with `per_context` above their number every editor is used
+    again with other seeds. The draw depends on the sample's id and `seed` alone, so a run in pieces
+    makes what a run in one makes.
+    """
+    rng = rng_for(sample_id, seed)
+    rounds = -(-per_context // editors)
+    numbers = [int(number) for _ in range(rounds) for number in rng.permutation(editors)][:per_context]
+    seeds: list[int] = []
+    while len(seeds) < per_context:  # different ones, or the same editor would paint the same picture again
+        drawn = int(rng.integers(SEEDS))
+        if drawn not in seeds:
+            seeds.append(drawn)
+    return list(zip(numbers, seeds, strict=True))
+
+
 def edit(
     contexts: Sequence[Context], editors: Sequence[Editor], per_context: int, seed: int
 ) -> tuple[list[Candidate], list[Failure]]:
-    """`per_context` candidates for each context, by as many editors drawn for it.
+    """`per_context` candidates for each context by editors drawn for it (`draw_jobs`), in the contexts' order.
 
-    Which editors a context gets depends on its own id and `seed` alone, so a run in pieces makes what a
-    run in one makes. With `per_context` above the number of editors every editor is used again with other seeds.
+    An editor that gives no picture, or bytes that are none, is a failure of its (context, seed).
 
     Raises:
-        ValueError: without editors, or for `per_context` below 1.
+        ValueError: without editors, for editors of one name, or for `per_context` below 1.
     """
+    names = [editor.name for editor in editors]
     if not editors or per_context < 1:
         raise ValueError(f"{len(editors)} editors, per_context={per_context}: both must be at least 1")
-    jobs: dict[int, list[tuple[int, int, int]]] = defaultdict(list)  # by editor: place, turn, seed
+    if len(set(names)) < len(names):
+        raise ValueError(f"editors {names}: give each a name of its own, or their candidates cannot be told apart")
+    work: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     for place, context in enumerate(contexts):
-        rng = rng_for(context.sample.id, seed)
-        turns = [
-            int(number) for _ in range(-(-per_context // len(editors))) for number in rng.permutation(len(editors))
-        ]
-        for turn, number in enumerate(turns[:per_context]):
-            jobs[number].append((place, turn, int(rng.integers(2**31))))
-    made: dict[tuple[int, int], Candidate] = {}
-    failures: list[Failure] = []
-    for number, work in sorted(jobs.items()):
-        editor = editors[number]
-        images = editor.edit([contexts[place].sample for place, _, _ in work], [own for _, _, own in work])
-        for (place, turn, own), image in zip(work, images, strict=True):
-            sample_id = contexts[place].sample.id
-            if image.image is None:
-                failures.append(Failure("edit", sample_id, editor.name, image.error or "no picture"))
-                continue
-            name = candidate_id(sample_id, editor.name, own, image.image)
-            made[place, turn] = Candidate(name, sample_id, image.image, editor.name, own, image.hidden)
-    return [made[key] for key in sorted(made)], failures
+        for turn, (number, own) in enumerate(draw_jobs(context.sample.id, len(editors), per_context, seed)):
+            work[number].append((place, turn, own))
+    made: dict[tuple[int, int], Candidate | Failure] = {}
+    for number, jobs in sorted(work.items()):
+        images = editors[number].edit([contexts[place].sample for place, _, _ in jobs], [own for _, _, own in jobs])
+        for (place, turn, own), image in zip(jobs, images, strict=True):
+            made[place, turn] = _candidate(contexts[place].sample.id, names[number], own, image)
+    ordered = [made[key] for key in sorted(made)]
+    return (
+        [item for item in ordered if isinstance(item, Candidate)],
+        [item for item in ordered if isinstance(item, Failure)],
+    )
+
+
+def _candidate(sample_id: str, editor: str, seed: int, edited: EditedImage) -> Candidate | Failure:
+    if edited.image is None:
+        return Failure("edit", sample_id, editor, edited.error or "no picture and no reason", failed_call=True)
+    try:
+        decode_rgb(edited.image)
+    except ImageError as error:
+        return Failure("edit", sample_id, editor, str(error))
+    name = candidate_id(sample_id, editor, seed, edited.image)
+    return Candidate(name, sample_id, edited.image, editor, seed, edited.hidden)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
+
+OUTAGE = 8
+"""So many calls without one answer are an outage of the model and not the fault of single rows."""
 
 
 @dataclass(frozen=True)
@@ -12,14 +15,42 @@ class Failure:
     """One thing that a model did not deliver after every retry."""
 
     step: str
-    """"decompose", "edit", "reason", "verify" or "select"."""
+    """"pick", "samples", "decompose", "edit", "reason", "verify" or "select"."""
     row: str
     """Id of the sample or candidate that the row would have belonged to."""
     model: str
     reason: str
+    failed_call: bool = False
+    """True when no answer came at all, as opposed to one that could not be used."""
+
+
+class OutageError(ValueError):
+    """A model answered nothing at all; the message says which one and what to do."""
 
 
 def causes(failures: Iterable[Failure]) -> dict[str, int]:
-    """Failures counted by "model: reason", most frequent first."""
+    """Failures counted by "model: reason", most frequent first, equally frequent ones by name."""
     counted = Counter(f"{failure.model}: {failure.reason}" for failure in failures)
-    return dict(counted.most_common())
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
+
+
+def check_outage(failures: Iterable[Failure], answered: Set[str]) -> None:
+    """Stop a run before it writes an outage down as failures of rows, which no later run would mend.
+
+    Args:
+        failures: of one shard of one step.
+        answered: names of the models that answered at least once in it.
+
+    Raises:
+        OutageError: when a model left `OUTAGE` calls or more unanswered and answered none.
+    """
+    silent: dict[str, list[Failure]] = {}
+    for failure in failures:
+        if failure.model not in answered:
+            silent.setdefault(failure.model, []).append(failure)
+    for model, mine in silent.items():
+        if len(mine) >= OUTAGE and all(failure.failed_call for failure in mine):
+            raise OutageError(
+                f"{model}: no answer to any of {len(mine)} calls ({mine[0].reason}): check that it is running and "
+                "reachable, then run again; what is finished is kept"
+            )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edit_r1.records import Candidate, Context, PoolTrace
+from edit_r1.curate.failures import Failure
+from edit_r1.records import Candidate, Context, PoolTrace, Unparsed
 from edit_r1.verifier.parsing import parse_completion
 from edit_r1.verifier.prompts import Variant, judge_request
 from edit_r1.vlm.protocol import VLM, Request, Sampling
@@ -13,12 +14,17 @@ from edit_r1.vlm.protocol import VLM, Request, Sampling
 
 @dataclass(frozen=True)
 class PoolMember:
-    """One way of asking one VLM; diversity comes from models, system texts and temperatures."""
+    """One way of asking one VLM; diversity comes from models, system texts and temperatures.
+
+    Traces are always asked for in mode "both": the selector needs the verdicts, and SFT rewrites the
+    selected trace in the other modes (`verifier.traces.project`), which no other mode allows.
+    """
 
     vlm: VLM
     traces: int
     """Traces per quadruple, at least 1."""
     sampling: Sampling
+    """Its temperature and seed; greedy decoding gives one trace only."""
     variant: Variant = "full"
     system: str | None = None
     """A system text of its own."""
@@ -26,16 +32,27 @@ class PoolMember:
     def __post_init__(self) -> None:
         if self.traces < 1:
             raise ValueError(f"{self.vlm.name}: traces={self.traces}; a judge of the pool writes at least 1")
+        if self.traces > 1 and self.sampling.temperature <= 0:
+            raise ValueError(
+                f"{self.vlm.name}: {self.traces} traces at temperature 0 are copies of one: raise the temperature "
+                "or ask for 1"
+            )
 
 
 def reason(
-    contexts: dict[str, Context], candidates: Sequence[Candidate], pool: Sequence[PoolMember]
+    contexts: Mapping[str, Context], candidates: Sequence[Candidate], pool: Sequence[PoolMember]
 ) -> list[PoolTrace]:
     """Every member's traces for every candidate; a failed call or an unparsed text stays in as `Unparsed`.
 
     Args:
         contexts: by sample id.
+
+    Raises:
+        ValueError: for a candidate without its context.
     """
+    missing = {candidate.sample_id for candidate in candidates} - contexts.keys()
+    if missing:
+        raise ValueError(f"no context for sample {min(missing)}: give every candidate's context, or decompose it first")
     traces: list[PoolTrace] = []
     first = 0
     for member in pool:
@@ -43,11 +60,21 @@ def reason(
         answers = member.vlm.generate(requests, member.sampling, member.traces)
         for candidate, completions in zip(candidates, answers, strict=True):
             principles = contexts[candidate.sample_id].principles
+            assert len(completions) == member.traces, f"{member.vlm.name} gave {len(completions)} of {member.traces}"
             for number, completion in enumerate(completions):
                 outcome = parse_completion(completion, principles, "both")
                 traces.append(PoolTrace(candidate.id, member.vlm.name, first + number, outcome, member.vlm.simulated))
         first += member.traces
     return traces
+
+
+def lost(traces: Sequence[PoolTrace]) -> list[Failure]:
+    """The traces without a score, as failures."""
+    return [
+        Failure("reason", trace.candidate_id, trace.judge, trace.outcome.reason, trace.outcome.failed_call)
+        for trace in traces
+        if isinstance(trace.outcome, Unparsed)
+    ]
 
 
 def _request(context: Context, candidate: Candidate, member: PoolMember) -> Request:

@@ -1,10 +1,10 @@
 """The four steps in order, each a Parquet dataset, resumable shard by shard.
 
-    samples -> contexts -> candidates -> traces -> gold -> selected
+    samples -> contexts -> candidates -> traces -> gold -> decisions -> selected
 
-Shard i of a step is made from shard i of the step before, so a run that was killed goes on after the
+Shard i of a step is made from shard i of the steps before, so a run that was killed goes on after the
 last finished shard, and ends with the same datasets. What a step could not make is kept beside its
-dataset (`STEP.failures/part-00000.json`) with its cause.
+dataset (`STEP.failures/part-00000.json`) with its cause: nothing is dropped without a line there.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from typing import Any, TypeVar
 
 from edit_r1.curate.decompose import decompose
 from edit_r1.curate.edit import edit
-from edit_r1.curate.failures import Failure, causes
-from edit_r1.curate.reason import PoolMember, reason
-from edit_r1.curate.select import Choice, TieBreak, select
+from edit_r1.curate.failures import Failure, causes, check_outage
+from edit_r1.curate.pick import usable
+from edit_r1.curate.reason import PoolMember, lost, reason
+from edit_r1.curate.select import Decision, Selection, TieBreak, select
+from edit_r1.curate.summary import Tally
+from edit_r1.curate.tables import DECISIONS
 from edit_r1.curate.verify import verify
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample, Trace
@@ -47,7 +50,8 @@ Progress = Callable[[str, int, int], None]
 
 DECOMPOSE_SAMPLING = Sampling(1024, temperature=0.7, top_p=0.95)
 VERIFY_SAMPLING = Sampling(4096, temperature=0.0)
-STEPS = ("samples", "contexts", "candidates", "traces", "gold", "selected")
+STEPS = ("samples", "contexts", "candidates", "traces", "gold", "decisions", "selected")
+"""In the order in which they are made. "decisions" only sorts what is there, and reports no progress of its own."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,18 @@ class CurateStage:
         twice = [sample_id for sample_id, count in Counter(s.id for s in self.samples).items() if count > 1]
         if twice:
             raise ValueError(f"{len(twice)} samples are given twice, the first {twice[0]}: give each sample once")
-        if self.shard_size < 1:
-            raise ValueError(f"shard_size={self.shard_size}: must be at least 1")
+        if self.shard_size < 1 or self.candidates_per_context < 1:
+            raise ValueError(
+                f"shard_size={self.shard_size}, candidates_per_context={self.candidates_per_context}: "
+                "both must be at least 1"
+            )
+        ways = [(m.vlm.name, m.sampling, m.variant, m.system) for m in self.pool]
+        same = [way for way in ways if ways.count(way) > 1]
+        if same:
+            raise ValueError(
+                f"two judges of the pool ask {same[0][0]} in the same way and would write the same traces: "
+                "change a seed, temperature or system text, or raise `traces` of one"
+            )
 
     def key(self) -> str:
         """Hash of everything that shapes the datasets: a folder made under another key is refused."""
@@ -112,6 +126,7 @@ class Curation:
         self.candidates: Dataset[Candidate] = Dataset(out, "candidates", CANDIDATES, key)
         self.traces: Dataset[PoolTrace] = Dataset(out, "traces", POOL_TRACES, key)
         self.gold: Dataset[GoldVerdicts] = Dataset(out, "gold", GOLD_VERDICTS, key)
+        self.decisions: Dataset[Decision] = Dataset(out, "decisions", DECISIONS, key)
         self.selected: Dataset[Quadruple] = Dataset(out, "selected", QUADRUPLES, key)
         size = stage.shard_size
         self.shards = [stage.samples[start : start + size] for start in range(0, len(stage.samples), size)]
@@ -119,50 +134,63 @@ class Curation:
     # Each step: the records of shard `number`, and what could not be made.
 
     def make_samples(self, number: int) -> tuple[list[Sample], list[Failure]]:
-        return list(self.shards[number]), []
+        return usable(self.shards[number])
 
     def make_contexts(self, number: int) -> tuple[list[Context], list[Failure]]:
         stage = self.stage
-        return decompose(_part(self.samples, number), stage.decomposer, stage.variant, stage.decompose_sampling)
+        samples = _part(self.samples, number)
+        contexts, failures = decompose(samples, stage.decomposer, stage.variant, stage.decompose_sampling)
+        check_outage(failures, {context.decomposer for context in contexts})
+        return contexts, failures
 
     def make_candidates(self, number: int) -> tuple[list[Candidate], list[Failure]]:
         stage = self.stage
-        return edit(_part(self.contexts, number), stage.editors, stage.candidates_per_context, stage.seed)
+        contexts = _part(self.contexts, number)
+        candidates, failures = edit(contexts, stage.editors, stage.candidates_per_context, stage.seed)
+        check_outage(failures, {candidate.editor for candidate in candidates})
+        return candidates, failures
 
     def make_traces(self, number: int) -> tuple[list[PoolTrace], list[Failure]]:
         traces = reason(self._contexts(number), self._introduced(number), self.stage.pool)
-        lost = [
-            Failure("reason", trace.candidate_id, trace.judge, trace.outcome.reason)
-            for trace in traces
-            if not isinstance(trace.outcome, Trace)
-        ]
-        return traces, lost
+        failures = lost(traces)
+        check_outage(failures, {trace.judge for trace in traces if isinstance(trace.outcome, Trace)})
+        return traces, failures
 
     def make_gold(self, number: int) -> tuple[list[GoldVerdicts], list[Failure]]:
+        stage, contexts = self.stage, self._contexts(number)
         candidates, traces = self._introduced(number), _part(self.traces, number)
-        stage = self.stage
-        return verify(self._contexts(number), candidates, traces, stage.verifier, stage.variant, stage.verify_sampling)
+        gold, failures = verify(contexts, candidates, traces, stage.verifier, stage.variant, stage.verify_sampling)
+        check_outage(failures, {item.verifier for item in gold})
+        return gold, failures
+
+    def make_decisions(self, number: int) -> tuple[list[Decision], list[Failure]]:
+        return [decision for _, selection in self.selections(number) for decision in selection.decisions], []
 
     def make_selected(self, number: int) -> tuple[list[Quadruple], list[Failure]]:
         contexts, kept, failures = self._contexts(number), [], []
-        for candidate, choice in self.choices(number):
-            if choice.selected is None or not isinstance(choice.selected.outcome, Trace):
-                failures.append(Failure("select", candidate.id, "selector", "no trace could be parsed"))
-                continue
-            kept.append(Quadruple(contexts[candidate.sample_id], candidate, choice.selected.outcome))
+        for candidate, selection in self.selections(number):
+            if selection.selected is not None and isinstance(selection.selected.outcome, Trace):
+                kept.append(Quadruple(contexts[candidate.sample_id], candidate, selection.selected.outcome))
+            else:
+                parsed = any(decision.cause != "unparsed" for decision in selection.decisions)
+                cause = "no gold to select by" if parsed else "no trace could be parsed"
+                failures.append(Failure("select", candidate.id, "selector", cause))
         return kept, failures
 
-    def choices(self, number: int) -> Iterator[tuple[Candidate, Choice]]:
-        """What the selector does with each quadruple of a shard that has gold."""
+    def selections(self, number: int) -> Iterator[tuple[Candidate, Selection]]:
+        """What the selector does with each quadruple of a shard."""
+        stage = self.stage
+        for candidate, traces, gold in self.quadruples(number):
+            yield candidate, select(traces, gold, stage.tie_break, stage.filter_on, stage.seed)
+
+    def quadruples(self, number: int) -> Iterator[tuple[Candidate, list[PoolTrace], GoldVerdicts | None]]:
+        """Each candidate of a shard with its traces, and with gold where the verifier gave it."""
         traces: dict[str, list[PoolTrace]] = defaultdict(list)
         for trace in _part(self.traces, number):
             traces[trace.candidate_id].append(trace)
         gold = {item.candidate_id: item for item in _part(self.gold, number)}
-        stage = self.stage
         for candidate in _part(self.candidates, number):
-            if candidate.id in gold:
-                mine = traces[candidate.id]
-                yield candidate, select(mine, gold[candidate.id], stage.tie_break, stage.filter_on, stage.seed)
+            yield candidate, traces[candidate.id], gold.get(candidate.id)
 
     def _introduced(self, number: int) -> list[Candidate]:
         candidates = _part(self.candidates, number)
@@ -186,7 +214,7 @@ class Curation:
                 if progress is not None:
                     progress(dataset.name, number + 1, len(self.shards))
             dataset.finish({"failed": causes(read_failures(self.out, dataset.name))})
-        if progress is not None:
+        elif progress is not None:
             progress(dataset.name, len(self.shards), len(self.shards))
 
 
@@ -195,6 +223,7 @@ def curate(stage: CurateStage, out: Path, progress: Progress | None = None) -> C
 
     Raises:
         StoreError: when `out` holds a curation with other settings, or cannot be written.
+        OutageError: when a model answers nothing at all; the unfinished shard is asked for again by the next run.
     """
     curation = Curation(stage, out)
     curation.run_step(curation.samples, curation.make_samples, progress)
@@ -202,36 +231,35 @@ def curate(stage: CurateStage, out: Path, progress: Progress | None = None) -> C
     curation.run_step(curation.candidates, curation.make_candidates, progress)
     curation.run_step(curation.traces, curation.make_traces, progress)
     curation.run_step(curation.gold, curation.make_gold, progress)
+    curation.run_step(curation.decisions, curation.make_decisions, None)
     curation.run_step(curation.selected, curation.make_selected, progress)
     write_json(out / "summary.json", summarise(curation))
     return curation
 
 
 def summarise(curation: Curation) -> dict[str, Any]:
-    """Rows and hashes per step, failures by cause, and per judge: traces, unparsed, agreement with gold, selected."""
+    """The summary of a finished curation, as JSON.
+
+    Rows, hashes and failures by cause of each step; per judge its traces, unparsed ones, agreement with gold
+    and traces selected; decisions by cause; and what each selection rule makes of the same traces.
+    """
     datasets: tuple[Dataset[Any], ...] = (
-        curation.samples, curation.contexts, curation.candidates, curation.traces, curation.gold, curation.selected,
+        curation.samples, curation.contexts, curation.candidates, curation.traces, curation.gold,
+        curation.decisions, curation.selected,
     )  # fmt: skip
-    judges: dict[str, dict[str, float]] = defaultdict(
-        lambda: {"traces": 0, "unparsed": 0, "agreement": 0.0, "selected": 0}
-    )
+    tally = Tally(curation.stage.seed)
     for number in range(len(curation.shards)):
-        names = {(t.candidate_id, t.index): t.judge for t in _part(curation.traces, number)}
-        for trace in _part(curation.traces, number):
-            judges[trace.judge]["traces"] += 1
-            judges[trace.judge]["unparsed"] += not isinstance(trace.outcome, Trace)
-        for candidate, choice in curation.choices(number):
-            for index, share in choice.accuracies.items():
-                judges[names[candidate.id, index]]["agreement"] += share
-            if choice.selected is not None:
-                judges[choice.selected.judge]["selected"] += 1
-    for judge in judges.values():
-        judge["agreement"] = round(judge["agreement"] / max(1, judge["traces"] - judge["unparsed"]), 4)
+        tally.add_decisions(_part(curation.decisions, number))
+        for _, traces, gold in curation.quadruples(number):
+            if gold is not None:
+                tally.add_quadruple(traces, gold)
+    metas = {dataset.name: dataset.meta() for dataset in datasets}
     return {
-        "rows": {dataset.name: dataset.meta()["rows"] for dataset in datasets},
-        "hashes": {dataset.name: dataset.meta()["hash"] for dataset in datasets},
-        "failed": {dataset.name: dataset.meta()["failed"] for dataset in datasets},
-        "judges": dict(judges),
+        "given": len(curation.stage.samples),
+        "rows": {name: meta["rows"] for name, meta in metas.items()},
+        "hashes": {name: meta["hash"] for name, meta in metas.items()},
+        "failed": {name: meta["failed"] for name, meta in metas.items()},
+        **tally.as_dict(),
     }
 
 

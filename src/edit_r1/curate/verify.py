@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from edit_r1.curate.decompose import TRIES, retry_sampling
 from edit_r1.curate.failures import Failure
-from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Unparsed, Verdict
+from edit_r1.curate.retry import ask
+from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Trace, Unparsed, Verdict
 from edit_r1.verifier.parsing import parse_gold
 from edit_r1.verifier.prompts import Variant, verify_request
 from edit_r1.vlm.protocol import VLM, Completion, Sampling
@@ -21,45 +21,40 @@ def verify(
     variant: Variant,
     sampling: Sampling,
 ) -> tuple[list[GoldVerdicts], list[Failure]]:
-    """Gold verdicts per candidate, in order; lists of a wrong length are asked for again, then failures."""
+    """Gold verdicts per candidate, in order; lists of a wrong length are asked for again, then failures.
+
+    All parsed traces of a candidate are shown as references. Unparsed ones are not: a text cut at the
+    token limit or run wild is no judgment, and may be longer than all others together.
+
+    Args:
+        contexts: by sample id.
+        traces: of these candidates, in any order.
+    """
     texts: dict[str, list[str]] = defaultdict(list)
-    for trace in traces:
-        if trace.outcome.text:
+    for trace in sorted(traces, key=lambda trace: trace.index):
+        if isinstance(trace.outcome, Trace):
             texts[trace.candidate_id].append(trace.outcome.text)
-    found: dict[str, GoldVerdicts] = {}
-    reasons: dict[str, str] = {}
-    open_candidates = list(candidates)
-    for attempt in range(TRIES):
-        if not open_candidates:
-            break
-        requests = []
-        for candidate in open_candidates:
-            context = contexts[candidate.sample_id]
-            sample = context.sample
-            requests.append(
-                verify_request(
-                    [sample.source],
-                    candidate.image,
-                    sample.instruction,
-                    context.principles,
-                    texts[candidate.id],
-                    variant,
-                )
-            )
-        answers = vlm.generate(requests, retry_sampling(sampling, attempt))
-        for candidate, (answer,) in zip(open_candidates, answers, strict=True):
-            gold = _gold(answer, len(contexts[candidate.sample_id].principles))
-            if isinstance(gold, Unparsed):
-                reasons[candidate.id] = gold.reason
-            else:
-                found[candidate.id] = GoldVerdicts(candidate.id, gold, vlm.name, vlm.simulated)
-        open_candidates = [candidate for candidate in open_candidates if candidate.id not in found]
-    gold_lists = [found[candidate.id] for candidate in candidates if candidate.id in found]
-    failures = [Failure("verify", candidate.id, vlm.name, reasons[candidate.id]) for candidate in open_candidates]
-    return gold_lists, failures
+    own = [contexts[candidate.sample_id] for candidate in candidates]
+    requests = [
+        verify_request(
+            [context.sample.source],
+            candidate.image,
+            context.sample.instruction,
+            context.principles,
+            texts[candidate.id],
+            variant,
+        )
+        for context, candidate in zip(own, candidates, strict=True)
+    ]
 
+    def parse(place: int, answer: Completion) -> tuple[Verdict, ...] | Unparsed:
+        return parse_gold(answer.text, own[place].principles, truncated=answer.finish == "length")
 
-def _gold(answer: Completion, count: int) -> tuple[Verdict, ...] | Unparsed:
-    if answer.finish == "error":
-        return Unparsed("", f"no answer: {answer.error}", failed_call=True)
-    return parse_gold(answer.text, count, truncated=answer.finish == "length")
+    gold: list[GoldVerdicts] = []
+    failures: list[Failure] = []
+    for candidate, answer in zip(candidates, ask(vlm, requests, parse, sampling), strict=True):
+        if isinstance(answer, Unparsed):
+            failures.append(Failure("verify", candidate.id, vlm.name, answer.reason, answer.failed_call))
+        else:
+            gold.append(GoldVerdicts(candidate.id, answer, vlm.name, vlm.simulated))
+    return gold, failures

@@ -1,0 +1,117 @@
+"""What a curation came to: per judge, and per rule by which a trace could have been selected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from edit_r1.curate.select import Decision, TieBreak, matches, select
+from edit_r1.records import GoldVerdicts, PoolTrace, Trace
+
+RULES: dict[str, tuple[TieBreak, bool]] = {
+    "lenient": ("lenient", True),
+    "neutral": ("neutral", True),
+    "no filter": ("neutral", False),
+}
+"""Name to (tie-break, filter on). All three are measured on the same traces, whichever a curation uses."""
+
+
+@dataclass
+class JudgeCount:
+    """A judge of the pool over all its traces."""
+
+    traces: int = 0
+    unparsed: int = 0
+    compared: int = 0
+    """Traces that could be compared with gold."""
+    agreement_sum: float = 0.0
+    selected: int = 0
+
+    def add(self, decision: Decision) -> None:
+        self.traces += 1
+        self.unparsed += decision.cause == "unparsed"
+        self.selected += decision.cause == "kept"
+        if decision.agreement is not None:
+            self.compared += 1
+            self.agreement_sum += decision.agreement
+
+    def row(self) -> dict[str, float | None]:
+        """Counts, and the mean agreement with gold, 0 to 1; None when nothing could be compared."""
+        agreement = round(self.agreement_sum / self.compared, 4) if self.compared else None
+        return {
+            "traces": self.traces,
+            "unparsed": self.unparsed,
+            "agreement": agreement,
+            "selected": self.selected,
+        }
+
+
+@dataclass
+class RuleCount:
+    """What one rule would select."""
+
+    selected: int = 0
+    score_sum: float = 0.0
+    verdicts: int = 0
+    yes: int = 0
+    right: int = 0
+    passed_failed: int = 0
+    """Verdicts of 1 where gold has 0: what a model trained on the selection learns to forgive."""
+    gold_failed: int = 0
+
+    def add(self, chosen: Trace, gold: GoldVerdicts) -> None:
+        assert chosen.verdicts is not None
+        self.selected += 1
+        self.score_sum += chosen.score
+        self.verdicts += len(gold.gold)
+        self.yes += sum(verdict.value for verdict in chosen.verdicts)
+        self.right += matches(chosen, gold)
+        pairs = list(zip(chosen.verdicts, gold.gold, strict=True))
+        self.gold_failed += sum(truth.value == 0 for _, truth in pairs)
+        self.passed_failed += sum(mine.value == 1 and truth.value == 0 for mine, truth in pairs)
+
+    def row(self) -> dict[str, float | None]:
+        """Mean score (0 to 10) and shares (0 to 1); None without anything to divide by."""
+        return {
+            "selected": self.selected,
+            "mean_score": _share(self.score_sum, self.selected),
+            "yes": _share(self.yes, self.verdicts),
+            "agreement": _share(self.right, self.verdicts),
+            "failed_points_passed": _share(self.passed_failed, self.gold_failed),
+        }
+
+
+@dataclass
+class Tally:
+    """Everything counted over the quadruples of a curation, one after the other."""
+
+    seed: int
+    judges: dict[str, JudgeCount] = field(default_factory=dict)
+    rules: dict[str, RuleCount] = field(default_factory=lambda: {name: RuleCount() for name in RULES})
+    decisions: Counter[str] = field(default_factory=Counter)
+    """Traces by the cause of the decision on them."""
+
+    def add_decisions(self, decisions: Iterable[Decision]) -> None:
+        """Each trace once."""
+        for decision in decisions:
+            self.judges.setdefault(decision.judge, JudgeCount()).add(decision)
+            self.decisions[decision.cause] += 1
+
+    def add_quadruple(self, traces: Sequence[PoolTrace], gold: GoldVerdicts) -> None:
+        """One quadruple that has gold, selected by every rule."""
+        for name, (tie_break, filter_on) in RULES.items():
+            chosen = select(traces, gold, tie_break, filter_on, self.seed).selected
+            if chosen is not None and isinstance(chosen.outcome, Trace):
+                self.rules[name].add(chosen.outcome, gold)
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "judges": {name: count.row() for name, count in sorted(self.judges.items())},
+            "decisions": dict(sorted(self.decisions.items())),
+            "selectors": {name: count.row() for name, count in self.rules.items()},
+        }
+
+
+def _share(part: float, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
