@@ -75,11 +75,11 @@ def test_a_run_cut_in_pieces_ends_where_an_uncut_one_does(tmp_path: Path) -> Non
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_passed_deadline_trains_nothing_and_still_saves(tmp_path: Path) -> None:
+def test_a_passed_deadline_trains_and_writes_nothing(tmp_path: Path) -> None:
     config = loop.LoopConfig(steps=5, batch_size=1, learning_rate=1e-2)
     run = _linear_run(tmp_path / "a.pt", config)
     assert not loop.train(run, lambda step: _loss(run, step), config, tmp_path / "a.pt", time.monotonic() - 1, "t")
-    assert run.step == 0 and (tmp_path / "a.pt").exists()
+    assert run.step == 0 and not (tmp_path / "a.pt").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

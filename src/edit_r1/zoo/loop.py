@@ -113,7 +113,7 @@ def start(module: nn.Module, optimiser: torch.optim.Optimizer, path: Path) -> Ru
 def train(
     run: Run, loss_of: Callable[[int], Tensor], config: LoopConfig, path: Path, deadline: float, label: str
 ) -> bool:
-    """Train until `config.steps` are done or `time.monotonic()` passes `deadline`; the state is saved either way.
+    """Train until `config.steps` are done or `time.monotonic()` passes `deadline`; save if a step was made.
 
     Args:
         loss_of: the scalar loss of step `step`; draws its batch from the step number alone.
@@ -136,7 +136,7 @@ def train(
         value = float(loss.detach())
         if value != value or value in (float("inf"), float("-inf")):
             raise ValueError(f"{label}: loss {value} in step {run.step}: lower learning_rate={config.learning_rate}")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(run.module.parameters(), config.gradient_clip)
         run.optimiser.step()
         run.optimiser.zero_grad(set_to_none=True)
@@ -151,7 +151,8 @@ def train(
         if now - last_save > config.save_every_s:
             last_save = now
             run.save(path)
-    run.save(path)
+    if run.step > first_step:  # a call that only looks must not write over a training that goes on beside it
+        run.save(path)
     return run.step >= config.steps
 
 

@@ -22,14 +22,17 @@ RMS = 0.2
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix (rows, columns) with all its singular values brought near 1 (within about 0.7 to 1.2)."""
+    """A matrix (rows, columns) with all its singular values brought near 1 (within about 0.7 to 1.2).
+
+    In bf16, which is exact enough for it and halves its time.
+    """
     a, b, c = COEFFICIENTS
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + 1e-7)
+    wide = (wide / (wide.norm() + 1e-7)).bfloat16()
     for _ in range(ITERATIONS):
         gram = wide @ wide.T
         wide = a * wide + (b * gram + c * gram @ gram) @ wide
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
