@@ -7,21 +7,18 @@ but no trace could be parsed.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
 from edit_r1.images import read_image_file
-from edit_r1.records import CATEGORIES, Judgment, Principle
-from edit_r1.store import read_json
+from edit_r1.records import CATEGORIES, Judgment, Principle, Trace, Unparsed
 
 if TYPE_CHECKING:
     from edit_r1.verifier.scoring import Verifier
@@ -52,9 +49,10 @@ def score(
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
     """
-    sources = [read_image_file(source)]
-    verifier = _verifier(model, sources, instruction)
-    judgment = verifier.score(sources, read_image_file(edited), instruction, _principles(principles), traces, seed=seed)
+    asked = _question(source, [edited], instruction, principles, traces)
+    judgment = _verifier(model, asked).score(
+        asked.sources, asked.edited[0], instruction, asked.principles, traces, seed=seed
+    )
     return _show(judgment, json)
 
 
@@ -78,10 +76,11 @@ def rank(
     """
     from edit_r1.verifier.judgments import judgment_json
 
-    sources = [read_image_file(source)]
-    verifier = _verifier(model, sources, instruction)
-    images = [read_image_file(path) for path in edited]
-    ranked = verifier.rank(sources, images, instruction, _principles(principles), traces, seed=seed)
+    if not edited:
+        _complain("rank needs at least one edited image after the source; edit-r1 rank --help tells more")
+        return USAGE
+    asked = _question(source, edited, instruction, principles, traces)
+    ranked = _verifier(model, asked).rank(asked.sources, asked.edited, instruction, asked.principles, traces, seed=seed)
     rows = [{"path": str(edited[one.index]), **judgment_json(one.judgment)} for one in ranked]
     if json:
         _print_json({"ranking": rows})
@@ -89,7 +88,9 @@ def rank(
         from edit_r1.report.terminal import ranking_table
 
         Console().print(ranking_table(rows))
-    return UNPARSED if all(row["score"] is None for row in rows) else 0
+    if any(row["score"] is not None for row in rows):
+        return 0
+    return _unparsed([outcome for one in ranked for outcome in one.judgment.outcomes])
 
 
 def principles(source: Picture, /, instruction: Instruction, model: str | None = None, json: bool = False) -> int:
@@ -100,16 +101,19 @@ def principles(source: Picture, /, instruction: Instruction, model: str | None =
     """
     from edit_r1.verifier.scoring import UnparsedPrinciples
 
-    sources = [read_image_file(source)]
-    verifier = _verifier(model, sources, instruction)
+    asked = _question(source, [], instruction)
+    verifier = _verifier(model, asked)
+    document: dict[str, Any] = {"principles": None, "cached": False, "model": verifier.principles_vlm.name}
     try:
-        written = verifier.principles(sources, instruction)
+        written = verifier.principles(asked.sources, instruction)
     except UnparsedPrinciples as error:
-        print(f"edit-r1: {error}", file=sys.stderr)
+        if json:
+            _print_json(document)
+        _complain(error)
         return UNPARSED
     rows = [{"question": item.question, "category": item.category} for item in written]
     if json:
-        _print_json({"principles": rows, "cached": False, "model": verifier.principles_vlm.name})
+        _print_json({**document, "principles": rows})
     else:
         for number, row in enumerate(rows, start=1):
             print(f"{number:2}. {row['question']}  ({row['category']})")
@@ -139,9 +143,15 @@ def curate(recipe: tyro.conf.Positional[str], /, out: Path, engine: Literal["loc
         recipe: a built-in name, or path/file.py:function.
         engine: where the steps run.
     """
+    from edit_r1.curate.run import CurateStage
+    from edit_r1.recipes.load import load_recipe
     from edit_r1.recipes.run import run_curation
 
-    run_curation(_recipe(recipe), out)
+    stage = load_recipe(recipe)
+    if not isinstance(stage, CurateStage):
+        raise ValueError(f"curate takes a recipe that returns CurateStage, {recipe} returns {type(stage).__name__}")
+    run_curation(stage, out)
+    print(f"done: {out}; `edit-r1 curate status {out}` shows what it holds")
     return 0
 
 
@@ -199,6 +209,8 @@ def world_pretrain(
 
 def report(run: tyro.conf.Positional[Path], /) -> int:
     """Draw a run's report.html again from what the run has on disk."""
+    if not (run / "metrics.json").is_file():  # said before the models' libraries are imported
+        raise ValueError(f"{run}: holds no finished run; `edit-r1 demo --out {run}` makes or continues one")
     from edit_r1.demo import draw_report
 
     print(draw_report(run))
@@ -223,7 +235,9 @@ def evaluate_reward(
     from edit_r1.store import PREFERENCES, read_dataset
     from edit_r1.verifier.scoring import Verifier
 
+    _check_traces(traces)
     preferences = read_dataset(data.parent, data.name, PREFERENCES)
+    _quiet_libraries()
     judgments = judge_candidates(Verifier.load(model), preferences, traces, seed)
     result = asdict(report_pairs("pairs", pair_scores(preferences, judgments)))
     if json:
@@ -232,40 +246,89 @@ def evaluate_reward(
         from edit_r1.report.terminal import pairs_table
 
         Console().print(pairs_table(result))
-    return 0
+    if result["unparsed"] < result["pairs"]:
+        return 0
+    return _unparsed([outcome for judgment in judgments.values() for outcome in judgment.outcomes])
 
 
 # --- what the commands share ------------------------------------------------------------------------------------
 
 
-def _verifier(model: str | None, sources: Sequence[bytes], instruction: str) -> Verifier:
+@dataclass(frozen=True)
+class _Question:
+    """What a model is asked about, read and checked: a mistake in it is told before any model is opened."""
+
+    sources: tuple[bytes, ...]
+    edited: tuple[bytes, ...]
+    instruction: str
+    principles: tuple[Principle, ...] | None
+
+
+def _question(
+    source: Path, edited: Sequence[Path], instruction: str, principles: Path | None = None, traces: int = 1
+) -> _Question:
+    from edit_r1.verifier.prompts import check_instruction
+
+    checked = check_instruction(instruction)
+    _check_traces(traces)
+    given = None if principles is None else _principles(principles)
+    return _Question((read_image_file(source),), tuple(map(read_image_file, edited)), checked, given)
+
+
+def _check_traces(traces: int) -> None:
+    from edit_r1.verifier.scoring import MAX_TRACES
+
+    if not 1 <= traces <= MAX_TRACES:
+        raise ValueError(f"--traces {traces}: ask for 1 to {MAX_TRACES}")
+
+
+def _verifier(model: str | None, asked: _Question) -> Verifier:
+    if model is None:
+        from edit_r1.zoo.packaged import is_editworld, packaged_verifier
+
+        if not is_editworld(asked.sources, asked.instruction):
+            raise ValueError(
+                "without --model only the packaged tiny verifier is at hand, and it knows EditWorld's pictures and "
+                "instructions alone: name a vision-language model with --model PATH"
+            )
+        _quiet_libraries()
+        return packaged_verifier()
     from edit_r1.verifier.scoring import Verifier
-    from edit_r1.zoo.packaged import is_editworld, packaged_verifier
 
-    if model is not None:
-        return Verifier.load(model)
-    if not is_editworld(sources, instruction):
-        raise ValueError(
-            "without --model only the packaged tiny verifier is at hand, and it knows EditWorld's pictures and "
-            "instructions alone: name a vision-language model with --model PATH"
-        )
-    return packaged_verifier()
+    _quiet_libraries()
+    return Verifier.load(model)
 
 
-def _principles(path: Path | None) -> list[Principle] | None:
+def _quiet_libraries() -> None:
+    """No progress bars and warnings of a model's library: what goes wrong is told in our one line."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _principles(path: Path) -> tuple[Principle, ...]:
     """Principles from a JSON file: a list, or the document that `edit-r1 principles --json` writes."""
-    if path is None:
-        return None
-    rows = read_json(path)
+    from edit_r1.verifier.prompts import check_principles
+
+    remedy = f'write a JSON list of {{"question": ..., "category": one of {", ".join(CATEGORIES)}}}'
+    try:
+        rows = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error}): check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}): {remedy}") from error
     if isinstance(rows, dict):
         rows = rows.get("principles")
-    remedy = f'write a list of {{"question": ..., "category": one of {", ".join(CATEGORIES)}}}'
     if not isinstance(rows, list):
-        raise ValueError(f"{path}: holds no list of principles; {remedy}")
+        raise ValueError(f"{path}: holds no list of principles: {remedy}")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("question", "category")):
-            raise ValueError(f"{path}: principle {number} is malformed; {remedy}")
-    return [Principle(row["question"], row["category"]) for row in rows]
+            raise ValueError(f"{path}: principle {number} is malformed: {remedy}")
+    try:
+        return check_principles([Principle(row["question"], row["category"]) for row in rows])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _show(judgment: Judgment, as_json: bool) -> int:
@@ -280,50 +343,46 @@ def _show(judgment: Judgment, as_json: bool) -> int:
         Console().print(checklist(document))
     if judgment.score is not None:
         return 0
-    reasons = [outcome.reason for outcome in judgment.outcomes if hasattr(outcome, "reason")]
-    print(f"edit-r1: no trace could be parsed: {reasons[0] if reasons else 'no answer'}", file=sys.stderr)
+    return _unparsed(judgment.outcomes)
+
+
+def _unparsed(outcomes: Sequence[Trace | Unparsed]) -> int:
+    """Says why no trace could be parsed: the first reason stands for all."""
+    reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, Unparsed)]
+    _complain(f"no trace could be parsed: {reasons[0] if reasons else 'no answer'}")
     return UNPARSED
+
+
+def _complain(message: object) -> None:
+    """One line on stderr, whatever the message holds."""
+    print(f"edit-r1: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _print_json(document: Any) -> None:
     print(json.dumps(document, ensure_ascii=False, indent=2))
 
 
-def _recipe(name: str) -> Callable[[], Any]:
-    """A built-in recipe by its name, or the function of a file ("path/file.py:function")."""
-    if ":" in name:
-        path, _, function = name.rpartition(":")
-        spec = importlib.util.spec_from_file_location("edit_r1_recipe", path)
-        if not Path(path).is_file() or spec is None or spec.loader is None:
-            raise ValueError(f"recipe {name}: there is no file {path}")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    else:
-        module, function = importlib.import_module("edit_r1.recipes"), name
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise ValueError(f"recipe {name!r}: not there; built in are {', '.join(_built_in())}, or path/file.py:function")
-    return cast(Callable[[], Any], found)
-
-
-def _built_in() -> list[str]:
-    from edit_r1 import recipes
-
-    return sorted(recipes.__all__)
-
-
 def train(kind: str, arguments: list[str]) -> int:
-    """`train KIND RECIPE --out DIR [--resume] [--FIELD VALUE ...]`: any field of the recipe's config can be set."""
-    from edit_r1.recipes.run import run_training
+    """`train KIND RECIPE [--resume] [--FIELD VALUE ...]`: any field of the recipe's config can be set, --out too."""
+    from edit_r1.recipes.load import known_recipes, load_recipe
+    from edit_r1.recipes.run import EditorRecipe, GCPORecipe, SFTRecipe, run_training
 
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: edit-r1 train {kind} RECIPE --out DIR [--resume] [--FIELD VALUE ...]; recipes: "
-              f"{', '.join(_built_in())}, or path/file.py:function", file=sys.stderr)  # fmt: skip
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else USAGE
-    config = _recipe(arguments[0])()
+        asked = arguments[:1] in (["-h"], ["--help"])
+        usage = f"usage: edit-r1 train {kind} RECIPE --out DIR [--resume] [--FIELD VALUE ...]; {known_recipes()}"
+        print(usage, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else USAGE
+    wanted = {"sft": SFTRecipe, "gcpo": GCPORecipe, "editor": EditorRecipe}[kind]
+    config = load_recipe(arguments[0])
+    if not isinstance(config, wanted):
+        raise ValueError(
+            f"train {kind} takes a recipe that returns {wanted.__name__}, {arguments[0]} returns "
+            f"{type(config).__name__}"
+        )
     resume = "--resume" in arguments
     rest = [argument for argument in arguments[1:] if argument != "--resume"]
-    config = tyro.cli(type(config), default=config, args=rest, prog=f"edit-r1 train {kind} {arguments[0]}")
+    prog = f"edit-r1 train {kind} {arguments[0]}"
+    config = tyro.cli(type(config), default=config, args=rest, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
     print(run_training(kind, config, resume))
     return 0
 
@@ -373,9 +432,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
-        print("edit-r1: interrupted; the same command continues where it can", file=sys.stderr)
+        _complain("interrupted; the same command continues where it can")
         code = 130
     except (ValueError, OSError) as error:
-        print(f"edit-r1: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(error)
+        code = FAILED
+    except MemoryError:
+        _complain("out of memory: use smaller images, fewer traces or a smaller model")
         code = FAILED
     sys.exit(code)

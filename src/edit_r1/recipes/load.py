@@ -1,0 +1,50 @@
+"""From a recipe's name on the command line to its config."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def load_recipe(name: str) -> Any:
+    """The config that a recipe returns: a built-in one by its name, or a file's ("path/file.py:function").
+
+    Raises:
+        ValueError: when there is no such recipe, or when the code in the user's file fails.
+    """
+    if ":" not in name:
+        from edit_r1 import recipes
+
+        if name not in recipes.__all__:
+            raise ValueError(f"recipe {name!r}: not there; {known_recipes()}")
+        return getattr(recipes, name)()
+    path, _, function = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location("edit_r1_recipe", path)
+    if not Path(path).is_file() or spec is None or spec.loader is None:
+        raise ValueError(f"recipe {name}: there is no Python file {path}; {known_recipes()}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses of the file look themselves up there
+    try:
+        spec.loader.exec_module(module)
+        found = getattr(module, function, None)
+        if callable(found):
+            return found()
+    except Exception as error:  # a boundary: the file is the user's code, and may raise anything
+        raise ValueError(f"recipe {name}: {type(error).__name__}: {error}{_line_of(spec.origin, error)}") from error
+    raise ValueError(f"recipe {name}: {path} has no function {function!r}")
+
+
+def _line_of(file: str | None, error: BaseException) -> str:
+    """Where in the file it happened; a syntax error says so itself."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" (line {lines[-1]})" if lines else ""
+
+
+def known_recipes() -> str:
+    """What `load_recipe` takes, in words."""
+    from edit_r1 import recipes
+
+    return f"built in are {', '.join(sorted(recipes.__all__))}, or give path/file.py:function"

@@ -1,0 +1,277 @@
+"""Every command through `main`: exit codes, what stands on stdout, and one line on stderr for a mistake."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edit_r1.cli import COMMANDS, main
+from edit_r1.images import encode_png
+from edit_r1.records import CATEGORIES
+from edit_r1.verifier.cards import ModelCard, write_card
+from edit_r1.verifier.prompts import MAX_INSTRUCTION_CHARS
+
+Capture = pytest.CaptureFixture[str]
+
+
+def run(capsys: Capture, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, out, err
+
+
+def fails(capsys: Capture, *arguments: object, code: int = 1) -> str:
+    """The one line on stderr of a command that ends with `code`; nothing stands on stdout."""
+    got, out, err = run(capsys, *arguments)
+    assert (got, out) == (code, ""), err
+    assert err.startswith("edit-r1: ") and err.endswith("\n") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of 128 x 96 that is not EditWorld's."""
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("pictures") / "photo.png"
+    path.write_bytes(encode_png(pixels))
+    return path
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, picture: Path) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "broken.png"
+    path.write_bytes(picture.read_bytes()[:2000])
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2.5-VL, asked by short prompts: it answers, and never with a trace."""
+    file = Path(__file__).parent / "train" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("tiny_checkpoint", file)
+    assert spec is not None and spec.loader is not None
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    folder: Path = builder.build_checkpoint(tmp_path_factory.mktemp("tiny-vlm"))
+    write_card(folder, ModelCard(variant="compact"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def principles_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("principles") / "principles.json"
+    path.write_text(json.dumps([{"question": "Is the cup blue?", "category": CATEGORIES[0]}]))
+    return path
+
+
+# --- usage ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_command_the_usage_goes_to_stderr(capsys: Capture) -> None:
+    code, out, err = run(capsys)
+    assert (code, out) == (2, "")
+    assert all(" ".join(words) in err for words in COMMANDS)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_no_mistake(capsys: Capture, flag: str) -> None:
+    code, out, err = run(capsys, flag)
+    assert (code, err) == (0, "")
+    assert all(" ".join(words) in out for words in COMMANDS)
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS), ids=" ".join)
+def test_every_command_has_help(capsys: Capture, words: tuple[str, ...]) -> None:
+    code, out, err = run(capsys, *words, "--help")
+    assert (code, err) == (0, "")
+    assert f"edit-r1 {' '.join(words)}" in out
+
+
+@pytest.mark.parametrize("words", [["paint"], ["world"], ["world", "paint"], ["train", "cook"], ["--bogus"]], ids=str)
+def test_an_unknown_command_is_wrong_usage(capsys: Capture, words: list[str]) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert f"no command {' '.join(words)!r}" in err
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS), ids=" ".join)
+def test_an_unknown_flag_is_wrong_usage(capsys: Capture, words: tuple[str, ...]) -> None:
+    code, out, err = run(capsys, *words, "--bogus", "1")
+    assert (code, out) == (2, "")
+    assert err
+
+
+def test_rank_needs_an_edited_image(capsys: Capture, picture: Path) -> None:
+    assert "at least one edited" in fails(capsys, "rank", picture, "-i", "x", code=2)
+
+
+# --- world ------------------------------------------------------------------------------------------------------
+
+
+def test_world_sample_writes_pictures_and_rows(capsys: Capture, tmp_path: Path) -> None:
+    code, out, err = run(capsys, "world", "sample", "--out", tmp_path / "world", "--count", 2)
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in (tmp_path / "world" / "samples.jsonl").read_text().splitlines()]
+    assert out.startswith(f"{len(rows)} candidates of 2 contexts")
+    assert all((tmp_path / "world" / row[key]).is_file() for row in rows for key in ("source", "edited"))
+    assert "not an empty folder" in fails(capsys, "world", "sample", "--out", tmp_path / "world")
+    assert "count=0" in fails(capsys, "world", "sample", "--out", tmp_path / "none", "--count", 0)
+    assert not (tmp_path / "none").exists()
+
+
+# --- mistakes, told before a model is opened --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["score", "rank", "principles"])
+def test_a_foreign_picture_needs_a_model(capsys: Capture, picture: Path, command: str) -> None:
+    pictures = [picture] if command == "principles" else [picture, picture]
+    assert "--model PATH" in fails(capsys, command, *pictures, "-i", "Make the cup blue")
+
+
+@pytest.mark.parametrize("command", ["score", "rank"])
+def test_broken_and_missing_pictures_are_named(capsys: Capture, picture: Path, broken: Path, command: str) -> None:
+    rest = ("-i", "Make the cup blue", "--model", "/nowhere/model")
+    for pictures in ((broken, picture), (picture, broken)):
+        assert "broken.png" in fails(capsys, command, *pictures, *rest)
+    assert "missing.png" in fails(capsys, command, picture, picture.with_name("missing.png"), *rest)
+    assert "cannot be read" in fails(capsys, command, picture, picture.parent, *rest)
+
+
+@pytest.mark.parametrize("command", ["score", "rank", "principles"])
+def test_instructions_are_checked_first(capsys: Capture, picture: Path, command: str) -> None:
+    pictures = [picture] if command == "principles" else [picture, picture]
+    for instruction, said in (("", "empty"), (" \n", "empty"), ("x" * (MAX_INSTRUCTION_CHARS + 1), "shorten")):
+        assert said in fails(capsys, command, *pictures, "-i", instruction, "--model", "/nowhere/model")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[{", "not valid JSON"),
+        ("\N{LATIN SMALL LETTER E WITH ACUTE}", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("7", "no list of principles"),
+        ('{"rules": []}', "no list of principles"),
+        ('["Is it blue?"]', "principle 1 is malformed"),
+        ('[{"question": "Is it blue?"}]', "principle 1 is malformed"),
+        ("[]", "at least one"),
+        ('[{"question": " ", "category": "Image Quality"}]', "principle 1 is empty"),
+        ('[{"question": "Is it blue?", "category": "Taste"}]', "'Taste'"),
+    ],
+)
+def test_malformed_principles_are_told_with_their_file(
+    capsys: Capture, picture: Path, tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "rules.json"
+    path.write_text(text, encoding="latin-1")
+    err = fails(capsys, "score", picture, picture, "-i", "x", "--principles", path, "--model", "/nowhere/model")
+    assert "rules.json" in err and said in err
+    assert "run its stage" not in err
+
+
+def test_a_missing_principles_file_is_named(capsys: Capture, picture: Path, tmp_path: Path) -> None:
+    err = fails(capsys, "rank", picture, picture, "-i", "x", "--principles", tmp_path / "no.json", "--model", "/no/m")
+    assert "no.json: cannot be read" in err
+
+
+@pytest.mark.parametrize("traces", [0, -1, 65])
+def test_traces_have_a_range(capsys: Capture, picture: Path, traces: int) -> None:
+    assert "1 to 64" in fails(capsys, "score", picture, picture, "-i", "x", "--traces", traces, "--model", "/no/m")
+
+
+def test_a_wrong_folder_is_no_curation_and_no_run(capsys: Capture, tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        assert "no curation" in fails(capsys, "curate", "status", folder)
+        assert "no finished run" in fails(capsys, "report", folder)
+        assert str(folder) in fails(capsys, "evaluate", "reward", "--model", "/no/model", "--data", folder)
+
+
+# --- models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["score", "rank", "principles"])
+def test_a_missing_model_is_told(capsys: Capture, picture: Path, tmp_path: Path, command: str) -> None:
+    pictures = [picture] if command == "principles" else [picture, picture]
+    assert "no such folder" in fails(capsys, command, *pictures, "-i", "x", "--model", tmp_path / "missing")
+    assert "config.json" in fails(capsys, command, *pictures, "-i", "x", "--model", tmp_path)
+
+
+def test_a_foreign_checkpoint_is_told(capsys: Capture, picture: Path, tmp_path: Path) -> None:
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 1, "n_head": 1, "n_embd": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    err = fails(capsys, "score", picture, picture, "-i", "x", "--model", tmp_path)
+    assert str(tmp_path) in err
+
+
+def test_score_without_a_parsed_trace_is_null(
+    capsys: Capture, picture: Path, checkpoint: Path, principles_file: Path
+) -> None:
+    asked = ("score", picture, picture, "-i", "Make it blue", "--model", checkpoint, "--principles", principles_file)
+    code, out, err = run(capsys, *asked, "--json")
+    assert code == 3
+    document = json.loads(out)
+    assert document["score"] is None and document["score_std"] is None
+    assert (document["traces"], document["unparsed"]) == (1, 1)
+    assert document["principles"] == [
+        {"question": "Is the cup blue?", "category": CATEGORIES[0], "verdict": None, "evidence": None}
+    ]
+    assert document["categories"] == dict.fromkeys(CATEGORIES)
+    assert document["model"] == checkpoint.name and document["seconds"] > 0
+    assert err.startswith("edit-r1: no trace could be parsed: ") and err.count("\n") == 1
+    assert "no answer" not in err  # it did answer
+
+
+def test_rank_without_a_parsed_trace_is_null(
+    capsys: Capture, picture: Path, checkpoint: Path, principles_file: Path
+) -> None:
+    asked = ("rank", picture, picture, "-i", "Make it blue", "--model", checkpoint, "--principles", principles_file)
+    code, out, err = run(capsys, *asked, "--json")
+    assert code == 3 and err.count("\n") == 1
+    (row,) = json.loads(out)["ranking"]
+    assert (row["path"], row["score"], row["unparsed"]) == (str(picture), None, 1)
+
+
+def test_principles_that_cannot_be_parsed_are_null(capsys: Capture, picture: Path, checkpoint: Path) -> None:
+    code, out, err = run(capsys, "principles", picture, "-i", "Make it blue", "--model", checkpoint, "--json")
+    assert code == 3
+    assert json.loads(out) == {"principles": None, "cached": False, "model": checkpoint.name}
+    assert "no usable principles" in err and err.count("\n") == 1
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def mine(:", "SyntaxError"),
+        ("import nowhere_to_be_found", "nowhere_to_be_found"),
+        ("def mine():\n    return 1 / 0", "ZeroDivisionError: division by zero (line 2)"),
+        ("def mine(size):\n    return size", "size"),
+        ("def yours():\n    return 1", "no function 'mine'"),
+        ("def mine():\n    return 7", "returns int"),
+    ],
+)
+def test_a_recipe_that_fails_is_one_line(capsys: Capture, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "recipe.py").write_text(text)
+    err = fails(capsys, "curate", "run", f"{tmp_path / 'recipe.py'}:mine", "--out", tmp_path / "out")
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_recipe_names_the_known_ones(capsys: Capture, tmp_path: Path) -> None:
+    for name in ("cook", "tiny", f"{tmp_path}/missing.py:mine"):
+        assert "tiny_cold_start" in fails(capsys, "curate", "run", name, "--out", tmp_path / "out")
+
+
+def test_a_recipe_of_another_kind_is_refused(capsys: Capture, tmp_path: Path) -> None:
+    assert "returns SFTRecipe" in fails(capsys, "curate", "run", "tiny_sft", "--out", tmp_path / "out")
