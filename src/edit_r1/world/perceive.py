@@ -19,12 +19,13 @@ from edit_r1.world.oracle import Gold, judge
 from edit_r1.world.perceive_damage import (
     FLOOR,
     PAINTED,
-    SOFTNESS,
     Picture,
     error_left,
     find_blur,
     find_border,
-    mottle_noise,
+    mottles,
+    painted_noise,
+    painter_softness,
     pixel_noise,
     structured_error,
     synthesise,
@@ -47,7 +48,9 @@ SECOND_LOOK = 0.45
 """From this blur on, px, the picture is fitted again with blurred forms."""
 LOOKS = 3
 """At most as many times."""
-MAX_FLOOR = 0.06
+PAINTER_DOUBT = 1.7
+"""A reading of a painted picture is credited with its structured error times this: neighbouring pixels err alike."""
+MAX_FLOOR = 0.08
 """No picture is credited with a larger error than this for each reading, 0 to 1."""
 CLIPS = 0.92
 """Where a background is brighter than this, it may have clipped."""
@@ -267,7 +270,7 @@ def perceive(image: np.ndarray, source: Scene, edit: Edit | None = None) -> tupl
         shown = synthesise(named.scene, named.saturation, sigma)
         noise = pixel_noise(picture, shown)
         error = structured_error(picture, shown, noise)
-        floor = float(np.clip(1.2 * error, FLOOR, MAX_FLOOR))
+        floor = float(np.clip(PAINTER_DOUBT * error, FLOOR, MAX_FLOOR))
         settled = sigma < SECOND_LOOK or abs(sigma - picture.sigma) < 0.1
         if settled and floor < 1.4 * picture.floor and picture.floor < 2.0 * floor:
             break
@@ -278,8 +281,10 @@ def perceive(image: np.ndarray, source: Scene, edit: Edit | None = None) -> tupl
     noise = pixel_noise(picture, shown)
     error = structured_error(picture, shown, noise)
     if error > PAINTED:
-        noise = max(noise, mottle_noise(picture, named.scene, shown))
-        sigma = max(0.0, sigma - SOFTNESS[0] - SOFTNESS[1] * error)
+        mottled = painted_noise(named.scene, named.saturation, mottles(picture, named.scene, shown))
+        # A painter's errors at the lines of a style look like pixel noise too.
+        noise = max(0.7 * noise, mottled)
+        sigma = max(0.0, sigma - painter_softness(named.scene, named.saturation, error))
     return named.scene, Damage(round(noise, 4), round(sigma, 3), picture.border, named.saturation)
 
 

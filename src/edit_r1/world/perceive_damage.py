@@ -3,7 +3,7 @@
 A picture that an editor painted, or that only went through its autoencoder, is a little soft and errs a
 little everywhere. Both are told from damage by what a rendering cannot explain: a damaged rendering is
 matched by a blurred one to within its pixel noise, a painter's softness comes with an error in its
-shapes. The three constants that say so were measured with the zoo's autoencoder on train scenes.
+shapes. The constants that say so were measured with the zoo's autoencoder on train scenes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edit_r1.world.describe import NOISE
 from edit_r1.world.perceive_ground import blurred
 from edit_r1.world.perceive_names import saturate
 from edit_r1.world.render import paint_scene
@@ -27,10 +28,12 @@ BORDER_CONTRAST = 0.018
 MAX_BORDER = 10
 PAINTED = 0.004
 """From this structured error on, a picture was painted and not rendered."""
-SOFTNESS = (0.2, 5.0)
-"""Of a painted picture's blur, px: what is a painter's own, as a constant and per unit of its error."""
-MOTTLE = (0.0085, 5.0)
-"""A painter shows noise as mottles: the standard deviation it has without any, and the factor to pixel noise."""
+SOFTNESS = {"plain": 0.28, "styled": 0.12, "saturated": 0.15, "error": 5.0}
+"""Of a painted picture's blur, px: what is a painter's own; the second to last on top, the last per unit of error."""
+MOTTLE = {"plain": 0.0092, "styled": 0.0112, "slope": 5.0}
+"""A painter shows noise as mottles: their standard deviation from which it is called noise, and noise per mottle."""
+VIVID = 1.5
+"""From this saturation on, clipping adds to a painter's softness and mottles."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,20 @@ def structured_error(picture: Picture, shown: np.ndarray, noise: float) -> float
     return float(np.sqrt(max(float((smooth**2).mean()) - 1.2 * noise**2 / 9, 0.0)) * 1.4)
 
 
-def mottle_noise(picture: Picture, scene: Scene, shown: np.ndarray) -> float:
-    """Pixel noise behind the mottles of a painted picture's background, 0 to 1."""
+def painter_softness(scene: Scene, saturation: float, error: float) -> float:
+    """How much of a painted picture's blur is the painter's own, px."""
+    own = SOFTNESS["plain" if scene.style == "natural" else "styled"]
+    return own + SOFTNESS["error"] * error + (SOFTNESS["saturated"] if saturation > VIVID else 0.0)
+
+
+def painted_noise(scene: Scene, saturation: float, deviation: float) -> float:
+    """Pixel noise behind mottles of this standard deviation, 0 to 1."""
+    usual = MOTTLE["plain" if scene.style == "natural" else "styled"]
+    return max(0.0, NOISE + MOTTLE["slope"] * (deviation / (1.6 if saturation > VIVID else 1.0) - usual))
+
+
+def mottles(picture: Picture, scene: Scene, shown: np.ndarray) -> float:
+    """Standard deviation of the mottles in a painted picture's background, 0 to 1; 0 where none of it is free."""
     empty = paint_scene(replace(scene, things=(), style="natural"))
     touched = np.abs(paint_scene(replace(scene, style="natural")) - empty).max(-1) > 0.002
     reach = 4
@@ -163,5 +178,4 @@ def mottle_noise(picture: Picture, scene: Scene, shown: np.ndarray) -> float:
         values = (values - means[phase])[kept] * scale[:, None]
         if len(values) < 150:
             return 0.0
-    deviation = float(np.mean((np.quantile(values, 0.84, axis=0) - np.quantile(values, 0.16, axis=0)) / 2))
-    return float(np.sqrt(max(deviation**2 - MOTTLE[0] ** 2, 0.0)) * MOTTLE[1])
+    return float(np.mean((np.quantile(values, 0.84, axis=0) - np.quantile(values, 0.16, axis=0)) / 2))
