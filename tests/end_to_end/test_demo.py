@@ -1,0 +1,88 @@
+"""The whole loop at size micro: it closes, it continues after a kill, and it ends with the same data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edit_r1.cli import main
+from edit_r1.demo import draw_report, loop, run_demo
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "micro"
+    with pytest.raises(SystemExit) as end:
+        main(["demo", "--size", "micro", "--out", str(out)])
+    assert end.value.code == 0
+    return out
+
+
+def test_metrics_have_the_contract_s_form(finished: Path) -> None:
+    metrics: dict[str, Any] = json.loads((finished / "metrics.json").read_text())
+    for name in ("base", "sft", "gcpo"):
+        row = metrics["verifier"][name]
+        assert {"accuracy", "half_credit", "tie_rate", "ci95", "pairs", "unparsed", "tpr", "tnr"} <= set(row)
+        assert row["pairs"] > 0
+    assert set(metrics["verifier"]["gcpo_minus_sft"]) == {"delta", "ci95"}
+    for name in ("before", "after"):
+        assert {"oracle", "ci95", "contexts"} <= set(metrics["editor"][name])
+    assert set(metrics["editor"]["delta"]) == {"mean", "ci95"}
+    assert -1 <= metrics["editor"]["gsb"] <= 1
+    assert all(seconds > 0 for seconds in metrics["seconds"].values())
+
+
+def test_the_report_is_one_file_that_fetches_nothing(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/png;base64,") > 10
+    for attribute in ('src="http', 'href="http', "url(", "@import", "<script"):
+        assert attribute not in page
+    assert "nan" not in page.split("<footer>")[1].lower()
+
+
+def test_the_report_can_be_drawn_again(finished: Path) -> None:
+    before = (finished / "report.html").read_text()
+    assert draw_report(finished).read_text() == before
+
+
+def test_another_seed_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["demo", "--size", "micro", "--seed", "1", "--out", str(finished)])
+    assert end.value.code == 1
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_a_killed_demo_continues_and_ends_with_the_same_data(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed inside the curation, then inside GCPO's stage; what was finished is not done again."""
+    out = tmp_path / "killed"
+    curate = loop.curate
+
+    def killed_curation(stage: Any, folder: Path, progress: Any) -> Any:
+        def stop(step: str, done: int, total: int) -> None:
+            progress(step, done, total)
+            if step == "traces":
+                raise KeyboardInterrupt
+
+        return curate(stage, folder, stop)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "curate", killed_curation)
+        run_demo(out, 0, "micro")
+    assert not (out / "stages/cold-start-data.done.json").exists()
+
+    def killed_training(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "train_gcpo", killed_training)
+        run_demo(out, 0, "micro")
+    trained = (out / "sft/model/model.safetensors").stat().st_mtime_ns
+
+    metrics = run_demo(out, 0, "micro")
+    assert (out / "sft/model/model.safetensors").stat().st_mtime_ns == trained
+    assert metrics["hashes"] == json.loads((finished / "metrics.json").read_text())["hashes"]
