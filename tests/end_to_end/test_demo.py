@@ -70,17 +70,19 @@ def test_a_killed_demo_continues_and_ends_with_the_same_data(
 
         return curate(stage, folder, stop)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "curate", killed_curation)
-        run_demo(out, 0, "micro")
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(out, 0, "micro")
     assert not (out / "stages/cold-start-data.done.json").exists()
 
     def killed_training(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "train_gcpo", killed_training)
-        run_demo(out, 0, "micro")
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(out, 0, "micro")
     trained = (out / "sft/model/model.safetensors").stat().st_mtime_ns
 
     metrics = run_demo(out, 0, "micro")
