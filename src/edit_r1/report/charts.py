@@ -9,10 +9,10 @@ import matplotlib
 
 matplotlib.use("svg")
 
-import matplotlib.pyplot as plt  # noqa: E402  # the backend is chosen first
-from matplotlib.axes import Axes  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
-from edit_r1.report.data import Curve  # noqa: E402
+from edit_r1.report.data import Curve
 
 COLOURS = ("#2457c5", "#d9480f", "#2b8a3e", "#862e9c", "#5c677d")
 _STYLE = {

@@ -16,8 +16,9 @@ from edit_r1.train.verifier_run import vision_tower
 
 def share_vision(model: Any) -> None:
     """Wraps the vision tower of a Qwen2-VL-like model in place; pictures are equal when their pixels are."""
-    tower = vision_tower(model)
+    tower: Any = vision_tower(model)
     inner = tower.forward
+    merge = tower.spatial_merge_size**2
 
     def forward(hidden_states: Tensor, grid_thw: Tensor, **options: Any) -> Any:
         first, copies = distinct_pictures(hidden_states, grid_thw)
@@ -29,7 +30,6 @@ def share_vision(model: Any) -> None:
         output.pooler_output = _repeat(output.pooler_output, grid_thw[first].prod(1) // merge, copies)
         return output
 
-    merge = tower.spatial_merge_size**2
     tower.forward = forward
 
 

@@ -57,7 +57,7 @@ class Step:
     place: int | None = None
     """Where the changed thing stands in the source; None for global changes and additions."""
     value: str = ""
-    """The new colour, material, size, letter, background ("plain navy"), tone or style; the new shape when replacing."""
+    """The new colour, material, size, letter, background ("plain navy"), tone, style; or the replacing shape."""
     to: int | None = None
     """Where a thing goes (motion change, subject addition)."""
     new: Thing | None = None

@@ -199,7 +199,7 @@ def random_thing(rng: np.random.Generator, place: int) -> Thing:
 
 
 def draw_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
-    """A valid scene of any split: `count` things (1 to 4; drawn when None), most with neutral tone and natural style."""
+    """A valid scene of any split: `count` things (1 to 4; drawn when None), mostly neutral in tone and style."""
     while True:
         number = int(rng.choice([1, 2, 3, 4], p=[0.15, 0.35, 0.3, 0.2])) if count is None else count
         places = sorted(int(place) for place in rng.permutation(4)[:number])
