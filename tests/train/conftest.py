@@ -179,15 +179,11 @@ def sft_settings() -> dict:
 
 
 @pytest.fixture(scope="session")
-def wavering(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, sft_settings: dict) -> Path:
-    """A model that knows the format and is often wrong: so was every fourth of its targets."""
+def wavering(
+    checkpoint: Path, quadruples: list[Quadruple], tmp_path_factory: pytest.TempPathFactory, sft_settings: dict
+) -> Path:
+    """A model stopped half-way: it mostly writes the format and is often wrong about the pictures."""
     from edit_r1.train.sft import SFTStage, train_sft
 
-    bright, dark = trace((1, 1), 8.0), trace((0, 1), 2.0)
-    taught = []
-    for index in range(24):
-        colour, wrong = (0, 5)[index % 2], index // 2 % 4 == 3
-        target = bright if (colour == 5) != wrong else dark
-        taught.append(Quadruple(context(index), candidate(index, colour), target))
     out = tmp_path_factory.mktemp("wavering") / "run"
-    return train_sft(SFTStage(str(checkpoint), str(out), **sft_settings), taught)
+    return train_sft(SFTStage(str(checkpoint), str(out), **{**sft_settings, "steps": 17}), quadruples)

@@ -80,7 +80,20 @@ def test_a_trace_ends_with_its_first_end_token() -> None:
 # The step
 
 
-def test_one_step_uses_the_papers_advantages_and_changes_the_model(
+def objective(model: torch.nn.Module, rollouts: dict[str, Any]) -> float:
+    """What an update is to raise: the mean over traces of A times the mean log-probability of the tokens."""
+    ids = torch.cat([rollouts["prompt_ids"], rollouts["completion_ids"]], dim=1)
+    mask = torch.cat([rollouts["prompt_mask"], rollouts["completion_mask"]], dim=1)
+    pictures = {name: rollouts[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask, **pictures).logits
+    length = rollouts["completion_ids"].shape[1]
+    chosen = logits[:, -length - 1 : -1].log_softmax(-1).gather(2, rollouts["completion_ids"].unsqueeze(2)).squeeze(2)
+    kept = rollouts["completion_mask"]
+    return float((rollouts["advantages"] * (chosen * kept).sum(1) / kept.sum(1)).mean())
+
+
+def test_one_step_uses_the_papers_advantages_and_makes_the_better_traces_likelier(
     wavering: Path, preferences: list[Preference], tmp_path: Path
 ) -> None:
     trainer = trainer_for(wavering, tmp_path, preferences, steps=1)
@@ -92,7 +105,6 @@ def test_one_step_uses_the_papers_advantages_and_changes_the_model(
         return recorded[-1]
 
     trainer._generate_and_score_completions = record  # type: ignore[method-assign]
-    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
     trainer.train()
     assert len(recorded) == 1
     compared = trainer.comparison
@@ -100,7 +112,8 @@ def test_one_step_uses_the_papers_advantages_and_changes_the_model(
     assert compared.contrast.counts.silent < compared.contrast.counts.pairs  # else the test shows nothing
     # TRL centres the ratios itself; that must be the paper's advantage.
     assert torch.allclose(recorded[0]["advantages"].double(), compared.advantages_B, atol=1e-6)
-    assert any(not torch.equal(before[name], weight) for name, weight in trainer.model.named_parameters())
+    start, _ = load_trainable(str(wavering), freeze_vision=False, max_pixels=0)
+    assert objective(trainer.model, recorded[0]) > objective(start, recorded[0]) + 1e-3
     logged = next(line for line in trainer.state.log_history if "mean_ratio" in line)
     expected = {
         "mean_ratio", "unparsed", "truncated", "tie_share", "pairs_all_unparsed", "pairs_silent", "entropy",
@@ -194,28 +207,24 @@ def test_a_picture_seen_twice_is_read_once(wavering: Path, preferences: list[Pre
 # Whole runs
 
 
-def test_gcpo_teaches_which_picture_is_better_and_resumes_exactly(
+def test_a_killed_run_resumes_to_the_same_weights(
     wavering: Path, preferences: list[Preference], tmp_path: Path
 ) -> None:
-    stage = stage_for(wavering, tmp_path / "run", steps=8, traces=8, micro_batch=16, save_every=3)
+    stage = stage_for(wavering, tmp_path / "run", steps=4, save_every=2)
     model = train_gcpo(stage, preferences)
-    curve = read_curves(tmp_path / "run/curves.jsonl")
-    assert [line["step"] for line in curve] == list(range(1, 9))
-    assert curve[0]["mean_ratio"] < 0.5
-    assert curve[-1]["mean_ratio"] > curve[0]["mean_ratio"] + 0.3
-    assert curve[-1]["score_winner"] > curve[-1]["score_loser"] + 3
+    assert [line["step"] for line in read_curves(tmp_path / "run/curves.jsonl")] == [1, 2, 3, 4]
 
     class Killed(Exception):
         pass
 
     def kill(done: int, total: int, logged: object) -> None:
-        if done == 5:
+        if done == 3:
             raise Killed
 
     again = replace(stage, out=str(tmp_path / "again"))
     with pytest.raises(Killed):
         train_gcpo(again, preferences, progress=kill)
-    assert RunFolder(tmp_path / "again").checkpoint().name == "checkpoint-3"
+    assert RunFolder(tmp_path / "again").checkpoint().name == "checkpoint-2"
     straight = load_file(model / "model.safetensors")
     resumed = load_file(train_gcpo(again, preferences, resume=True) / "model.safetensors")
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
