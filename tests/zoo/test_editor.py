@@ -282,7 +282,7 @@ def test_pretraining_in_two_pieces_exports_a_pipeline_that_edits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vae, "VAE_LOOP", replace(vae.VAE_LOOP, steps=2))
-    monkeypatch.setattr(editor, "CHUNK", 16)
+    monkeypatch.setattr(editor, "CHUNK", 32)
     monkeypatch.setattr(editor, "MEASURED", 2)
     out, state = tmp_path / "weights" / "editor", tmp_path / "state"
     assert not editor.pretrain_editor(out, state, minutes=0, steps=2)
@@ -290,7 +290,7 @@ def test_pretraining_in_two_pieces_exports_a_pipeline_that_edits(
     assert editor.pretrain_editor(out, state, minutes=5, steps=1)
     assert editor.pretrain_editor(out, state, minutes=5, steps=2, grid=None)
     card = json.loads((out / "pretraining.json").read_text())
-    assert card["steps"] == 2 and card["samples"] == 32 and card["parameters"]["transformer"] <= 3_900_000
+    assert card["steps"] == 2 and card["samples"] == 64 and card["parameters"]["transformer"] <= 3_900_000
     assert all(file.stat().st_size <= editor.MAX_FILE_BYTES for file in out.rglob("*") if file.is_file())
     pipeline = FluxKontextPipeline.from_pretrained(out, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)

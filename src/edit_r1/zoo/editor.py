@@ -189,6 +189,7 @@ class PairStream:
     """Batches by step number: chunk k depends on (seed, k) alone and serves `PASSES` shuffled passes."""
 
     def __init__(self, vae: AutoencoderKL, t5: T5Tokenizer, clip: CLIPTokenizer, seed: int, batch: int) -> None:
+        assert CHUNK % batch == 0, "every pass over a chunk is made of whole batches"
         self.vae, self.t5, self.clip, self.seed, self.batch = vae, t5, clip, seed, batch
         self._number = -1
         self._pairs: Pairs | None = None
