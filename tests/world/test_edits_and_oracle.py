@@ -213,6 +213,9 @@ def test_evidence_speaks_of_what_settles_the_check() -> None:
         for check in checks_for(scene, edit):
             line = evidence(check, scene, edited, damage)
             assert line == line.strip() and "\n" not in line and ":" not in line
+            if check.kind.startswith("keep ") and check.kind.split()[1] in ("background", "tone", "style", "look"):
+                assert line.endswith(", unchanged") == holds(check, scene, edited, damage)
             if check.kind == "keep":
-                was, now = (part.split(" ", 1)[1] for part in line.split(", "))
-                assert (was == now) == holds(check, scene, edited, damage)
+                was, now, change = line.split(", ")
+                assert (change == "unchanged") == holds(check, scene, edited, damage)
+                assert (was.removeprefix("was ") == now.removeprefix("now ")) or change.startswith(("change of", "gone"))

@@ -278,8 +278,7 @@ def evidence(check: Check, source: Scene, edited: Scene, damage: Damage) -> str:
     if check.kind in ("at", "empty", "new shape", "new look"):
         return describe.place_line(source, edited, PLACES.index(check.place))
     if check.kind == "keep rest" and check.value == "place" and before is not None:
-        here = edited.find(before.name)
-        return f"was {describe.look_words(before)}, now {describe.look_words(here) if here else 'not found'}"
+        return describe.elsewhere_line(before, edited.find(before.name))
     if before is not None:
         return describe.place_line(source, edited, before.place)
     lines: dict[str, Callable[[], str]] = {

@@ -6,6 +6,8 @@ each verdict, so that cold-start SFT has only the judging left to teach.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edit_r1.world.scenes import PLACES, Damage, Scene, Thing
 
 FAINT = 0.6
@@ -71,30 +73,63 @@ def is_shifted(before: Thing, after: Thing) -> bool:
     return before.place == after.place and float((after.dx - before.dx) ** 2 + (after.dy - before.dy) ** 2) > SHIFT**2
 
 
+def _compared(before: str, after: str) -> str:
+    """ "was A, now B, unchanged", or "..., change": two sides and whether they are the same."""
+    return f"was {before}, now {after}, {'unchanged' if before == after else 'change'}"
+
+
+def change_words(before: Thing | None, after: Thing | None) -> str:
+    """What differs between two things: "unchanged", "new", "gone", or "change of colour and shape"."""
+    if before is None or after is None:
+        return "unchanged" if before is after else "new" if before is None else "gone"
+    pairs = {
+        "colour": (seen_colour(before), seen_colour(after)),
+        "shape": (before.shape, after.shape),
+        "size": (seen_size(before), seen_size(after)),
+        "material": (before.material, after.material),
+        "letter": (before.letter, after.letter),
+        "strength": (before.opacity < FAINT, after.opacity < FAINT),
+    }
+    differing = [name for name, (first, second) in pairs.items() if first != second]
+    if is_shifted(before, after):
+        differing.append("place")
+    return f"change of {' and '.join(differing)}" if differing else "unchanged"
+
+
 def place_line(source: Scene, edited: Scene, place: int) -> str:
-    """ "was large solid red circle top left, now large solid blue circle top left"."""
+    """ "was large solid red circle top left, now large solid blue circle top left, change of colour"."""
     before, after = source.at(place), edited.at(place)
-    shifted = before is not None and after is not None and is_shifted(before, after)
-    return f"was {thing_words(before, place)}, now {thing_words(after, place)}{' shifted' if shifted else ''}"
+    return f"was {thing_words(before, place)}, now {thing_words(after, place)}, {change_words(before, after)}"
+
+
+def elsewhere_line(before: Thing, found: Thing | None) -> str:
+    """A thing wherever it stands now: "was large solid red circle, now large solid red circle, unchanged"."""
+    words = change_words(before, found) if found is None or found.place == before.place else _look_change(before, found)
+    return f"was {look_words(before)}, now {look_words(found) if found else 'not found'}, {words}"
+
+
+def _look_change(before: Thing, found: Thing) -> str:
+    """`change_words` of a thing that stands in another place now."""
+    return change_words(before, replace(found, place=before.place, dx=before.dx, dy=before.dy))
 
 
 def background_line(source: Scene, edited: Scene) -> str:
-    """ "was plain sky, now navy gradient"."""
-    return f"was {seen_background(source)}, now {seen_background(edited)}"
+    """ "was plain sky, now navy gradient, change"."""
+    return _compared(seen_background(source), seen_background(edited))
 
 
 def tone_line(source: Scene, edited: Scene) -> str:
-    return f"was {seen_tone(source)} tone, now {seen_tone(edited)} tone"
+    return _compared(f"{seen_tone(source)} tone", f"{seen_tone(edited)} tone")
 
 
 def style_line(source: Scene, edited: Scene) -> str:
-    return f"was {seen_style(source)} style, now {seen_style(edited)} style"
+    return _compared(f"{seen_style(source)} style", f"{seen_style(edited)} style")
 
 
 def look_line(source: Scene, edited: Scene) -> str:
     """Tone and style in one line."""
-    before = f"was {seen_tone(source)} tone {seen_style(source)} style"
-    return f"{before}, now {seen_tone(edited)} tone {seen_style(edited)} style"
+    sides = [f"{seen_tone(scene)} tone {seen_style(scene)} style" for scene in (source, edited)]
+    return _compared(*sides)
 
 
 def sharp_line(damage: Damage) -> str:

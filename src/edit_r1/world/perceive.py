@@ -19,6 +19,7 @@ from edit_r1.world.oracle import Gold, judge
 from edit_r1.world.perceive_damage import (
     FLOOR,
     PAINTED,
+    SOFT,
     Picture,
     error_left,
     find_blur,
@@ -121,7 +122,7 @@ def _search(picture: Picture, window: Window, starts: list[Fit], noise: float) -
 
 def _fit_place(picture: Picture, ground: Ground, place: int) -> _Place:
     """The forms that explain a place best, or none."""
-    window = window_at(place, picture.image, ground, picture.sigma, picture.border)
+    window = window_at(place, picture.image, ground, picture.sigma, picture.border, picture.soft)
     left = window.empty_residual()
     empty_error = float((left**2).sum())
     noise = max(picture.floor, ground.noise)
@@ -146,7 +147,7 @@ def _fit_place(picture: Picture, ground: Ground, place: int) -> _Place:
 
 
 def _error(picture: Picture, scene: Scene, saturation: float) -> float:
-    return error_left(picture, synthesise(scene, saturation, picture.sigma))
+    return error_left(picture, synthesise(scene, saturation, picture.sigma, picture.soft))
 
 
 def _grounds(picture: Picture) -> list[Ground]:
@@ -272,9 +273,10 @@ def perceive(image: np.ndarray, source: Scene, edit: Edit | None = None) -> tupl
         error = structured_error(picture, shown, noise)
         floor = float(np.clip(PAINTER_DOUBT * error, FLOOR, MAX_FLOOR))
         settled = sigma < SECOND_LOOK or abs(sigma - picture.sigma) < 0.1
-        if settled and floor < 1.4 * picture.floor and picture.floor < 2.0 * floor:
+        soft = SOFT if error > PAINTED and sigma < SECOND_LOOK and named.scene.style != "natural" else 0.0
+        if settled and soft == picture.soft and floor < 1.4 * picture.floor and picture.floor < 2.0 * floor:
             break
-        picture = replace(picture, sigma=sigma if sigma >= SECOND_LOOK else 0.0, floor=floor)
+        picture = replace(picture, sigma=sigma if sigma >= SECOND_LOOK else 0.0, soft=soft, floor=floor)
         named = _read(picture)
         sigma = find_blur(picture, named.scene, named.saturation)
     shown = synthesise(named.scene, named.saturation, sigma)
@@ -284,7 +286,7 @@ def perceive(image: np.ndarray, source: Scene, edit: Edit | None = None) -> tupl
         mottled = painted_noise(named.scene, named.saturation, mottles(picture, named.scene, shown))
         # A painter's errors at the lines of a style look like pixel noise too.
         noise = max(0.7 * noise, mottled)
-        sigma = max(0.0, sigma - painter_softness(named.scene, named.saturation, error))
+        sigma = max(0.0, sigma - painter_softness(named.scene, named.saturation, sigma, error))
     return named.scene, Damage(round(noise, 4), round(sigma, 3), picture.border, named.saturation)
 
 

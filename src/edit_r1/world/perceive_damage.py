@@ -15,7 +15,7 @@ import numpy as np
 from edit_r1.world.describe import NOISE
 from edit_r1.world.perceive_ground import blurred
 from edit_r1.world.perceive_names import saturate
-from edit_r1.world.render import paint_scene
+from edit_r1.world.render import STYLE_DEPTH, paint_scene, style_gain
 from edit_r1.world.scenes import SIZE, Scene
 
 FLOOR = 0.012
@@ -28,8 +28,10 @@ BORDER_CONTRAST = 0.018
 MAX_BORDER = 10
 PAINTED = 0.004
 """From this structured error on, a picture was painted and not rendered."""
-SOFTNESS = {"plain": 0.28, "styled": 0.12, "saturated": 0.15, "error": 5.0}
-"""Of a painted picture's blur, px: what is a painter's own; the second to last on top, the last per unit of error."""
+SOFTNESS = {"plain": 0.26, "styled": 0.12, "error": 1.5}
+"""Of a painted picture's blur, px: what is a painter's own, with "error" px per unit of its relative error."""
+SOFT = 0.7
+"""Blur of the things in a painted picture whose style came out sharp, px."""
 MOTTLE = {"plain": 0.0092, "styled": 0.0112, "slope": 5.0}
 """A painter shows noise as mottles: their standard deviation from which it is called noise, and noise per mottle."""
 VIVID = 1.5
@@ -47,6 +49,8 @@ class Picture:
     border: int
     sigma: float = 0.0
     """Of its blur, px."""
+    soft: float = 0.0
+    """Blur of everything but the style, px."""
     floor: float = FLOOR
     """Standard deviation of the error that a reading is credited with, 0 to 1."""
 
@@ -75,9 +79,15 @@ def find_border(image: np.ndarray) -> int:
     return width if 2 <= width < MAX_BORDER else 0
 
 
-def synthesise(scene: Scene, saturation: float, sigma: float) -> np.ndarray:
-    """Float (64, 64, 3): the scene rendered with saturation and blur, without noise and border."""
-    painted = paint_scene(scene)
+def synthesise(scene: Scene, saturation: float, sigma: float, soft: float = 0.0) -> np.ndarray:
+    """Float (64, 64, 3): the scene rendered with saturation and blur, without noise and border.
+
+    `soft` is a blur, px, of everything but the style.
+    """
+    painted = paint_scene(scene if soft == 0 else replace(scene, style="natural"))
+    if soft > 0:
+        depth = STYLE_DEPTH * scene.style_strength * style_gain(scene.style)
+        painted = blurred(painted, soft) * (1 - depth)
     if saturation != 1.0:
         painted = saturate(painted, saturation)
     return blurred(painted, sigma)
@@ -135,10 +145,13 @@ def structured_error(picture: Picture, shown: np.ndarray, noise: float) -> float
     return float(np.sqrt(max(float((smooth**2).mean()) - 1.2 * noise**2 / 9, 0.0)) * 1.4)
 
 
-def painter_softness(scene: Scene, saturation: float, error: float) -> float:
-    """How much of a painted picture's blur is the painter's own, px."""
+def painter_softness(scene: Scene, saturation: float, sigma: float, error: float) -> float:
+    """How much of a painted picture's blur is the painter's own, px; `error` is `structured_error`'s."""
+    shown = synthesise(scene, saturation, sigma)
+    plain = synthesise(replace(scene, things=(), style="natural"), saturation, sigma)
+    contrast = float(np.sqrt(((shown - plain) ** 2).mean()))
     own = SOFTNESS["plain" if scene.style == "natural" else "styled"]
-    return own + SOFTNESS["error"] * error + (SOFTNESS["saturated"] if saturation > VIVID else 0.0)
+    return own + SOFTNESS["error"] * error / max(contrast, 0.01)
 
 
 def painted_noise(scene: Scene, saturation: float, deviation: float) -> float:
@@ -151,7 +164,7 @@ def mottles(picture: Picture, scene: Scene, shown: np.ndarray) -> float:
     """Standard deviation of the mottles in a painted picture's background, 0 to 1; 0 where none of it is free."""
     empty = paint_scene(replace(scene, things=(), style="natural"))
     touched = np.abs(paint_scene(replace(scene, style="natural")) - empty).max(-1) > 0.002
-    reach = 4
+    reach = 5
     padded = np.pad(touched, reach)
     near = np.zeros_like(touched)
     for dy in range(2 * reach + 1):

@@ -199,7 +199,7 @@ def _thing_table(fit: Fit, window: Window, source: Scene, target: Scene) -> _Thi
     left = ((wanted - opacity[..., None] * away) ** 2).sum(-1) / (2 * THING_SIGMA**2)
     before, after = source.at(window.place), target.at(window.place)
     fading = (before is None) != (after is None)
-    costs = left + np.array([cost for *_, cost in entries]) + np.where(opacity < 1, 3.0 if fading else 10.0, 0.0)
+    costs = left + np.array([cost for *_, cost in entries]) + np.where(opacity < 1, 3.0 if fading else 16.0, 0.0)
     choice = costs.argmin(1)
     index = np.arange(len(choice))
     cost = np.minimum(costs[index, choice], THING_CAP)
@@ -239,7 +239,7 @@ def _thing_surprise(thing: Thing | None, before: Thing | None, after: Thing | No
     cost = min(3.0 * (thing.colour != item.colour) + 6.0 * (_form(thing) != _form(item)) for item in usual)
     near = min((thing.dx - item.dx) ** 2 + (thing.dy - item.dy) ** 2 for item in usual)
     cost += (2.0 if near > 4 else 0.0) + (2.0 if thing.blend is not None else 0.0)
-    return cost + ((3.0 if len(usual) == 1 else 10.0) if thing.opacity < 1 else 0.0)
+    return cost + ((3.0 if len(usual) == 1 else 16.0) if thing.opacity < 1 else 0.0)
 
 
 def _form(thing: Thing) -> tuple[str, str, str, str | None]:

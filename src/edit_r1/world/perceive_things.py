@@ -121,6 +121,8 @@ class Window:
     """(W, W): the style's factor."""
     blur: np.ndarray | None
     """(2, W, W): of rows and of columns."""
+    soft: np.ndarray | None
+    """(2, W, W): a blur of everything but the style."""
     judged: np.ndarray
     """(W, W) float: 1 where the error counts."""
 
@@ -132,6 +134,8 @@ class Window:
 
     def shown(self, maps: np.ndarray) -> np.ndarray:
         """Maps (..., W, W) after the style and the blur, and 0 where the error does not count."""
+        if self.soft is not None:
+            maps = self.soft[0] @ maps @ self.soft[1].T
         maps = maps * self.depth
         if self.blur is not None:
             maps = self.blur[0] @ maps @ self.blur[1].T
@@ -142,7 +146,16 @@ class Window:
         return self.image * self.judged[..., None] - self.shown(self.ground).transpose(1, 2, 0)
 
 
-def window_at(place: int, image: np.ndarray, ground: Ground, sigma: float, border: int) -> Window:
+def _local_blur(sigma: float, ys: slice, xs: slice) -> np.ndarray | None:
+    """(2, W, W) of a blur inside a window: rows, columns; None for none."""
+    if sigma <= 0:
+        return None
+    matrix = blur_matrix(round(sigma, 2))
+    local = np.stack([matrix[ys, ys], matrix[xs, xs]])
+    return np.asarray(local / local.sum(-1, keepdims=True))
+
+
+def window_at(place: int, image: np.ndarray, ground: Ground, sigma: float, border: int, soft: float = 0.0) -> Window:
     """The window of a place in a float (64, 64, 3) picture."""
     x0, y0 = (SIZE - WINDOW) * (place % 2), (SIZE - WINDOW) * (place // 2)
     ys, xs = slice(y0, y0 + WINDOW), slice(x0, x0 + WINDOW)
@@ -152,13 +165,9 @@ def window_at(place: int, image: np.ndarray, ground: Ground, sigma: float, borde
     rows = slice(max(low if y0 else 0, edge), min(SIZE if y0 else high, SIZE - edge))
     columns = slice(max(low if x0 else 0, edge), min(SIZE if x0 else high, SIZE - edge))
     counts[rows, columns] = 1
-    blur = None
-    if sigma > 0:
-        matrix = blur_matrix(round(sigma, 2))
-        blur = np.stack([matrix[ys, ys], matrix[xs, xs]])
-        blur = blur / blur.sum(-1, keepdims=True)
+    blur, softened = _local_blur(sigma, ys, xs), _local_blur(soft, ys, xs)
     field = np.ascontiguousarray(ground.field[ys, xs].transpose(2, 0, 1))
-    return Window(place, x0, y0, image[ys, xs], field, ground.depth[ys, xs, 0], blur, counts[ys, xs])
+    return Window(place, x0, y0, image[ys, xs], field, ground.depth[ys, xs, 0], blur, softened, counts[ys, xs])
 
 
 @dataclass(frozen=True)
