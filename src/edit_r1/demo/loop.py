@@ -20,7 +20,7 @@ from rich.table import Table as RichTable
 from edit_r1.curate.decompose import decompose
 from edit_r1.curate.edit import edit
 from edit_r1.curate.run import curate
-from edit_r1.demo.showing import draw_report, judge_examples
+from edit_r1.demo.showing import draw_report, exact_principles, judge_examples
 from edit_r1.demo.stages import Stages
 from edit_r1.evaluate.editor import EditScore, compare_editors, edit_and_judge, report_editor
 from edit_r1.evaluate.reward import (
@@ -32,7 +32,7 @@ from edit_r1.evaluate.reward import (
     report_pairs,
 )
 from edit_r1.images import decode_rgb
-from edit_r1.preferences.pairs import collect
+from edit_r1.preferences.pairs import collect, training_pairs
 from edit_r1.recipes.tiny import (
     SIZES,
     TinySizes,
@@ -45,7 +45,8 @@ from edit_r1.recipes.tiny import (
     tiny_sft,
     tiny_sft_continued,
 )
-from edit_r1.records import Candidate, Judgment, Preference, Sample
+from edit_r1.records import Candidate, Context, Judgment, Preference, Sample
+from edit_r1.stats import mean_within_group_spearman
 from edit_r1.store import CANDIDATES, CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset, write_dataset, write_json
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor import train_editor
@@ -87,6 +88,8 @@ def run_demo(out: Path, seed: int = 0, size: str = "demo", controls: bool = Fals
         models["sft_continued"] = out / "sft_continued/model"
     for name, path in models.items():
         stages.run(f"judge with {name}", partial(judge_pairs, out, name, path, sizes, seed))
+    judges = {name: path for name, path in models.items() if name != "base"}
+    stages.run("rank within groups", partial(rank_within_groups, judges, sizes, seed))
 
     editors: dict[str, Path] = {"before": weights("editor"), "after": out / "editor_after/editor"}
     stages.run("editor rl", partial(train_by_reward, out, "after", out / "gcpo/model", sizes, seed))
@@ -179,7 +182,7 @@ def continue_sft(out: Path, sizes: TinySizes, seed: int, seconds: float, tick: T
 
 def align(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
     """GCPO on the annotators' pairs."""
-    preferences = read_dataset(out / "data", "pairs", PREFERENCES)
+    preferences = training_pairs(read_dataset(out / "data", "pairs", PREFERENCES)).pairs
     stage = tiny_gcpo(out / "sft/model", str(out / "gcpo"), sizes, seed)
     train_gcpo(stage, preferences, resume=True, progress=lambda done, total, _: tick(done, total))
     return {}
@@ -208,6 +211,31 @@ def judge_pairs(out: Path, name: str, model: Path, sizes: TinySizes, seed: int, 
     report = asdict(report_pairs("EditWorld test", scores))
     mean_report = asdict(report_pairs("EditWorld test", pair_scores(few, mean)))
     return {"greedy": report, "mean_of_4": mean_report, "checklist": asdict(checklist)}
+
+
+def rank_within_groups(models: Mapping[str, Path], sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
+    """Rank correlation of score and oracle within groups of one editor's edits of one held-out context.
+
+    This is what editor RL lives on: group normalisation cancels how strict a judge is (peers.md, trap 16).
+    """
+    samples = role_samples("edit", sizes.groups_ranked, seed)
+    work = [sample for sample in samples for _ in range(sizes.group_size)]
+    edits = tiny_editor().edit(work, list(range(len(work))))
+    images = [edit.image for edit in edits if edit.image is not None]
+    truths = [oracle_score(sample, image) for sample, image in zip(work, images, strict=True)]
+    result: dict[str, Any] = {}
+    for done, (name, path) in enumerate(models.items(), start=1):
+        reward = verifier_reward(Verifier.load(path, max_new_tokens=320), traces=1, seed=seed)
+        contexts = [Context(sample, exact_principles(sample), "EditWorld", simulated=True) for sample in work]
+        scores = reward(contexts, images)
+        groups = []
+        for first in range(0, len(work), sizes.group_size):
+            span = range(first, first + sizes.group_size)
+            judged = [place for place in span if scores[place] is not None]
+            groups.append(([scores[place] or 0.0 for place in judged], [truths[place] for place in judged]))
+        result[name] = asdict(mean_within_group_spearman(groups, seed))
+        tick(done, len(models))
+    return result
 
 
 def _gold_of(preference: Preference, candidate: Candidate, index: WorldIndex) -> tuple[list[int], float]:
@@ -318,6 +346,8 @@ def collect_metrics(out: Path, stages: Stages, models: Sequence[str], editors: S
         }  # fmt: skip
         stored = json.loads((out / f"verdicts/{name}.json").read_text())["pairs"]
         pairs[name] = [PairScore(**row) for row in stored]
+    for name, correlation in stages.result("rank within groups").items():
+        verifier[name]["within_group"] = correlation
     for label, other in (("gcpo_minus_sft", "sft"), ("gcpo_minus_control", "sft_continued")):
         if other in pairs:
             difference = compare_pairs(pairs["gcpo"], pairs[other])

@@ -49,7 +49,10 @@ def judge_examples(out: Path, edit_contexts: int, seed: int) -> dict[str, Any]:
     verifier = Verifier.load(out / "gcpo/model", max_new_tokens=320)
     items = [
         ScoreItem(
-            (samples[key[0]].source,), pictures[key].image, samples[key[0]].instruction, _principles(samples[key[0]])
+            (samples[key[0]].source,),
+            pictures[key].image,
+            samples[key[0]].instruction,
+            exact_principles(samples[key[0]]),
         )
         for key in chosen
         for pictures in (before, after)
@@ -161,7 +164,8 @@ def _utility(sample: Sample, candidate: Candidate) -> float:
     return judge(scene_of(sample), edit_of(sample), *_state(sample, candidate)).utility
 
 
-def _principles(sample: Sample) -> tuple[Principle, ...]:
+def exact_principles(sample: Sample) -> tuple[Principle, ...]:
+    """Every principle of an EditWorld context, none left out or doubled."""
     return tuple(principle(check) for check in checks_for(scene_of(sample), edit_of(sample)))
 
 
@@ -247,7 +251,7 @@ def _edit_views(out: Path, metrics: Mapping[str, Any], seed: int) -> list[EditVi
             state = perceive(decode_rgb(image), scene_of(sample), edit_of(sample))
             lines = tuple(
                 Line(item.question, item.category, verdict, evidence, _gold(sample, item.question, state))
-                for item, (verdict, evidence) in zip(_principles(sample), entry["lines"], strict=True)
+                for item, (verdict, evidence) in zip(exact_principles(sample), entry["lines"], strict=True)
             )
             said[name] = JudgedImage(image, f"{name} RL", entry["score"], entry["oracle"], lines)
         views.append(EditView(sample.source, sample.instruction, sample.category, said["before"], said["after"]))

@@ -59,6 +59,8 @@ class TinySizes:
     """G of Flow-GRPO; the paper's 24 at a fifth of the memory and time."""
     mean_of_4_contexts: int
     """Test contexts on which the mean of four traces is measured too."""
+    groups_ranked: int
+    """Held-out contexts in whose groups the rank correlation with the oracle is measured."""
 
 
 SIZES: dict[str, TinySizes] = {
@@ -79,6 +81,7 @@ SIZES: dict[str, TinySizes] = {
         rl_contexts_per_step=4,
         group_size=12,
         mean_of_4_contexts=64,
+        groups_ranked=16,
     ),
     "micro": TinySizes(
         cold_contexts=8,
@@ -97,6 +100,7 @@ SIZES: dict[str, TinySizes] = {
         rl_contexts_per_step=2,
         group_size=2,
         mean_of_4_contexts=2,
+        groups_ranked=2,
     ),
 }
 

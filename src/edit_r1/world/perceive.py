@@ -273,7 +273,7 @@ def perceive(image: np.ndarray, source: Scene, edit: Edit | None = None) -> tupl
         error = structured_error(picture, shown, noise)
         floor = float(np.clip(PAINTER_DOUBT * error, FLOOR, MAX_FLOOR))
         settled = sigma < SECOND_LOOK or abs(sigma - picture.sigma) < 0.1
-        soft = SOFT if error > PAINTED and sigma < SECOND_LOOK and named.scene.style != "natural" else 0.0
+        soft = SOFT if error > PAINTED and sigma < SECOND_LOOK else 0.0
         if settled and soft == picture.soft and floor < 1.4 * picture.floor and picture.floor < 2.0 * floor:
             break
         picture = replace(picture, sigma=sigma if sigma >= SECOND_LOOK else 0.0, soft=soft, floor=floor)
