@@ -218,4 +218,5 @@ def test_evidence_speaks_of_what_settles_the_check() -> None:
             if check.kind == "keep":
                 was, now, change = line.split(", ")
                 assert (change == "unchanged") == holds(check, scene, edited, damage)
-                assert (was.removeprefix("was ") == now.removeprefix("now ")) or change.startswith(("change of", "gone"))
+                same = was.removeprefix("was ") == now.removeprefix("now ")
+                assert same or change.startswith(("change of", "gone"))
