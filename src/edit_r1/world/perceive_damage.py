@@ -53,6 +53,8 @@ class Picture:
     """Blur of everything but the style, px."""
     floor: float = FLOOR
     """Standard deviation of the error that a reading is credited with, 0 to 1."""
+    painted: bool = False
+    """Whether a rendering cannot explain all of it."""
 
     @property
     def inner(self) -> slice:
