@@ -89,7 +89,9 @@ def _expected(picture: Picture, window: Window) -> list[Fit]:
 
 
 def _real(fit: Fit) -> bool:
-    """False for stripes or letters that have the colour of what they stand on."""
+    """False for colours that no screen shows, and for stripes or letters in the colour of what they stand on."""
+    if float(fit.colours.min()) < -0.2 or float(fit.colours.max()) > 1.3:
+        return False
     if fit.form.material != "striped" and fit.form.letter is None:
         return True
     return float(np.abs(fit.colours[1] - fit.colours[0]).max()) > 0.15

@@ -28,11 +28,11 @@ BORDER_CONTRAST = 0.018
 MAX_BORDER = 10
 PAINTED = 0.004
 """From this structured error on, a picture was painted and not rendered."""
-SOFTNESS = {"plain": 0.26, "styled": 0.12, "error": 1.5}
-"""Of a painted picture's blur, px: what is a painter's own, with "error" px per unit of its relative error."""
+SOFTNESS = {"plain": 0.26, "styled": 0.12, "error": 1.5, "most": 0.7}
+"""Of a painted picture, px: a painter's own blur, "error" px per unit of relative error, and "most" of all."""
 SOFT = 0.7
 """Blur of the things in a painted picture whose style came out sharp, px."""
-MOTTLE = {"plain": 0.0092, "styled": 0.0112, "slope": 5.0}
+MOTTLE = {"plain": 0.0094, "styled": 0.0120, "slope": 5.0}
 """A painter shows noise as mottles: their standard deviation from which it is called noise, and noise per mottle."""
 VIVID = 1.5
 """From this saturation on, clipping adds to a painter's softness and mottles."""
@@ -153,7 +153,7 @@ def painter_softness(scene: Scene, saturation: float, sigma: float, error: float
     plain = synthesise(replace(scene, things=(), style="natural"), saturation, sigma)
     contrast = float(np.sqrt(((shown - plain) ** 2).mean()))
     own = SOFTNESS["plain" if scene.style == "natural" else "styled"]
-    return own + SOFTNESS["error"] * error / max(contrast, 0.01)
+    return min(own + SOFTNESS["error"] * error / max(contrast, 0.01), SOFTNESS["most"])
 
 
 def painted_noise(scene: Scene, saturation: float, deviation: float) -> float:

@@ -292,15 +292,23 @@ def _crops(indices: list[int], centres: np.ndarray) -> np.ndarray:
     return out
 
 
+HALF_STRIPE = 1.55
+"""Half a stripe's period along x and along y, px: stripes fit their own negative there."""
+
+
 def rank(window: Window, opacity: float) -> list[Fit]:
-    """Every form at the centre that the picture suggests for it, to half a pixel, best first."""
+    """Every form at the centres that the picture suggests for it, to half a pixel, best first."""
     peaks = _peaks(window, window.empty_residual())
     by_form = {FORMS[index]: peaks[slot] for slot, index in enumerate(BARE)}
-    centres = np.stack([by_form[Form(form.shape, form.size, form.material)] for form in FORMS])
     indices = list(range(len(FORMS)))
-    errors, colours, _ = solve(window, _crops(indices, centres), opacity)
-    order = np.argsort(errors)
+    centres = [by_form[Form(form.shape, form.size, form.material)] for form in FORMS]
+    middle = np.array(window.centre)
+    for slot in STRIPED:
+        for shift in (HALF_STRIPE, -HALF_STRIPE):
+            indices.append(BARE[slot])
+            centres.append(np.clip(peaks[slot] + shift, middle - REACH, middle + REACH))
+    errors, colours, _ = solve(window, _crops(indices, np.stack(centres)), opacity)
     return [
-        Fit(FORMS[i], float(centres[i, 0]), float(centres[i, 1]), 1.0, opacity, float(errors[i]), colours[i])
-        for i in order
+        Fit(FORMS[indices[i]], float(centres[i][0]), float(centres[i][1]), 1.0, opacity, float(errors[i]), colours[i])
+        for i in np.argsort(errors)
     ]
