@@ -72,7 +72,7 @@ SIZES: dict[str, TinySizes] = {
         edit_contexts=128,
         candidates=4,
         pairs_per_context=3,
-        sft_steps=260,
+        sft_steps=520,
         sft_batch=16,
         gcpo_steps=40,
         pairs_per_step=16,
@@ -150,7 +150,7 @@ def tiny_curation(samples: list[Sample], index: WorldIndex, sizes: TinySizes, se
 def tiny_sft(
     model: Path | None = None, out: str = "runs/tiny/sft", sizes: TinySizes = SIZES["demo"], seed: int = 0
 ) -> SFTStage:
-    """Cold start: about two and a half passes.
+    """Cold start: about five passes; after half of that the model still passed 85 % of the failed points.
 
     Small batches at a high rate: the format's own tokens (average_score, score) are new to the model, and 150
     steps of 32 at 5e-4 left every trace without a readable score.
