@@ -72,6 +72,21 @@ def test_reading_a_prompt_once_samples_what_reading_every_copy_would(
     assert once == copies
 
 
+def test_on_a_cpu_bf16_is_of_the_update_alone(wavering: Path, preferences: list[Preference], tmp_path: Path) -> None:
+    """Sampling keeps the weights' own precision: the same traces, then other log-probabilities."""
+    runs = {}
+    for precision in ("fp32", "bf16"):
+        trainer = trainer_for(wavering, tmp_path / precision, preferences, steps=1, precision=precision)
+        trainer.train()
+        assert trainer.comparison is not None
+        norm = next(line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line)
+        runs[precision] = (trainer.comparison.ratios_B, norm)
+        assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
+    assert torch.equal(runs["fp32"][0], runs["bf16"][0])
+    assert runs["fp32"][1] != runs["bf16"][1]
+    assert abs(runs["fp32"][1] / runs["bf16"][1] - 1) < 0.1
+
+
 def test_a_trace_ends_with_its_first_end_token() -> None:
     assert until_end([5, 6, 2, 0, 0], [2]) == [5, 6, 2]
     assert until_end([5, 6], [2]) == [5, 6]

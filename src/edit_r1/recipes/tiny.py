@@ -195,7 +195,7 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
         max_new_tokens=320,
         learning_rate=1e-4,
         micro_batch=min(64, 2 * sizes.pairs_per_step * sizes.traces),
-        precision="fp32",  # bf16 makes the many small steps of sampling slower on a CPU
+        precision="bf16",
         save_every=10,
         cpu=True,
         seed=seed,

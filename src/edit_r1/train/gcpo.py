@@ -28,7 +28,7 @@ from trl.trainer.utils import pad
 
 from edit_r1.records import OutputMode, Preference, Trace
 from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, compare, pairs_of
-from edit_r1.train.rollout import pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
+from edit_r1.train.rollout import own_precision, pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
 from edit_r1.train.shared_vision import share_vision
 from edit_r1.train.verifier_run import (
     CurvesCallback,
@@ -235,6 +235,7 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
             unwrap_model_for_generation(
                 self.model_wrapped, self.accelerator, generation_kwargs=self.generation_kwargs
             ) as model,
+            own_precision(model),
             torch.no_grad(),
         ):
             for first in range(0, len(starts), per_batch):

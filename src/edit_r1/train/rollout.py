@@ -8,13 +8,16 @@ Legend: U distinct prompts, B rollouts, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+
+from edit_r1.vlm.growing_cache import growing_cache
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 
@@ -38,7 +41,7 @@ def sample_copies(model: Any, inputs_U: dict[str, Tensor], copies_U: list[int], 
     holder = next(module for module in model.modules() if hasattr(module, "rope_deltas"))
     holder.rope_deltas = None
     prompt = {name: value[:, :-1] if name in _PER_TOKEN else value for name, value in inputs_U.items()}
-    cache = model(**prompt, use_cache=True, logits_to_keep=1).past_key_values
+    cache = model(**prompt, past_key_values=growing_cache(model), use_cache=True, logits_to_keep=1).past_key_values
     row_B = torch.arange(len(copies_U)).repeat_interleave(torch.tensor(copies_U)).to(inputs_U["input_ids"].device)
     cache.batch_select_indices(row_B)
     holder.rope_deltas = holder.rope_deltas[row_B]
@@ -46,6 +49,24 @@ def sample_copies(model: Any, inputs_U: dict[str, Tensor], copies_U: list[int], 
     tokens_BL = model.generate(**repeated, past_key_values=cache, generation_config=config)
     holder.rope_deltas = None
     return tokens_BL[:, inputs_U["input_ids"].shape[1] :]
+
+
+@contextmanager
+def own_precision(model: Any) -> Iterator[None]:
+    """Takes off the autocast that accelerate put around a model's forward, where it stands on a CPU.
+
+    Autocast casts the weights anew for every token there; log-probabilities are computed under it all the same.
+    """
+    original = model.__dict__.get("_original_forward")
+    if original is None or model.device.type != "cpu":
+        yield
+        return
+    wrapped = model.forward
+    model.forward = original
+    try:
+        yield
+    finally:
+        model.forward = wrapped
 
 
 def pictures_of(fields: dict[str, Tensor], images: Sequence[int], prompts: Sequence[int]) -> dict[str, Tensor]:

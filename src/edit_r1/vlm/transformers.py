@@ -28,6 +28,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from edit_r1.images import decode_pil
 from edit_r1.vlm.chat import to_messages
 from edit_r1.vlm.errors import ModelError
+from edit_r1.vlm.growing_cache import growing_cache
 from edit_r1.vlm.protocol import Completion, Request, Sampling
 
 __all__ = ["ModelError", "TransformersVLM"]
@@ -219,7 +220,8 @@ class TransformersVLM:
         )
         length = inputs["input_ids"].shape[1]
         if n == 1:
-            return self.model.generate(**inputs, generation_config=config)[:, length:]
+            cache = growing_cache(self.model)
+            return self.model.generate(**inputs, past_key_values=cache, generation_config=config)[:, length:]
         shared = _shared_prefill(self.model, inputs, n)
         if shared is None:
             config.num_return_sequences = n
@@ -247,7 +249,7 @@ def _shared_prefill(model: Any, inputs: dict[str, torch.Tensor], n: int) -> dict
     holders[0].rope_deltas = None
     per_token = ("input_ids", "attention_mask", "mm_token_type_ids")
     prompt = {key: value[:, :-1] if key in per_token else value for key, value in inputs.items()}
-    cache = model(**prompt, use_cache=True, logits_to_keep=1).past_key_values
+    cache = model(**prompt, past_key_values=growing_cache(model), use_cache=True, logits_to_keep=1).past_key_values
     cache.batch_repeat_interleave(n)
     holders[0].rope_deltas = holders[0].rope_deltas.repeat_interleave(n, dim=0)
     repeated = {key: inputs[key].repeat_interleave(n, dim=0) for key in ("input_ids", "attention_mask")}

@@ -73,6 +73,17 @@ def is_shifted(before: Thing, after: Thing) -> bool:
     return before.place == after.place and float((after.dx - before.dx) ** 2 + (after.dy - before.dy) ** 2) > SHIFT**2
 
 
+def offset_words(dx: float, dy: float) -> str:
+    """Whole px from a point, "3 left 2 top"; none is "0 right 0 bottom"."""
+    across, down = round(dx), round(dy)
+    return f"{abs(across)} {'left' if across < 0 else 'right'} {abs(down)} {'top' if down < 0 else 'bottom'}"
+
+
+def moved_words(before: Thing, after: Thing) -> str:
+    """How far a thing that stayed in its place is off from where it stood, "moved 4 right 0 bottom"."""
+    return f"moved {offset_words(after.dx - before.dx, after.dy - before.dy)}"
+
+
 def _compared(before: str, after: str) -> str:
     """ "was A, now B, unchanged", or "..., change": two sides and whether they are the same."""
     return f"was {before}, now {after}, {'unchanged' if before == after else 'change'}"
@@ -182,6 +193,7 @@ def questions(scene: Scene, damage: Damage | None = None) -> list[tuple[str, str
             (f"What is the thing in the {name} like, solid, striped or outlined?", thing.material),
             (f"Which letter is on the thing in the {name}?", thing.letter or "none"),
             (f"Where is the {seen_colour(thing)} {thing.shape}?", name),
+            (f"How far off the middle of the {name} is the thing?", offset_words(thing.dx, thing.dy)),
         ]
     items += [
         ("What is the background?", seen_background(scene)),
@@ -203,8 +215,11 @@ def differences(source: Scene, edited: Scene, damage: Damage | None = None) -> l
         for place, name in enumerate(PLACES)
         if source.at(place) is not None or edited.at(place) is not None
     ]
+    pairs = [(name, source.at(place), edited.at(place)) for place, name in enumerate(PLACES)]
+    moves = [(f"move {name}", moved_words(was, now)) for name, was, now in pairs if was is not None and now is not None]
     return [
         *lines,
+        *moves,
         ("background", background_line(source, edited)),
         ("tone", tone_line(source, edited)),
         ("style", style_line(source, edited)),

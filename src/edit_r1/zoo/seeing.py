@@ -76,7 +76,7 @@ class Lesson:
     """Texts and indices into `pictures`, in the order in which the model reads them."""
     pictures: tuple[Picture, ...]
     lines: tuple[tuple[str, str], ...]
-    """(what the line is about, the line); about: "thing", "background", "tone", "style", "tone and style",
+    """(what the line is about, the line); about: "thing", "move", "background", "tone", "style", "tone and style",
     "sharpness", "colours", "border", "added", "question", "caption" or "instruction"."""
 
     @property
@@ -220,7 +220,7 @@ def nouns_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
         instruction = edit.instruction if rng.random() < 0.6 else None
     items = []
     for asked, line in describe.differences(source, *edited):
-        about = "thing" if asked in PLACES else asked
+        about = "thing" if asked in PLACES else "move" if asked.startswith("move ") else asked
         before = source.at(PLACES.index(asked)) if about == "thing" else None
         items.append((about, before.name if before is not None and rng.random() < 0.6 else asked, line))
     chosen = [items[int(index)] for index in rng.permutation(len(items))[: int(rng.integers(4, 9))]]
