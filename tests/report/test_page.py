@@ -27,6 +27,7 @@ def _data() -> ReportData:
         "tnr": None,
         "pairs": 10,
         "mean_of_4": {"half_credit": 0.61},
+        "stress": {"half_credit": 0.55, "pairs": 7},
         "tasks": {"colour": 0.6},
     }
     editor = {"oracle": 4.0, "ci95": None, "contexts": 3, "categories": {"colour": 4.0}}

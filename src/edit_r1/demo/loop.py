@@ -132,10 +132,17 @@ def make_cold_start(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[
     return {"hashes": {name: getattr(curation, name).meta()["hash"] for name in steps}}
 
 
+EDITED_AT_ONCE = 40
+"""Contexts between two reports of progress."""
+
+
 def make_preferences(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
-    """Train and test pairs compared by simulated annotators; contexts for RL with their principles."""
-    roles = {"pairs": sizes.pair_contexts, "test": sizes.test_contexts, "rl": sizes.rl_contexts}
-    hashes, done = {}, 0
+    """Pairs compared by simulated annotators, for training, test and stress; contexts for RL with their principles."""
+    roles = {
+        "pairs": sizes.pair_contexts, "test": sizes.test_contexts,
+        "stress": sizes.stress_contexts, "rl": sizes.rl_contexts,
+    }  # fmt: skip
+    hashes, done, total = {}, 0, sum(roles.values()) - sizes.rl_contexts
     for role, count in roles.items():
         samples = role_samples(role, count, seed)
         index = WorldIndex(samples)
@@ -143,20 +150,22 @@ def make_preferences(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict
         if lost:
             raise ValueError(f"{len(lost)} contexts could not be decomposed: {lost[0].reason}")
         hashes[f"{role}_contexts"] = write_dataset(out / "data", f"{role}_contexts", contexts, CONTEXTS)
-        done += 1
-        tick(done, 5)
         if role == "rl":
             continue
-        candidates, failed = edit(contexts, candidate_editors(), sizes.candidates, seed)
-        if failed:
-            raise ValueError(f"{len(failed)} candidates could not be made: {failed[0].reason}")
+        candidates: list[Candidate] = []
+        for start in range(0, len(contexts), EDITED_AT_ONCE):
+            chunk = contexts[start : start + EDITED_AT_ONCE]
+            made, failed = edit(chunk, candidate_editors(), sizes.candidates, seed)
+            if failed:
+                raise ValueError(f"{len(failed)} candidates could not be made: {failed[0].reason}")
+            candidates += made
+            tick(done + len(candidates) // sizes.candidates, total)
+        done += count
         index.add(candidates=candidates)
         annotators = [SimulatedAnnotator(person, index) for person in ANNOTATOR_WEIGHTS]
         preferences = collect(contexts, candidates, annotators, sizes.pairs_per_context, seed)
         hashes[role] = write_dataset(out / "data", role, preferences, PREFERENCES)
         write_dataset(out / "data", f"{role}_candidates", candidates, CANDIDATES)
-        done += 1
-        tick(done, 5)
     return {"hashes": hashes}
 
 
@@ -189,28 +198,34 @@ def align(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
 
 
 def judge_pairs(out: Path, name: str, model: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
-    """A verifier on the held-out pairs: greedily on all, as the mean of 4 traces on the first contexts."""
-    preferences = read_dataset(out / "data", "test", PREFERENCES)
+    """A verifier on held-out pairs: greedily on all, as the mean of 4 traces on the first contexts; and on stress."""
     verifier = Verifier.load(model, mode="both", variant="compact", max_new_tokens=320)
-    greedy = judge_candidates(verifier, preferences, 1, seed, lambda done, total: tick(done, 2 * total))
+    preferences, stress = (read_dataset(out / "data", role, PREFERENCES) for role in ("test", "stress"))
     first = {
         context.sample.id
         for context in read_dataset(out / "data", "test_contexts", CONTEXTS)[: sizes.mean_of_4_contexts]
     }
     few = [preference for preference in preferences if preference.context.sample.id in first]
-    mean = judge_candidates(verifier, few, 4, seed, lambda done, total: tick(total + done, 2 * total))
-    scores = pair_scores(preferences, greedy)
-    index = WorldIndex(
-        (preference.context.sample for preference in preferences),
-        (candidate for preference in preferences for candidate in (preference.first, preference.second)),
-    )
-    checklist = _checklist(preferences, greedy, index)
-    write_json(
-        out / f"verdicts/{name}.json", {"pairs": [asdict(score) for score in scores], "judgments": _plain(greedy)}
-    )
-    report = asdict(report_pairs("EditWorld test", scores))
-    mean_report = asdict(report_pairs("EditWorld test", pair_scores(few, mean)))
-    return {"greedy": report, "mean_of_4": mean_report, "checklist": asdict(checklist)}
+    work = {"greedy": (preferences, 1), "mean_of_4": (few, 4), "stress": (stress, 1)}
+    total = sum(traces * len(_candidates(pairs)) for pairs, traces in work.values())
+    result: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
+    done = 0
+    for part, (pairs, traces) in work.items():
+        judged = judge_candidates(verifier, pairs, traces, seed, partial(_tick_part, tick, done, traces, total))
+        done += traces * len(judged)
+        scores = pair_scores(pairs, judged)
+        stored[part] = {"pairs": [asdict(score) for score in scores], "judgments": _plain(judged)}
+        result[part] = asdict(report_pairs("EditWorld stress" if part == "stress" else "EditWorld test", scores))
+        if traces == 1:
+            result[part]["checklist"] = asdict(_checklist(pairs, judged))
+    write_json(out / f"verdicts/{name}.json", stored)
+    return result
+
+
+def _tick_part(tick: Tick, before: int, weight: int, total: int, done: int, _: int) -> None:
+    """Progress of a part of a stage: `before` units were done, each of the part's items is `weight` units."""
+    tick(before + weight * done, total)
 
 
 def rank_within_groups(models: Mapping[str, Path], sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
@@ -251,16 +266,25 @@ def _gold_of(preference: Preference, candidate: Candidate, index: WorldIndex) ->
     return values, judge(source, wanted, edited, damage).utility
 
 
-def _checklist(preferences: Sequence[Preference], judgments: Mapping[str, Judgment], index: WorldIndex) -> Any:
-    shown: dict[str, tuple[list[int], float]] = {}
-    for preference in preferences:
-        for candidate in (preference.first, preference.second):
-            if candidate.id not in shown:
-                shown[candidate.id] = _gold_of(preference, candidate, index)
+def _candidates(preferences: Sequence[Preference]) -> dict[str, tuple[Preference, Candidate]]:
+    """Every candidate once, by its id, with a preference that shows it."""
+    return {
+        candidate.id: (preference, candidate)
+        for preference in preferences
+        for candidate in (preference.first, preference.second)
+    }
+
+
+def _checklist(preferences: Sequence[Preference], judgments: Mapping[str, Judgment]) -> Any:
+    shown = _candidates(preferences)
+    index = WorldIndex(
+        (preference.context.sample for preference in preferences), (candidate for _, candidate in shown.values())
+    )
+    gold = {name: _gold_of(*pair, index) for name, pair in shown.items()}
     return report_checklist(
-        [judgments[name] for name in shown],
-        [gold for gold, _ in shown.values()],
-        [value for _, value in shown.values()],
+        [judgments[name] for name in gold],
+        [verdicts for verdicts, _ in gold.values()],
+        [utility for _, utility in gold.values()],
     )
 
 
@@ -337,14 +361,18 @@ def collect_metrics(out: Path, stages: Stages, models: Sequence[str], editors: S
     pairs: dict[str, list[PairScore]] = {}
     for name in models:
         result = stages.result(f"judge with {name}")
-        greedy, checklist = result["greedy"], result["checklist"]
+        greedy, stress, mean = result["greedy"], result["stress"], result["mean_of_4"]
         verifier[name] = {
             "accuracy": greedy["official"],
             **{key: greedy[key] for key in (*PAIR_FIELDS, "tasks", "at_margin")},
-            **{key: checklist[key] for key in CHECKLIST_FIELDS},
-            "mean_of_4": {key: result["mean_of_4"][key] for key in ("official", *PAIR_FIELDS)},
+            **{key: greedy["checklist"][key] for key in CHECKLIST_FIELDS},
+            "mean_of_4": {"accuracy": mean["official"], **{key: mean[key] for key in PAIR_FIELDS}},
+            "stress": {
+                "accuracy": stress["official"], **{key: stress[key] for key in PAIR_FIELDS},
+                **{key: stress["checklist"][key] for key in ("tpr", "tnr")},
+            },
         }  # fmt: skip
-        stored = json.loads((out / f"verdicts/{name}.json").read_text())["pairs"]
+        stored = json.loads((out / f"verdicts/{name}.json").read_text())["greedy"]["pairs"]
         pairs[name] = [PairScore(**row) for row in stored]
     for name, correlation in stages.result("rank within groups").items():
         verifier[name]["within_group"] = correlation

@@ -104,7 +104,7 @@ def _counts(out: Path) -> dict[str, int]:
         "gold lists": rows["gold"],
         "selected traces": rows["selected"],
     }
-    for role, label in (("pairs", "training pairs"), ("test", "held-out pairs")):
+    for role, label in (("pairs", "training pairs"), ("test", "held-out pairs"), ("stress", "stress pairs")):
         counts[label] = len(read_dataset(out / "data", role, PREFERENCES))
     return counts
 
@@ -179,7 +179,7 @@ def _gold(sample: Sample, question: str, state: tuple[Scene, Damage]) -> int | N
 
 def _pair_views(out: Path) -> list[PairView]:
     """Pairs that GCPO orders right and SFT did not, by the size of the gain; then the one GCPO gets most wrong."""
-    judged = {name: read_json(out / f"verdicts/{name}.json")["judgments"] for name in ("sft", "gcpo")}
+    judged = {name: read_json(out / f"verdicts/{name}.json")["greedy"]["judgments"] for name in ("sft", "gcpo")}
     preferences = [p for p in read_dataset(out / "data", "test", PREFERENCES) if p.choice != "same"]
 
     def gap(preference: Preference, name: str) -> float:
@@ -278,7 +278,7 @@ def _curves(out: Path) -> list[Curve]:
         Curve(
             "GCPO: ties and unparsed",
             "generation",
-            {"ties": _series(gcpo, "ties"), "unparsed": _series(gcpo, "unparsed")},
+            {"ties": _series(gcpo, "tie_share"), "unparsed": _series(gcpo, "unparsed")},
         ),
         Curve(
             "GCPO: mean score",

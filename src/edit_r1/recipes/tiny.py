@@ -40,6 +40,8 @@ class TinySizes:
     """Contexts whose candidates annotators compare, for GCPO."""
     test_contexts: int
     """Held-out contexts whose candidates annotators compare."""
+    stress_contexts: int
+    """Held-out contexts on photographs, compared likewise and reported apart."""
     rl_contexts: int
     """Contexts the editor trains on."""
     edit_contexts: int
@@ -68,6 +70,7 @@ SIZES: dict[str, TinySizes] = {
         cold_contexts=400,
         pair_contexts=320,
         test_contexts=320,
+        stress_contexts=48,
         rl_contexts=240,
         edit_contexts=128,
         candidates=4,
@@ -87,6 +90,7 @@ SIZES: dict[str, TinySizes] = {
         cold_contexts=8,
         pair_contexts=8,
         test_contexts=6,
+        stress_contexts=2,
         rl_contexts=4,
         edit_contexts=3,
         candidates=3,
@@ -105,12 +109,12 @@ SIZES: dict[str, TinySizes] = {
 }
 
 # Each role draws from its own stretch of the world, so that no two stages share a context.
-_STRETCH = {"cold": 0, "pairs": 100_000, "rl": 200_000, "test": 0, "edit": 100_000}
+_STRETCH = {"cold": 0, "pairs": 100_000, "rl": 200_000, "test": 0, "edit": 100_000, "stress": 0}
 
 
 def role_samples(role: str, count: int, seed: int) -> list[Sample]:
-    """The contexts of one role: "cold", "pairs", "rl" (split train), "test" or "edit" (split test)."""
-    split = "test" if role in ("test", "edit") else "train"
+    """The contexts of one role: "cold", "pairs", "rl" (split train), "test", "edit" (split test), "stress"."""
+    split = {"test": "test", "edit": "test", "stress": "stress"}.get(role, "train")
     return make_samples(count, split, seed, start=_STRETCH[role])
 
 

@@ -1,7 +1,7 @@
 """Crops of public-domain photographs for the stress split.
 
 scikit-image carries them inside its wheel: `astronaut` and `rocket` (NASA, public domain), `coffee`
-and `chelsea` (CC0). It is a development dependency, so only the stress split needs it.
+and `chelsea` (CC0). Only the stress split needs it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def photograph(name: str) -> np.ndarray:
     try:
         from skimage import data, transform
     except ImportError as error:
-        raise ValueError("the stress split needs scikit-image: pip install 'edit-r1[dev]'") from error
+        raise ValueError("the stress split needs scikit-image: pip install 'edit-r1[train]'") from error
     title, _, index = name.partition("-")
     if title not in PHOTOGRAPHS or not index.isdigit() or int(index) >= CROPS_PER_PHOTOGRAPH:
         raise ValueError(f"photo={name!r}: choose one of {', '.join(crop_names())}")

@@ -27,7 +27,7 @@ from edit_r1.zoo.verifier_model import FastForward, build_model, export
 
 BATCH = 48
 CONFIGS: dict[str, LoopConfig] = {
-    "small": LoopConfig(steps=8000, batch_size=BATCH, learning_rate=3e-3, warmup_steps=100, decay_share=0.25),
+    "small": LoopConfig(steps=6500, batch_size=BATCH, learning_rate=3e-3, warmup_steps=100, decay_share=0.25),
     "base": LoopConfig(steps=4000, batch_size=BATCH, learning_rate=2.5e-3, warmup_steps=100, decay_share=0.25),
     "micro": LoopConfig(steps=20, batch_size=4, learning_rate=2e-3, warmup_steps=5),
 }
