@@ -58,24 +58,12 @@ class Muon(torch.optim.Optimizer):
                 value.add_(orthogonalised(push).reshape(value.shape), alpha=-group["lr"] * scale)
 
 
-class MatrixOptimiser(torch.optim.Optimizer):
-    """Muon for hidden matrices, AdamW for what is left: biases, norms, embeddings, first and last layers."""
+class Parts(torch.optim.Optimizer):
+    """Several optimisers of disjoint parameters, stepped and stored as one."""
 
-    def __init__(
-        self, module: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], outer: tuple[str, ...]
-    ) -> None:
-        """`outer`: parts of the names of matrices that are not hidden."""
-        hidden = {
-            name: value
-            for name, value in module.named_parameters()
-            if value.ndim >= 2 and not any(part in name for part in outer)
-        }
-        rest = [value for name, value in module.named_parameters() if name not in hidden]
-        self.parts: tuple[torch.optim.Optimizer, ...] = (
-            Muon(hidden.values(), lr, weight_decay),
-            torch.optim.AdamW(rest, lr, betas=betas, weight_decay=weight_decay, fused=True),
-        )
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        self.param_groups = [group for part in parts for group in part.param_groups]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -95,3 +83,22 @@ class MatrixOptimiser(torch.optim.Optimizer):
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+class MatrixOptimiser(Parts):
+    """Muon for hidden matrices, AdamW for what is left: biases, norms, embeddings, first and last layers."""
+
+    def __init__(
+        self, module: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], outer: tuple[str, ...]
+    ) -> None:
+        """`outer`: parts of the names of matrices that are not hidden."""
+        hidden = {
+            name: value
+            for name, value in module.named_parameters()
+            if value.ndim >= 2 and not any(part in name for part in outer)
+        }
+        rest = [value for name, value in module.named_parameters() if name not in hidden]
+        super().__init__(
+            Muon(hidden.values(), lr, weight_decay),
+            torch.optim.AdamW(rest, lr, betas=betas, weight_decay=weight_decay, fused=True),
+        )

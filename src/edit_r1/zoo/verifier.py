@@ -21,6 +21,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from edit_r1.zoo.lesson_batch import batch_for
 from edit_r1.zoo.loop import Averaged, LoopConfig, Run, train
+from edit_r1.zoo.muon import Parts
 from edit_r1.zoo.probe import probe
 from edit_r1.zoo.tokenizer import build_tokenizer
 from edit_r1.zoo.verifier_model import FastForward, build_model, export
@@ -34,45 +35,21 @@ CONFIGS: dict[str, LoopConfig] = {
 """Per size; micro is for tests. small took 60 minutes on one contended core (AMD EPYC, Zen 4), 40 samples/s."""
 
 
-class MatrixOptimiser(torch.optim.Optimizer):
-    """Muon for the weight matrices, AdamW for embeddings, norms and biases, under one learning rate.
+def matrix_optimiser(module: nn.Module, config: LoopConfig) -> Parts:
+    """torch's Muon for the weight matrices, AdamW for embeddings, norms and biases, under one learning rate.
 
-    Muon's update is scaled to AdamW's root mean square ("match_rms_adamw"), so one rate suits both.
+    Muon's update is scaled to AdamW's root mean square ("match_rms_adamw"), so one rate suits both. There is one
+    convolution here, the patch embedding, which AdamW takes; the editor's autoencoder needs `zoo.muon.Muon`.
     """
-
-    def __init__(self, module: nn.Module, config: LoopConfig) -> None:
-        named = dict(module.named_parameters())
-        matrices = [value for name, value in named.items() if value.ndim == 2 and "embed_tokens" not in name]
-        chosen = {id(value) for value in matrices}
-        others = [value for value in named.values() if id(value) not in chosen]
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                matrices, config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.AdamW(
-                others, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-            ),
-        ]
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for part in self.parts:
-            part.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self.parts:
-            part.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, object]:
-        return {"parts": [part.state_dict() for part in self.parts]}
-
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        states = state_dict["parts"]
-        assert isinstance(states, list)
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+    named = dict(module.named_parameters())
+    matrices = [value for name, value in named.items() if value.ndim == 2 and "embed_tokens" not in name]
+    chosen = {id(value) for value in matrices}
+    others = [value for value in named.values() if id(value) not in chosen]
+    rate, decay = config.learning_rate, config.weight_decay
+    return Parts(
+        torch.optim.Muon(matrices, rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, rate, betas=config.betas, weight_decay=decay, fused=True),
+    )
 
 
 def tokenizer_of(state_dir: Path, seed: int) -> Qwen2Tokenizer:
@@ -89,7 +66,7 @@ def open_run(size: str, state_dir: Path, seed: int, config: LoopConfig) -> tuple
     """The run as it stands on disk, or a fresh one."""
     tokenizer = tokenizer_of(state_dir, seed)
     model = build_model(size, tokenizer, seed)
-    run = Run(model, MatrixOptimiser(model, config), Averaged(model))
+    run = Run(model, matrix_optimiser(model, config), Averaged(model))
     if (state_dir / "state.pt").exists():
         run.restore(state_dir / "state.pt")
     return run, tokenizer
