@@ -9,7 +9,7 @@ A killed stage leaves its finished parts and goes on after the last one (`Datase
 dataset is that of its sorted row hashes, so neither the order nor the cut into parts changes it.
 """
 
-from edit_r1.store.files import StoreError, read_json, write_bytes, write_json, write_text
+from edit_r1.store.files import StoreError, new_folder, read_json, write_bytes, write_json, write_text, writing
 from edit_r1.store.parquet import Feature, Features, Row, dataset_hash, read_rows, row_hash, write_rows
 from edit_r1.store.stages import Dataset, Stage, Table, read_dataset, write_dataset
 from edit_r1.store.tables import (
@@ -38,6 +38,7 @@ __all__ = [
     "StoreError",
     "Table",
     "dataset_hash",
+    "new_folder",
     "read_dataset",
     "read_json",
     "read_rows",
@@ -47,4 +48,5 @@ __all__ = [
     "write_json",
     "write_rows",
     "write_text",
+    "writing",
 ]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +44,52 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(f"{path}: cannot be written ({reason}): free space there or choose another folder") from error
+
+
+_OF_THE_DISK = re.compile(r"[^:]*\(os error \d+\)|PytorchStreamWriter|iostream error|inline_container")
+"""How safetensors and torch report in classes of their own what the operating system told them."""
+
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENOTDIR}
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Inside, a library writes to `path`.
+
+    Raises:
+        StoreError: for what the disk refused, in whatever class that library reports it.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = _OF_THE_DISK.search(str(error))
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            reason = error.strerror
+        elif told:  # torch keeps the reason to itself; in nearly all cases it is this
+            reason = told[0].strip() if "os error" in told[0] else "the disk may be full"
+        else:
+            raise
+        raise StoreError(f"{path}: cannot be written ({reason}): free space there or choose another folder") from error
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill, which takes its place at `path`, over what was there, when it is complete.
+
+    Raises:
+        StoreError: when the disk is full or read-only; nothing is left half-written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            shutil.rmtree(path, ignore_errors=True)
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

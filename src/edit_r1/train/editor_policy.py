@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from edit_r1.editors.flow import E, FlowEditor
 from edit_r1.records import Context
+from edit_r1.store import new_folder, writing
 from edit_r1.train.editor_stage import EditorRLStage
 
 _MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "save_every", "save_as", "sample_batch", "train_batch")
@@ -109,17 +110,16 @@ class EditorPolicy(Generic[E]):
 
     def export(self, path: Path) -> None:
         """Write the result, averaged weights if there are any: a full pipeline, or the adapter alone."""
-        with self.averaged():
+        with self.averaged(), new_folder(path) as partial:
             if self.stage.save_as == "adapter":
-                self.editor.save_lora(path)
-                return
-            if self.stage.lora_rank == 0:
-                self.editor.save(path)
-                return
-            merged: Any = copy.deepcopy(self.editor.transformer)
-        merged.fuse_lora()
-        merged.unload_lora()
-        self.editor.with_transformer(merged).save(path)
+                self.editor.save_lora(partial)
+            elif self.stage.lora_rank == 0:
+                self.editor.save(partial)
+            else:
+                merged: Any = copy.deepcopy(self.editor.transformer)
+                merged.fuse_lora()
+                merged.unload_lora()
+                self.editor.with_transformer(merged).save(partial)
 
     def save_state(self, path: Path, step: int, contexts: Sequence[Context]) -> None:
         """Everything an exact continuation needs, written whole or not at all."""
@@ -133,8 +133,9 @@ class EditorPolicy(Generic[E]):
         }
         partial = path.with_name(path.name + ".partial")
         try:
-            torch.save(state, partial)
-            os.replace(partial, path)
+            with writing(path):
+                torch.save(state, partial)
+                os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
 

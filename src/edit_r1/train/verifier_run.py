@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from edit_r1.images import decode_pil
 from edit_r1.records import Candidate, Context, OutputMode
-from edit_r1.store import read_json, write_json, write_text
+from edit_r1.store import new_folder, read_json, write_json, write_text, writing
 from edit_r1.verifier.cards import ModelCard, read_card, write_card
 from edit_r1.verifier.prompts import Variant, judge_request
 from edit_r1.vlm.chat import to_messages
@@ -238,12 +238,10 @@ def save_model(model: Any, processor: Any, folder: RunFolder, base: str, card: M
         model = model.merge_and_unload()
     if stored == "bf16":
         model.to(torch.bfloat16)
-    partial = folder.root / ".model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    write_card(partial, ModelCard(card.variant, card.mode, read_card(base).domain))
-    partial.rename(folder.model)
+    with new_folder(folder.model) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        write_card(partial, ModelCard(card.variant, card.mode, read_card(base).domain))
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return folder.model
 
@@ -271,7 +269,8 @@ def run_trainer(trainer: Trainer, folder: RunFolder) -> None:
     require_fp32(trainer.model)
     trainer.remove_callback(PrinterCallback)
     checkpoint = folder.checkpoint()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with writing(folder.checkpoints):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def check_numbers(positive: Mapping[str, float], not_negative: Mapping[str, float]) -> None:

@@ -1,0 +1,61 @@
+"""Writing by other libraries: what the disk refuses is one clear error, and nothing is left half-written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from edit_r1.store import StoreError, new_folder, writing
+
+FULL = Path("/dev/full")
+
+
+def _refuse_as_safetensors_does() -> None:
+    """Its words and its class, seen on a full tmpfs; it renames, so writing to /dev/full would replace the device."""
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a full device is Linux's")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: FULL.write_bytes(b"x"),
+        lambda: torch.save({"a": torch.zeros(1000)}, FULL),
+        _refuse_as_safetensors_does,
+    ],
+    ids=["python", "torch", "safetensors"],
+)
+def test_a_full_disk_is_one_error_whoever_writes(write: Callable[[], None]) -> None:
+    message = r"^runs/x: cannot be written \((No space left on device.*|the disk may be full)\): free space there or "
+    with pytest.raises(StoreError, match=message), writing("runs/x"):
+        write()
+
+
+def test_other_errors_pass_unchanged() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not match"), writing("runs/x"):
+        raise RuntimeError("shapes do not match")
+    with pytest.raises(FileNotFoundError), writing("runs/x"):
+        Path("/nowhere/at/all").read_bytes()
+
+
+def test_a_new_folder_replaces_the_old_one_whole_or_not_at_all(tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    with new_folder(place) as folder:
+        (folder / "weights").write_text("first")
+    with pytest.raises(FileNotFoundError), new_folder(place) as folder:
+        (folder / "weights" / "deep").write_text("second")
+    assert [(path.name, path.read_text()) for path in place.iterdir()] == [("weights", "first")]
+    with new_folder(place) as folder:
+        (folder / "other").write_text("third")
+    assert [path.name for path in place.iterdir()] == ["other"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_new_folder_where_none_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"), new_folder(tmp_path / "file" / "model"):
+        pass
