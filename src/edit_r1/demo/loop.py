@@ -142,6 +142,7 @@ def make_preferences(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict
         "pairs": sizes.pair_contexts, "test": sizes.test_contexts,
         "stress": sizes.stress_contexts, "rl": sizes.rl_contexts,
     }  # fmt: skip
+    editors = candidate_editors()
     hashes, done, total = {}, 0, sum(roles.values()) - sizes.rl_contexts
     for role, count in roles.items():
         samples = role_samples(role, count, seed)
@@ -155,7 +156,7 @@ def make_preferences(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict
         candidates: list[Candidate] = []
         for start in range(0, len(contexts), EDITED_AT_ONCE):
             chunk = contexts[start : start + EDITED_AT_ONCE]
-            made, failed = edit(chunk, candidate_editors(), sizes.candidates, seed)
+            made, failed = edit(chunk, editors, sizes.candidates, seed)
             if failed:
                 raise ValueError(f"{len(failed)} candidates could not be made: {failed[0].reason}")
             candidates += made
@@ -411,6 +412,11 @@ def print_summary(metrics: Mapping[str, Any], report: Path) -> None:
             )
     console = Console()
     console.print(table)
+    for label, other in (("gcpo_minus_sft", "SFT"), ("gcpo_minus_control", "SFT continued for as long")):
+        if label in metrics["verifier"]:
+            delta, ci95 = (metrics["verifier"][label][key] for key in ("delta", "ci95"))
+            low, high = ci95 or (float("nan"), float("nan"))
+            console.print(f"GCPO - {other}: {100 * delta:+.1f} points (95 % {100 * low:.1f} to {100 * high:.1f})")
     editor = metrics["editor"]
     low, high = editor["delta"]["ci95"] or (float("nan"), float("nan"))
     console.print(
