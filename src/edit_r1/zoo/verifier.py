@@ -32,7 +32,7 @@ CONFIGS: dict[str, LoopConfig] = {
     "base": LoopConfig(steps=4000, batch_size=BATCH, learning_rate=2.5e-3, warmup_steps=100, decay_share=0.25),
     "micro": LoopConfig(steps=20, batch_size=4, learning_rate=2e-3, warmup_steps=5),
 }
-"""Per size; micro is for tests. small took 60 minutes on one contended core (AMD EPYC, Zen 4), 40 samples/s."""
+"""Per size; micro is for tests. small took 130 minutes on one contended core (AMD EPYC, Zen 4), 40 samples/s."""
 
 
 def matrix_optimiser(module: nn.Module, config: LoopConfig) -> Parts:
