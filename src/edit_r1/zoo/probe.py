@@ -31,7 +31,7 @@ SLOTS: dict[str, str] = {
     "with": "lettered",
     "nothing": "nothing",
     "faint": "faint",
-    "shifted": "shifted",
+    "unchanged": "unchanged",
 }
 """Word of a line about a thing: what seeing it takes. The last four measure recall."""
 CHUNK = 32
@@ -49,6 +49,8 @@ def _marks(tokenizer: Qwen2Tokenizer, taught: Lesson) -> Iterator[tuple[str, str
         about, said = taught.lines[min(number, len(taught.lines) - 1)]
         cut = line.find(", now")
         side = "" if cut < 0 or about == "caption" else " now" if start - starts[number] >= cut else " was"
+        if about == "thing" and said.endswith("change of place"):  # displaced, and nothing else
+            side = f"{side} displaced"
         name = f"{about}: {said}" if about in ("sharpness", "colours", "border") else about + side
         word = text[start:end].strip()
         slot = f"{SLOTS[word]}{side}" if about in ("thing", "caption") and word in SLOTS else None
