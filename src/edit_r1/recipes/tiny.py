@@ -198,7 +198,7 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
         updates_per_generation=1,
         max_new_tokens=320,
         learning_rate=1e-4,
-        micro_batch=min(64, 2 * sizes.pairs_per_step * sizes.traces),
+        micro_batch=min(16, 2 * sizes.pairs_per_step * sizes.traces),
         precision="bf16",
         save_every=10,
         cpu=True,

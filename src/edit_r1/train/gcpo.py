@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -41,6 +40,7 @@ from edit_r1.train.verifier_run import (
     judge_messages,
     load_trainable,
     lora_config,
+    row_dataset,
     run_trainer,
     save_model,
     set_up,
@@ -193,7 +193,7 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
             model=model,
             reward_funcs=ratio,
             args=arguments,
-            train_dataset=Dataset.from_dict({"row": list(range(2 * len(pairs)))}).with_transform(self._rows),
+            train_dataset=row_dataset(2 * len(pairs), self._rows, str(folder.root)),
             processing_class=processor,
             peft_config=lora_config(stage.lora_rank, stage.lora_alpha),
             callbacks=[CurvesCallback(folder.curves, 0.0, progress)],

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from edit_r1.records import OutputMode, Quadruple, Unparsed
@@ -28,6 +27,7 @@ from edit_r1.train.verifier_run import (
     judge_messages,
     load_trainable,
     lora_config,
+    row_dataset,
     run_trainer,
     save_model,
     set_up,
@@ -145,7 +145,7 @@ def train_sft(
     trainer = VerifierSFTTrainer(
         model=model,
         args=_arguments(stage, folder),
-        train_dataset=Dataset.from_dict({"row": list(range(len(quadruples)))}).with_transform(rows),
+        train_dataset=row_dataset(len(quadruples), rows, str(folder.root)),
         processing_class=processor,
         peft_config=lora_config(stage.lora_rank, stage.lora_alpha),
         callbacks=[curves],

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from PIL import Image
 from transformers import GenerationConfig, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
@@ -244,6 +245,27 @@ def save_model(model: Any, processor: Any, folder: RunFolder, base: str, card: M
         write_card(partial, ModelCard(card.variant, card.mode, read_card(base).domain))
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return folder.model
+
+
+def row_dataset(count: int, make: Callable[[dict[str, list[int]]], dict[str, list[Any]]], data: str) -> Dataset:
+    """A dataset of the numbers 0 to count - 1 that `make` turns into rows when they are asked for.
+
+    `data` stands for `make` in datasets' fingerprint, which would else be a hash of every picture and of the model.
+    """
+    return Dataset.from_dict({"row": list(range(count))}).with_transform(_Named(make, data))
+
+
+class _Named:
+    """A function that is pickled as its name."""
+
+    def __init__(self, make: Callable[[dict[str, list[int]]], dict[str, list[Any]]], name: str) -> None:
+        self.make, self.name = make, name
+
+    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        return self.make(batch)
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return str, (self.name,)
 
 
 class ExactResume:
