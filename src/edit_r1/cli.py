@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from edit_r1.images import read_image_file
 from edit_r1.records import CATEGORIES, Judgment, Principle, Trace, Unparsed
+from edit_r1.report.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from edit_r1.verifier.scoring import Verifier
@@ -133,7 +133,7 @@ def demo(
     """
     from edit_r1.demo import run_demo
 
-    _quiet_libraries()
+    quiet_libraries()
     run_demo(out, seed, size, controls)
     return 0
 
@@ -149,7 +149,7 @@ def curate(recipe: tyro.conf.Positional[str], /, out: Path, engine: Literal["loc
     from edit_r1.recipes.load import load_recipe
     from edit_r1.recipes.run import run_curation
 
-    _quiet_libraries()
+    quiet_libraries()
     stage = load_recipe(recipe)
     if not isinstance(stage, CurateStage):
         raise ValueError(f"curate takes a recipe that returns CurateStage, {recipe} returns {type(stage).__name__}")
@@ -240,7 +240,7 @@ def evaluate_reward(
 
     _check_traces(traces)
     preferences = read_dataset(data.parent, data.name, PREFERENCES)
-    _quiet_libraries()
+    quiet_libraries()
     judgments = judge_candidates(Verifier.load(model), preferences, traces, seed)
     result = asdict(report_pairs("pairs", pair_scores(preferences, judgments)))
     if json:
@@ -294,29 +294,12 @@ def _verifier(model: str | None, asked: _Question) -> Verifier:
                 "without --model only the packaged tiny verifier is at hand, and it knows EditWorld's pictures and "
                 "instructions alone: name a vision-language model with --model PATH"
             )
-        _quiet_libraries()
+        quiet_libraries()
         return packaged_verifier()
     from edit_r1.verifier.scoring import Verifier
 
-    _quiet_libraries()
+    quiet_libraries()
     return Verifier.load(model)
-
-
-def _quiet_libraries() -> None:
-    """No progress bars and warnings of a model's library: what goes wrong is told in our one line."""
-    import warnings
-
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    # transformers warns of its own older names, which TRL still uses.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    with suppress(ImportError):  # the pool may be all served models
-        from diffusers.utils import logging as diffusers_logging
-
-        diffusers_logging.set_verbosity_error()
-        diffusers_logging.disable_progress_bar()
 
 
 def _principles(path: Path) -> tuple[Principle, ...]:
@@ -384,7 +367,7 @@ def train(kind: str, arguments: list[str]) -> int:
         usage = f"usage: edit-r1 train {kind} RECIPE --out DIR [--resume] [--FIELD VALUE ...]; {known_recipes()}"
         print(usage, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else USAGE
-    _quiet_libraries()
+    quiet_libraries()
     wanted = {"sft": SFTRecipe, "gcpo": GCPORecipe, "editor": EditorRecipe}[kind]
     config = load_recipe(arguments[0])
     if not isinstance(config, wanted):

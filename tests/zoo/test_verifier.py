@@ -17,14 +17,15 @@ from edit_r1.verifier.prompts import judge_request
 from edit_r1.vlm.chat import to_messages
 from edit_r1.vlm.protocol import Request
 from edit_r1.world import checks
+from edit_r1.world.perceive import perceive
 from edit_r1.world.render import render_one
 from edit_r1.world.scenes import belongs
-from edit_r1.zoo import verifier
-from edit_r1.zoo.lesson_batch import collate
+from edit_r1.zoo import painted, verifier
+from edit_r1.zoo.lesson_batch import Course, batch_for, collate
 from edit_r1.zoo.probe import probe
-from edit_r1.zoo.seeing import COARSE, FINE, LESSONS, Lesson, Rates, edited_pair, lesson
+from edit_r1.zoo.seeing import COARSE, FINE, LESSONS, Lesson, Rates, edited_pair, lesson, painted_lesson
 from edit_r1.zoo.tokenizer import PIECES, build_tokenizer
-from edit_r1.zoo.verifier_model import SHAPES, FastForward, build_model, build_processor, export
+from edit_r1.zoo.verifier_model import SHAPES, FastForward, build_model, build_processor, export, patchify
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +141,36 @@ def test_sizes_fit_their_budgets(tokenizer):
     assert "micro" in SHAPES
 
 
+def test_painted_pictures_are_what_the_oracle_sees_in_the_tiny_editors_own(tmp_path: Path, monkeypatch, tokenizer):
+    monkeypatch.setattr(painted, "SHARD", 4)
+    assert painted.load_bank(tmp_path) == []
+    with pytest.raises(ValueError, match="there are none"):
+        batch_for(tokenizer, 0, 4, 2, Course(0, 4))
+    assert not painted.grow_bank(tmp_path, 8, deadline=0.0)
+    assert painted.grow_bank(tmp_path, 8, part=1, parts=2)
+    assert painted.grow_bank(tmp_path, 8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-00000.npz", "0-00001.npz"]
+    bank = painted.load_bank(tmp_path)
+    assert 4 <= len(bank) <= 8
+    for item in bank:
+        assert belongs(item.source, "train") and belongs(item.scene, "train")
+        assert item.pixels_HWC.dtype == np.uint8
+        assert perceive(item.pixels_HWC, item.source, item.edit) == (item.scene, item.damage)
+    rng = np.random.default_rng(0)
+    taught = [painted_lesson(rng, bank[0]) for _ in range(24)]
+    assert {one.kind for one in taught} == {"caption", "questions", "nouns", "principles"}
+    pair = next(one for one in taught if one.kind == "principles")
+    assert pair.parts[1:].count(1) == 1 and pair.pixels[0] is None
+    pixels_NPC = collate(tokenizer, [pair]).pixels_NPC.numpy()
+    assert np.array_equal(pixels_NPC, patchify(np.stack([render_one(bank[0].source), bank[0].pixels_HWC])))
+    assert batch_for(tokenizer, 0, 4, 2, Course(0, 4), bank).targets.numel() > 0
+
+
 def test_a_run_in_pieces_equals_a_whole_one_and_exports(tmp_path: Path, monkeypatch):
-    config = verifier.LoopConfig(steps=4, batch_size=3, learning_rate=2e-3, warmup_steps=2)
+    config = verifier.LoopConfig(steps=6, batch_size=3, learning_rate=2e-3, warmup_steps=2)
     monkeypatch.setitem(verifier.CONFIGS, "micro", config)
+    monkeypatch.setitem(verifier.COURSES, "micro", verifier.Course(fine_from=0, painted_from=4))
+    monkeypatch.setattr(painted, "SHARD", 4)
     monkeypatch.setattr(verifier, "probe", lambda model, tokenizer: probe(model, tokenizer, 4))
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     assert verifier.pretrain_verifier("micro", whole / "out", whole, minutes=5, seed=5)

@@ -7,7 +7,9 @@ and without the control characters by which they could move a terminal's cursor.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -244,3 +246,18 @@ def _style(score: float) -> str:
 def _plain(text: object) -> str:
     """One line without control characters."""
     return "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())
+
+
+def quiet_libraries() -> None:
+    """No progress bars and warnings of a model's library: what goes wrong is told in our one line."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # transformers warns of its own older names, which TRL still uses.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    with suppress(ImportError):  # the pool may be all served models
+        from diffusers.utils import logging as diffusers_logging
+
+        diffusers_logging.set_verbosity_error()
+        diffusers_logging.disable_progress_bar()

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import Qwen2Tokenizer
 
-from edit_r1.world.render import render
-from edit_r1.zoo.seeing import COARSE, FINE, Lesson, lesson
+from edit_r1.world.render import render_one
+from edit_r1.zoo.seeing import COARSE, FINE, Lesson, Painted, lesson, painted_lesson
 from edit_r1.zoo.verifier_model import TOKENS, Batch, patchify, rope_positions
 
 ROUND = 16
 """Lengths are padded to a multiple of this, which bounds the number of different shapes."""
 GROUP = 4
 """Batches drawn together and cut by length, so that little is padded."""
-FINE_FROM = 1660
-"""First step of the fine lessons; a multiple of `GROUP`. By then (80,000 samples) colours, shapes, places, tones
-and styles are seen, and letters and damage, at the coarse rates, were still not (small, 48,000 samples)."""
+PAINTED_SHARE = 0.5
+"""Share of lessons on painted pictures, once there are any."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """When what is taught; steps are multiples of `GROUP`."""
+
+    fine_from: int = 1660
+    """First step of the fine lessons. By then (80,000 samples) colours, shapes, places, tones and styles are seen, and
+    letters and damage, at the coarse rates, were still not (small, 48,000 samples)."""
+    painted_from: int = 6500
+    """First step of lessons on painted pictures."""
 
 
 def prompt_text(taught: Lesson) -> str:
@@ -43,7 +54,11 @@ def collate(tokenizer: Qwen2Tokenizer, taught: Sequence[Lesson]) -> Batch:
         rows.append(row * length + len(prompt) - 1 + np.arange(len(answer)))
         targets += answer
     pictures = [shown for one in taught for shown in one.pictures]
-    pixels_NPC = patchify(render([scene for scene, _ in pictures], [damage for _, damage in pictures]))
+    given = [pixels for one in taught for pixels in one.pixels or (None,) * len(one.pictures)]
+    shown = [
+        render_one(*picture) if pixels is None else pixels for picture, pixels in zip(pictures, given, strict=True)
+    ]
+    pixels_NPC = patchify(np.stack(shown))
     image_token = backend.token_to_id("<|image_pad|>")
     return Batch(
         torch.from_numpy(ids_BL),
@@ -60,10 +75,21 @@ def _length(taught: Lesson) -> int:
     return sum(texts) + len(taught.answer)
 
 
-def batch_for(tokenizer: Qwen2Tokenizer, seed: int, step: int, size: int) -> Batch:
-    """The batch of one step, from (seed, step) alone: one of `GROUP` batches of similar length, in random order."""
+def batch_for(
+    tokenizer: Qwen2Tokenizer, seed: int, step: int, size: int, course: Course, bank: Sequence[Painted] = ()
+) -> Batch:
+    """The batch of one step, from (seed, step) and the bank: one of `GROUP` batches of like length, in random order."""
     rng = np.random.default_rng([seed, step // GROUP])
-    rates = FINE if step >= FINE_FROM else COARSE
-    taught = sorted((lesson(rng, rates=rates) for _ in range(size * GROUP)), key=_length)
+    rates = FINE if step >= course.fine_from else COARSE
+    painted = step >= course.painted_from
+    if painted and not bank:
+        raise ValueError(f"step {step} teaches painted pictures and there are none: `python -m edit_r1.zoo.painted`")
+    drawn = []
+    for _ in range(size * GROUP):
+        if painted and rng.random() < PAINTED_SHARE:
+            drawn.append(painted_lesson(rng, bank[int(rng.integers(len(bank)))]))
+        else:
+            drawn.append(lesson(rng, rates=rates))
+    taught = sorted(drawn, key=_length)
     index = int(rng.permutation(GROUP)[step % GROUP])
     return collate(tokenizer, taught[index * size : (index + 1) * size])

@@ -8,7 +8,8 @@ Four kinds of lesson, in the numbered lines and the words that judges' evidence 
 - differences between two pictures, asked by the questions that a context's principles ask; the answer is
   what is seen ("was ..., now ..."), without a verdict;
 
-and, rarely, the instruction that leads from one picture to the other. No lesson holds a verdict or a score.
+The edited picture is one that the tiny editor painted (`painted`) in a share of the later lessons. And, rarely,
+the instruction that leads from one picture to the other. No lesson holds a verdict or a score.
 Every picture, edited ones included, belongs to the split it is asked for.
 """
 
@@ -79,12 +80,28 @@ class Lesson:
     """(what the line is about, the line); about: "thing", "move", "background", "tone", "style", "tone and style",
     "sharpness", "colours", "border", "added", "question", "caption" or "instruction"."""
 
+    pixels: tuple[np.ndarray | None, ...] = ()
+    """Per picture, uint8 (64, 64, 3), where it was painted by an editor instead of rendered; () when none was."""
+
     @property
     def answer(self) -> str:
         """The text to learn."""
         if self.kind in ("caption", "instruction"):
             return self.lines[0][1]
         return "\n".join(f"{index} {text}" for index, (_, text) in enumerate(self.lines, 1))
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A picture that an editor painted, and what is seen in it."""
+
+    source: Scene
+    edit: Edit
+    pixels_HWC: np.ndarray
+    """uint8 (64, 64, 3)."""
+    scene: Scene
+    """What is seen in it, with `damage`."""
+    damage: Damage
 
 
 def enrich(rng: np.random.Generator, scene: Scene, rates: Rates) -> Scene:
@@ -197,13 +214,19 @@ def _pair_parts(instruction: str | None, lines: str, task: str) -> tuple[str | i
 
 
 def caption_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
-    shown = picture(rng, split, rates)
+    return _caption(picture(rng, split, rates))
+
+
+def _caption(shown: Picture) -> Lesson:
     parts = ("Picture: ", 0, "\nAnswer: describe")
     return Lesson("caption", parts, (shown,), (("caption", describe.caption(*shown)),))
 
 
 def questions_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
-    shown = picture(rng, split, rates)
+    return _questions(rng, picture(rng, split, rates))
+
+
+def _questions(rng: np.random.Generator, shown: Picture) -> Lesson:
     items = describe.questions(*shown)
     chosen = [items[int(index)] for index in rng.permutation(len(items))[: int(rng.integers(3, 9))]]
     parts = ("Picture: ", 0, f"{_numbered([question for question, _ in chosen])}\nAnswer: see")
@@ -212,12 +235,13 @@ def questions_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Less
 
 def nouns_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
     """Differences asked by noun; half of the pairs are distant."""
-    instruction = None
     if rng.random() < 0.5:
-        source, edited = distant_pair(rng, split, rates)
-    else:
-        source, edited, edit = edited_pair(rng, split, rates)
-        instruction = edit.instruction if rng.random() < 0.6 else None
+        return _nouns(rng, *distant_pair(rng, split, rates), None)
+    return _nouns(rng, *edited_pair(rng, split, rates))
+
+
+def _nouns(rng: np.random.Generator, source: Scene, edited: Picture, edit: Edit | None) -> Lesson:
+    instruction = edit.instruction if edit is not None and rng.random() < 0.6 else None
     items = []
     for asked, line in describe.differences(source, *edited):
         about = "thing" if asked in PLACES else "move" if asked.startswith("move ") else asked
@@ -238,7 +262,11 @@ def about_of(check: checks.Check) -> str:
 
 def principles_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
     """Differences asked by a context's own questions, in their order or shuffled; the answer is what is seen."""
-    source, (edited, damage), edit = edited_pair(rng, split, rates)
+    return _principles(rng, *edited_pair(rng, split, rates))
+
+
+def _principles(rng: np.random.Generator, source: Scene, shown: Picture, edit: Edit) -> Lesson:
+    edited, damage = shown
     asked = checks.checks_for(source, edit)
     if rng.random() < 0.5:
         asked = [asked[int(index)] for index in rng.permutation(len(asked))]
@@ -246,7 +274,19 @@ def principles_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Les
     listed = "".join(f"\n{compact_principle(n, checks.principle(check))}" for n, check in enumerate(asked, 1))
     lines = tuple((about_of(check), checks.evidence(check, source, edited, damage)) for check in asked)
     parts = _pair_parts(edit.instruction, listed, "see")
-    return Lesson("principles", parts, ((source, Damage()), (edited, damage)), lines)
+    return Lesson("principles", parts, ((source, Damage()), shown), lines)
+
+
+def painted_lesson(rng: np.random.Generator, painted: Painted) -> Lesson:
+    """A lesson about a picture that an editor painted: a caption, questions, or differences from its source."""
+    shown = (painted.scene, painted.damage)
+    draw = rng.random()
+    if draw < 0.1:
+        return replace(_caption(shown), pixels=(painted.pixels_HWC,))
+    if draw < 0.2:
+        return replace(_questions(rng, shown), pixels=(painted.pixels_HWC,))
+    ask = _nouns if draw < 0.5 else _principles
+    return replace(ask(rng, painted.source, shown, painted.edit), pixels=(None, painted.pixels_HWC))
 
 
 def instruction_lesson(rng: np.random.Generator, split: str, rates: Rates) -> Lesson:
