@@ -47,7 +47,16 @@ from edit_r1.recipes.tiny import (
 )
 from edit_r1.records import Candidate, Context, Judgment, Preference, Sample
 from edit_r1.stats import mean_within_group_spearman
-from edit_r1.store import CANDIDATES, CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset, write_dataset, write_json
+from edit_r1.store import (
+    CANDIDATES,
+    CONTEXTS,
+    PREFERENCES,
+    QUADRUPLES,
+    read_dataset,
+    read_json,
+    write_dataset,
+    write_json,
+)
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_reward import verifier_reward
@@ -132,7 +141,7 @@ def make_cold_start(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[
     return {"hashes": {name: getattr(curation, name).meta()["hash"] for name in steps}}
 
 
-EDITED_AT_ONCE = 40
+EDITED_AT_ONCE = 80
 """Contexts between two reports of progress."""
 
 
@@ -159,14 +168,17 @@ def make_preferences(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict
             made, failed = edit(chunk, editors, sizes.candidates, seed)
             if failed:
                 raise ValueError(f"{len(failed)} candidates could not be made: {failed[0].reason}")
+            index.look(made)
             candidates += made
             tick(done + len(candidates) // sizes.candidates, total)
         done += count
-        index.add(candidates=candidates)
         annotators = [SimulatedAnnotator(person, index) for person in ANNOTATOR_WEIGHTS]
         preferences = collect(contexts, candidates, annotators, sizes.pairs_per_context, seed)
         hashes[role] = write_dataset(out / "data", role, preferences, PREFERENCES)
         write_dataset(out / "data", f"{role}_candidates", candidates, CANDIDATES)
+        if role in ("test", "stress"):
+            gold = {name: _gold_of(*pair, index) for name, pair in _candidates(preferences).items()}
+            write_json(out / "data" / f"{role}_gold.json", gold)
     return {"hashes": hashes}
 
 
@@ -219,7 +231,8 @@ def judge_pairs(out: Path, name: str, model: Path, sizes: TinySizes, seed: int, 
         stored[part] = {"pairs": [asdict(score) for score in scores], "judgments": _plain(judged)}
         result[part] = asdict(report_pairs("EditWorld stress" if part == "stress" else "EditWorld test", scores))
         if traces == 1:
-            result[part]["checklist"] = asdict(_checklist(pairs, judged))
+            gold = read_json(out / "data" / f"{'stress' if part == 'stress' else 'test'}_gold.json")
+            result[part]["checklist"] = asdict(_checklist(judged, gold))
     write_json(out / f"verdicts/{name}.json", stored)
     return result
 
@@ -276,12 +289,7 @@ def _candidates(preferences: Sequence[Preference]) -> dict[str, tuple[Preference
     }
 
 
-def _checklist(preferences: Sequence[Preference], judgments: Mapping[str, Judgment]) -> Any:
-    shown = _candidates(preferences)
-    index = WorldIndex(
-        (preference.context.sample for preference in preferences), (candidate for _, candidate in shown.values())
-    )
-    gold = {name: _gold_of(*pair, index) for name, pair in shown.items()}
+def _checklist(judgments: Mapping[str, Judgment], gold: Mapping[str, tuple[list[int], float]]) -> Any:
     return report_checklist(
         [judgments[name] for name in gold],
         [verdicts for verdicts, _ in gold.values()],

@@ -7,7 +7,10 @@ EditWorld rendered by their hash; any other picture (a neural editor's) is perce
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from edit_r1.images import decode_rgb
@@ -26,6 +29,10 @@ class Known:
     edit: Edit
 
 
+POOL_FROM = 24
+"""Fewer pictures than this are perceived faster here than by processes that have to start first."""
+
+
 def _key(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()
 
@@ -35,6 +42,7 @@ class WorldIndex:
 
     def __init__(self, samples: Iterable[Sample] = (), candidates: Iterable[Candidate] = ()) -> None:
         self._contexts: dict[tuple[str, str], Known] = {}
+        self._samples: dict[str, Sample] = {}
         self._rendered: dict[str, tuple[Scene, Damage]] = {}
         self._perceived: dict[tuple[str, str, str], tuple[Scene, Damage]] = {}
         self.add(samples, candidates)
@@ -43,9 +51,32 @@ class WorldIndex:
         """Remember contexts and rendered pictures; pictures without a hidden state are left to perception."""
         for sample in samples:
             self._contexts[_key(sample.source), sample.instruction] = Known(scene_of(sample), edit_of(sample))
+            self._samples[sample.id] = sample
         for candidate in candidates:
             if candidate.hidden is not None:
                 self._rendered[_key(candidate.image)] = from_json(candidate.hidden)
+
+    def look(self, candidates: Iterable[Candidate], processes: int | None = None) -> None:
+        """`add`, and perceive now what has to be perceived, on every core; what is seen does not depend on that.
+
+        processes: None takes as many as there are cores. Above 1 they are spawned, so a script that calls this
+        needs the usual `if __name__ == "__main__"`. Raises KeyError for a candidate of a sample never added.
+        """
+        candidates = list(candidates)
+        self.add(candidates=candidates)
+        work: dict[tuple[str, str, str], tuple[bytes, Scene, Edit]] = {}
+        for candidate in candidates:
+            sample = self._samples[candidate.sample_id]
+            key = (_key(sample.source), sample.instruction, _key(candidate.image))
+            if key[2] not in self._rendered and key not in self._perceived and candidate.image != sample.source:
+                known = self.context(sample.source, sample.instruction)
+                work[key] = (candidate.image, known.scene, known.edit)
+        count = min(processes or os.cpu_count() or 1, len(work))
+        if count < 2 or len(work) < POOL_FROM:
+            self._perceived.update(zip(work, map(_perceive, work.values()), strict=True))
+            return
+        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+            self._perceived.update(zip(work, pool.map(_perceive, work.values(), chunksize=4), strict=True))
 
     def context(self, source: bytes, instruction: str) -> Known:
         """The scene and the edit behind (source, instruction); KeyError when they were never added."""
@@ -61,5 +92,10 @@ class WorldIndex:
             return known.scene, Damage()
         key = (_key(source), instruction, _key(image))
         if key not in self._perceived:
-            self._perceived[key] = perceive(decode_rgb(image), known.scene, known.edit)
+            self._perceived[key] = _perceive((image, known.scene, known.edit))
         return self._perceived[key]
+
+
+def _perceive(work: tuple[bytes, Scene, Edit]) -> tuple[Scene, Damage]:
+    image, scene, edit = work
+    return perceive(decode_rgb(image), scene, edit)
