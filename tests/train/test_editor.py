@@ -176,6 +176,18 @@ def test_fault_8_the_window_is_shared_and_the_last_step_is_left_out(make_editor)
         assert rollout.latents_MKLC.shape[:2] == (3, 4) == rollout.log_prob_MK.shape
 
 
+def test_edits_of_one_start_part_in_the_window_alone(make_editor):
+    stage = replace(STAGE, sampling_steps=6, window="random", trained_steps=2, same_start=True, group_size=2)
+    iteration, rollouts, _, _ = _one_iteration(make_editor(), stage, _contexts(2))
+    first_MLC = rollouts[0].latents_MKLC[:, 0]
+    assert torch.equal(first_MLC[0], first_MLC[1]) and torch.equal(first_MLC[2], first_MLC[3])
+    assert not torch.equal(first_MLC[0], first_MLC[2])
+    next_MLC = rollouts[0].next_MKLC[:, 0]
+    assert not torch.equal(next_MLC[0], next_MLC[1])
+    own = replace(stage, same_start=False)
+    assert not torch.equal(*_one_iteration(make_editor(), own, _contexts(2))[1][0].latents_MKLC[:2, 0])
+
+
 def test_fault_11_rewards_stay_with_their_edits(make_editor):
     """Mixed sizes and several micro-batches: edit n is of context n // G, drawn from seed n."""
     stage = replace(STAGE, contexts_per_step=4, sample_batch=2)

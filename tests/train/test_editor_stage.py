@@ -67,3 +67,16 @@ def test_bad_fields_say_what_to_do():
             replace(STAGE, **change)
     with pytest.raises(ValueError, match="contexts_per_step"):
         plan_iteration(STAGE, 0, 3)
+
+
+def test_a_group_shares_its_start_when_asked_to():
+    assert plan_iteration(STAGE, 5, 9).starts_N is None
+    iteration = plan_iteration(replace(STAGE, same_start=True), 5, 9)
+    assert iteration.starts_N is not None
+    groups = [
+        set(iteration.starts_N[n : n + STAGE.group_size]) for n in range(0, len(iteration.starts_N), STAGE.group_size)
+    ]
+    assert all(len(group) == 1 for group in groups)
+    assert len(set.union(*groups)) == len(groups) == STAGE.contexts_per_step
+    assert not set(iteration.starts_N) & set(iteration.seeds_N)
+    assert len(set(iteration.seeds_N)) == len(iteration.seeds_N)

@@ -119,14 +119,16 @@ def sample_trajectory(
     guidance: float,
     eta: float = 0.0,
     window: Sequence[int] = (),
+    starts: Sequence[torch.Generator] | None = None,
 ) -> Trajectory:
     """Sample one edit per row of `contexts`: stochastic steps of noise `eta` in `window`, Euler steps elsewhere.
 
-    Each edit's first latents and its later noise come from its own generator. With an empty window this is
-    the pipeline's deterministic sampler. Raises ValueError for a window that `check_window` refuses.
+    Each edit's first latents and its later noise come from its own generator, or the first latents from `starts`.
+    With an empty window this is the pipeline's deterministic sampler. Raises ValueError for a window that
+    `check_window` refuses.
     """
     check_window(window, schedule.steps, eta)
-    latents_BLC = editor.noise(contexts, generators)
+    latents_BLC = editor.noise(contexts, starts or generators)
     count = len(latents_BLC)
     stored: list[tuple[Tensor, Tensor, Tensor]] = []
     for step in range(schedule.steps):

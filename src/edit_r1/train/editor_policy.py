@@ -195,7 +195,7 @@ def _add_lora(editor: FlowEditor[E], stage: EditorRLStage) -> None:
     transformer: Any = editor.transformer
     config = LoraConfig(
         r=stage.lora_rank,
-        lora_alpha=stage.lora_alpha,
+        lora_alpha=2 * stage.lora_rank,
         target_modules=list(editor.lora_targets),
         init_lora_weights="gaussian",
     )

@@ -59,7 +59,12 @@ def sample_edits(
             chunk = slice(start, start + stage.sample_batch)
             generators = [generator(iteration.seeds_N[edit]) for edit in edits[chunk]]
             contexts = encoded.rows(rows_M[chunk])
-            run = sample_trajectory(editor, contexts, generators, schedule, stage.guidance, stage.eta, iteration.window)
+            starts = None
+            if iteration.starts_N is not None:
+                starts = [generator(iteration.starts_N[edit]) for edit in edits[chunk]]
+            run = sample_trajectory(
+                editor, contexts, generators, schedule, stage.guidance, stage.eta, iteration.window, starts
+            )
             parts.append(run)
             images += [encode_png(pixels_HWC) for pixels_HWC in editor.decode(run.final_BLC, contexts)]
         rollouts.append(

@@ -36,6 +36,9 @@ class EditorRLStage:
     moves on by one each iteration, or every step but the last."""
     window_share: float = 0.5
     """The window lies in this first share of the steps, (0, 1]; ignored with window "all"."""
+    same_start: bool = False
+    """The edits of a group start from one noise and part in the stochastic steps, so that what is rewarded is what is
+    trained (Flow-GRPO's "fast" variants do so). False: every edit has a start of its own, as in the paper."""
     eta: float = 0.7
     """Noise level of the stochastic steps, above 0."""
     guidance: float = 2.5
@@ -50,8 +53,7 @@ class EditorRLStage:
     kl_scale: KLScale = "with_dt"
     """Which published KL `kl_beta` belongs to."""
     lora_rank: int = 64
-    """0 trains every weight of the transformer."""
-    lora_alpha: int = 128
+    """0 trains every weight of the transformer. alpha is twice the rank, as everywhere for these editors."""
     inner_updates: int = 1
     """Optimiser steps per iteration, each over all trained edits."""
     sample_batch: int = 64
@@ -109,6 +111,8 @@ class Iteration:
     """One per edit."""
     window: tuple[int, ...]
     """Stochastic steps, ascending, shared by all edits."""
+    starts_N: tuple[int, ...] | None = None
+    """Seed of each edit's first latents where its group shares them; None when `seeds_N` gives those too."""
 
 
 def plan_iteration(stage: EditorRLStage, step: int, contexts: int) -> Iteration:
@@ -131,7 +135,11 @@ def plan_iteration(stage: EditorRLStage, step: int, contexts: int) -> Iteration:
         chosen.append(int(order[epoch][position % contexts]))
     edits = stage.contexts_per_step * stage.group_size
     seeds = np.random.default_rng((stage.seed, 2, step)).integers(0, 2**63 - 1, size=edits)
-    return Iteration(tuple(chosen), tuple(int(seed) for seed in seeds), choose_window(stage, step))
+    starts = None
+    if stage.same_start:
+        drawn = np.random.default_rng((stage.seed, 4, step)).integers(0, 2**63 - 1, size=stage.contexts_per_step)
+        starts = tuple(int(drawn[edit // stage.group_size]) for edit in range(edits))
+    return Iteration(tuple(chosen), tuple(int(seed) for seed in seeds), choose_window(stage, step), starts)
 
 
 def choose_window(stage: EditorRLStage, step: int) -> tuple[int, ...]:
