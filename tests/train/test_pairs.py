@@ -27,6 +27,10 @@ def test_only_decided_pairs_are_trained_on_and_the_winner_is_the_winner(preferen
     assert all(pair.winner.id.endswith("-5") and pair.loser.id.endswith("-0") for pair in pairs)
     with pytest.raises(ValueError, match="without a winner"):
         pairs_of([replace(preferences[0], choice="same")])
+    context = preferences[0].context
+    held_out = replace(context, sample=replace(context.sample, split="test"))
+    with pytest.raises(ValueError, match="held-out pairs would be trained on"):
+        pairs_of([replace(preferences[0], context=held_out)])
 
 
 @given(

@@ -146,6 +146,10 @@ def test_bad_targets_are_refused(checkpoint: Path, quadruples: list[Quadruple], 
         train_sft(stage, [])
     with pytest.raises(ValueError, match="has no target trace"):
         train_sft(stage, [replace(quadruples[0], target=None)])
+    context = quadruples[0].context
+    held_out = replace(context, sample=replace(context.sample, split="test"))
+    with pytest.raises(ValueError, match="is of split 'test'"):
+        train_sft(stage, [replace(quadruples[0], context=held_out)])
     with pytest.raises(ValueError, match="no verdicts"):
         train_sft(stage, [replace(quadruples[0], target=Trace("1 was a, now b\n<score>5.0</score>", 5.0, None))])
     broken = replace(quadruples[0].target, text="<score>8.0</score>")

@@ -32,7 +32,7 @@ from edit_r1.evaluate.reward import (
     report_pairs,
 )
 from edit_r1.images import decode_rgb
-from edit_r1.preferences.pairs import collect, training_pairs
+from edit_r1.preferences.pairs import collect
 from edit_r1.recipes.tiny import (
     SIZES,
     TinySizes,
@@ -204,7 +204,7 @@ def continue_sft(out: Path, sizes: TinySizes, seed: int, seconds: float, tick: T
 
 def align(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
     """GCPO on the annotators' pairs."""
-    preferences = training_pairs(read_dataset(out / "data", "pairs", PREFERENCES)).pairs
+    preferences = read_dataset(out / "data", "pairs", PREFERENCES)
     stage = tiny_gcpo(out / "sft/model", str(out / "gcpo"), sizes, seed)
     train_gcpo(stage, preferences, resume=True, progress=lambda done, total, _: tick(done, total))
     return {}

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from edit_r1.algo.gcpo import Contrast, contrast
+from edit_r1.preferences.pairs import training_pairs
 from edit_r1.records import Candidate, Context, Preference
 
 
@@ -34,11 +35,11 @@ def pairs_of(preferences: Sequence[Preference]) -> list[Pair]:
     """The preferences in order; "same" is left out, as the paper has it.
 
     Raises:
-        ValueError: when nothing is left to train on.
+        ValueError: when nothing is left to train on, or for held-out data (`preferences.pairs.training_pairs`).
     """
     pairs = [
         Pair(preference.context, preference.winner, preference.loser)
-        for preference in preferences
+        for preference in training_pairs(preferences).pairs
         if preference.winner is not None and preference.loser is not None
     ]
     if not pairs:

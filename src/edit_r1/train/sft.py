@@ -116,8 +116,8 @@ def train_sft(
     had not been, and a finished one returns at once.
 
     Raises:
-        ValueError: for quadruples without targets, a target that cannot be put into `mode`, a folder that
-            holds another run, or a model that cannot be opened.
+        ValueError: for quadruples without targets or of another split than "train", a target that cannot be
+            put into `mode`, a folder that holds another run, or a model that cannot be opened.
     """
     _check_targets(quadruples)
     folder = RunFolder(Path(stage.out))
@@ -189,6 +189,9 @@ def _check_targets(quadruples: Sequence[Quadruple]) -> None:
             raise ValueError(
                 f"candidate {quadruple.candidate.id!r} has no target trace: give only quadruples that were selected"
             )
+        sample = quadruple.context.sample
+        if sample.split != "train":
+            raise ValueError(f"sample {sample.id} is of split {sample.split!r}: leave it out, it is held out")
 
 
 def _arguments(stage: SFTStage, folder: RunFolder) -> SFTConfig:
