@@ -246,7 +246,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
 
 def test_lora_with_two_updates_a_generation(wavering: Path, preferences: list[Preference], tmp_path: Path) -> None:
-    stage = stage_for(wavering, tmp_path / "run", updates_per_generation=2, lora_rank=2, lora_alpha=4)
+    stage = stage_for(wavering, tmp_path / "run", updates_per_generation=2, lora_rank=2)
     before = load_file(wavering / "model.safetensors")
     after = load_file(train_gcpo(stage, preferences) / "model.safetensors")
     assert set(before) == set(after)

@@ -169,7 +169,7 @@ def test_lora_trains_the_language_model_alone_and_is_merged(
     checkpoint: Path, quadruples: list[Quadruple], tmp_path: Path
 ) -> None:
     stage = SFTStage(str(checkpoint), str(tmp_path / "run"), variant="compact", steps=2, batch_size=2, warmup_steps=0,
-                     learning_rate=1e-2, lora_rank=2, lora_alpha=4, stored="fp32", cpu=True)  # fmt: skip
+                     learning_rate=1e-2, lora_rank=2, stored="fp32", cpu=True)  # fmt: skip
     before, after = weights(checkpoint), weights(train_sft(stage, quadruples))
     assert set(before) == set(after)
     killed = replace(stage, out=str(tmp_path / "killed"), save_every=1, log_every=1)
@@ -183,13 +183,26 @@ def test_lora_trains_the_language_model_alone_and_is_merged(
     assert all("layers" in name and name.endswith("_proj.weight") for name in changed)
 
 
+def test_muon_trains_and_resumes_exactly(checkpoint: Path, quadruples: list[Quadruple], tmp_path: Path) -> None:
+    stage = SFTStage(str(checkpoint), str(tmp_path / "run"), variant="compact", steps=3, batch_size=2, warmup_steps=0,
+                     learning_rate=1e-2, optimizer="muon", log_every=1, stored="fp32", cpu=True)  # fmt: skip
+    whole = weights(train_sft(stage, quadruples))
+    killed = replace(stage, out=str(tmp_path / "killed"), save_every=1)
+    with pytest.raises(Killed):
+        train_sft(killed, quadruples, progress=kill_at(2))
+    resumed = weights(train_sft(killed, quadruples, resume=True))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    adamw = weights(train_sft(replace(stage, out=str(tmp_path / "adamw"), optimizer="adamw"), quadruples))
+    assert any(not torch.equal(whole[name], adamw[name]) for name in whole)
+
+
 def test_weights_are_fp32_whatever_is_stored(checkpoint: Path) -> None:
     model, _ = load_trainable(str(checkpoint), freeze_vision=True, max_pixels=0)
     require_fp32(model)
     assert {weight.requires_grad for name, weight in model.named_parameters() if ".visual." in name} == {False}
     with pytest.raises(ValueError, match="bf16 swallows"):
         require_fp32(model.to(torch.bfloat16))
-    assert lora_config(0, 4) is None
+    assert lora_config(0) is None
 
 
 def test_a_missing_model_is_one_clear_line(quadruples: list[Quadruple], tmp_path: Path) -> None:

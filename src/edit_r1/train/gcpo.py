@@ -84,8 +84,7 @@ class GCPOStage:
     micro_batch: int = 64
     """Traces a process puts through the model at once in an update; divides its share of the generation."""
     lora_rank: int = 0
-    """0 trains every weight."""
-    lora_alpha: int = 64
+    """0 trains every weight. alpha is twice the rank."""
     freeze_vision: bool = False
     """Leaves the vision tower as it is (LoRA does so anyway)."""
     precision: Precision = "fp32"
@@ -106,7 +105,7 @@ class GCPOStage:
                 "steps": self.steps, "pairs_per_step": self.pairs_per_step, "max_new_tokens": self.max_new_tokens,
                 "updates_per_generation": self.updates_per_generation, "temperature": self.temperature,
                 "learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm,
-                "micro_batch": self.micro_batch, "lora_alpha": self.lora_alpha, "save_every": self.save_every,
+                "micro_batch": self.micro_batch, "save_every": self.save_every,
                 "decode_batch": self.decode_batch,
             },
             {
@@ -195,7 +194,7 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
             args=arguments,
             train_dataset=row_dataset(2 * len(pairs), self._rows, str(folder.root)),
             processing_class=processor,
-            peft_config=lora_config(stage.lora_rank, stage.lora_alpha),
+            peft_config=lora_config(stage.lora_rank),
             callbacks=[CurvesCallback(folder.curves, 0.0, progress)],
         )
 

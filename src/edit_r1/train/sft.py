@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trl import SFTConfig, SFTTrainer
 
 from edit_r1.records import OutputMode, Quadruple, Unparsed
+from edit_r1.train.optimizers import trainer_optimizer
 from edit_r1.train.verifier_run import (
     SCHEDULERS,
     CurvesCallback,
@@ -61,14 +62,16 @@ class SFTStage:
     accumulate: int = 1
     """Forwards a step: an update sees batch_size * accumulate * processes traces."""
     learning_rate: float = 1e-5
-    """Of AdamW without weight decay; 1e-5 suits full training of 7B, 1e-4 LoRA, 5e-4 models of 1-5M."""
+    """Without weight decay; with AdamW 1e-5 suits full training of 7B, 1e-4 LoRA, 2e-3 models of 1-5M."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """"muon" steps hidden matrices by Muon and the rest by AdamW: for models of a few million parameters, in one
+    process or DDP (sharded weights need "adamw")."""
     schedule: Schedule = "cosine"
     """What the learning rate does after the warm-up; "constant" where `max_seconds` ends the run."""
     warmup_steps: int = 10
     max_grad_norm: float = 1.0
     lora_rank: int = 0
-    """0 trains every weight."""
-    lora_alpha: int = 64
+    """0 trains every weight. alpha is twice the rank."""
     freeze_vision: bool = False
     """Leaves the vision tower as it is (LoRA does so anyway)."""
     max_pixels: int = 0
@@ -94,7 +97,7 @@ class SFTStage:
             {
                 "epochs": self.epochs, "batch_size": self.batch_size, "accumulate": self.accumulate,
                 "learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm,
-                "lora_alpha": self.lora_alpha, "log_every": self.log_every, "save_every": self.save_every,
+                "log_every": self.log_every, "save_every": self.save_every,
             },
             {
                 "steps": self.steps, "max_seconds": self.max_seconds, "warmup_steps": self.warmup_steps,
@@ -147,8 +150,9 @@ def train_sft(
         args=_arguments(stage, folder),
         train_dataset=row_dataset(len(quadruples), rows, str(folder.root)),
         processing_class=processor,
-        peft_config=lora_config(stage.lora_rank, stage.lora_alpha),
+        peft_config=lora_config(stage.lora_rank),
         callbacks=[curves],
+        optimizer_cls_and_kwargs=trainer_optimizer(stage.optimizer, stage.learning_rate),
     )
     run_trainer(trainer, folder)
     if trainer.is_world_process_zero():

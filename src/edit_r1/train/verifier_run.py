@@ -206,12 +206,12 @@ def require_fp32(model: torch.nn.Module) -> None:
             )
 
 
-def lora_config(rank: int, alpha: int) -> Any:
-    """LoRA on the language model's linear layers, or None for rank 0: every weight is trained."""
+def lora_config(rank: int) -> Any:
+    """LoRA on the language model's linear layers, alpha twice the rank, or None for rank 0: all weights are trained."""
     if rank == 0:
         return None
     return LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=LORA_MODULES, task_type="CAUSAL_LM"
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, bias="none", target_modules=LORA_MODULES, task_type="CAUSAL_LM"
     )
 
 

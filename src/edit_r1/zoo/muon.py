@@ -14,6 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from edit_r1.train.optimizers import Parts
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration."""
 ITERATIONS = 5
@@ -56,33 +58,6 @@ class Muon(torch.optim.Optimizer):
                 scale = RMS * max(push.shape) ** 0.5
                 value.mul_(1 - group["lr"] * group["weight_decay"])
                 value.add_(orthogonalised(push).reshape(value.shape), alpha=-group["lr"] * scale)
-
-
-class Parts(torch.optim.Optimizer):
-    """Several optimisers of disjoint parameters, stepped and stored as one."""
-
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
-        self.parts = parts
-        self.param_groups = [group for part in parts for group in part.param_groups]
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for part in self.parts:
-            part.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self.parts:
-            part.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, object]:
-        return {"parts": [part.state_dict() for part in self.parts]}
-
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        states = state_dict["parts"]
-        assert isinstance(states, list)
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 class MatrixOptimiser(Parts):

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from edit_r1.train.optimizers import muon_and_adamw
 from edit_r1.zoo.lesson_batch import Course, batch_for
 from edit_r1.zoo.loop import Averaged, LoopConfig, Run, train
-from edit_r1.zoo.muon import Parts
 from edit_r1.zoo.painted import BANK, grow_bank, load_bank
 from edit_r1.zoo.probe import probe
 from edit_r1.zoo.tokenizer import build_tokenizer
@@ -41,23 +41,6 @@ COURSES: dict[str, Course] = {
 }
 
 
-def matrix_optimiser(module: nn.Module, config: LoopConfig) -> Parts:
-    """torch's Muon for the weight matrices, AdamW for embeddings, norms and biases, under one learning rate.
-
-    Muon's update is scaled to AdamW's root mean square ("match_rms_adamw"), so one rate suits both. There is one
-    convolution here, the patch embedding, which AdamW takes; the editor's autoencoder needs `zoo.muon.Muon`.
-    """
-    named = dict(module.named_parameters())
-    matrices = [value for name, value in named.items() if value.ndim == 2 and "embed_tokens" not in name]
-    chosen = {id(value) for value in matrices}
-    others = [value for value in named.values() if id(value) not in chosen]
-    rate, decay = config.learning_rate, config.weight_decay
-    return Parts(
-        torch.optim.Muon(matrices, rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, rate, betas=config.betas, weight_decay=decay, fused=True),
-    )
-
-
 def tokenizer_of(state_dir: Path, seed: int) -> Qwen2Tokenizer:
     """The tokenizer of a run: the saved one, so that a resumed run keeps its vocabulary, or a new one."""
     folder = state_dir / "tokenizer"
@@ -72,7 +55,8 @@ def open_run(size: str, state_dir: Path, seed: int, config: LoopConfig) -> tuple
     """The run as it stands on disk, or a fresh one."""
     tokenizer = tokenizer_of(state_dir, seed)
     model = build_model(size, tokenizer, seed)
-    run = Run(model, matrix_optimiser(model, config), Averaged(model))
+    optimiser = muon_and_adamw(model, config.learning_rate, config.weight_decay, config.betas)
+    run = Run(model, optimiser, Averaged(model))
     if (state_dir / "state.pt").exists():
         run.restore(state_dir / "state.pt")
     return run, tokenizer
