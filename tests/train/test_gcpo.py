@@ -256,6 +256,16 @@ def test_lora_with_two_updates_a_generation(wavering: Path, preferences: list[Pr
     assert len(read_curves(tmp_path / "run/curves.jsonl")) == 2  # a line a generation
 
 
+def test_the_learning_rate_falls_when_asked_to(wavering: Path, preferences: list[Preference], tmp_path: Path) -> None:
+    rates = {}
+    for schedule in ("constant", "linear"):
+        stage = stage_for(wavering, tmp_path / schedule, steps=2, schedule=schedule)
+        train_gcpo(stage, preferences)
+        rates[schedule] = [line["learning_rate"] for line in read_curves(tmp_path / schedule / "curves.jsonl")]
+    rate = stage.learning_rate
+    assert rates == {"constant": [rate, rate], "linear": [rate, rate / 2]}
+
+
 def test_the_config_is_small_and_checked() -> None:
     assert len(fields(GCPOStage)) <= 25
     with pytest.raises(ValueError, match="traces=1: a group needs at least 2"):

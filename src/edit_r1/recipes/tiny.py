@@ -154,10 +154,10 @@ def tiny_curation(samples: list[Sample], index: WorldIndex, sizes: TinySizes, se
 def tiny_sft(
     model: Path | None = None, out: str = "runs/tiny/sft", sizes: TinySizes = SIZES["demo"], seed: int = 0
 ) -> SFTStage:
-    """Cold start. Small batches at a high rate: the format's own tokens (average_score, score) are new to the model.
+    """Cold start, small batches at a high rate: the format's own tokens (average_score, score) are new to the model.
 
-    On 536 validation pairs, after 8,320 traces: 57.1 % half credit at 520 steps of 16 and 1.2e-3, 65.4 % at 1,040 of
-    8 and 2e-3. 150 steps of 32 at 5e-4 left every trace without a readable score.
+    By Muon. On 548 validation pairs after 8,320 traces: half credit 67.5 %, and scores that follow from the verdicts;
+    by AdamW at the same rate 56.4 %, with scores that do not (score error 3.1 against 2.2).
     """
     return SFTStage(
         model=str(model or weights("verifier-small")),
@@ -166,6 +166,7 @@ def tiny_sft(
         steps=sizes.sft_steps,
         batch_size=sizes.sft_batch,
         learning_rate=2e-3,
+        optimizer="muon",
         warmup_steps=20,
         precision="bf16",
         stored="bf16",
@@ -186,7 +187,8 @@ def tiny_sft_continued(
 def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES["demo"], seed: int = 0) -> GCPOStage:
     """One update per generation: the ratio is exactly 1 and the clip never acts.
 
-    8e-5 lifted a prototype and 3e-4 broke it.
+    On 548 validation pairs, 36 generations from one SFT model: +3.1 points of half credit at 2e-4, +1.7 at 4e-4, +1.9
+    with 32 pairs of 4 traces and a rate falling from 3e-4; TNR 45 % to 60, 51 and 58 %.
     """
     return GCPOStage(
         model=str(model),
@@ -197,7 +199,7 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
         traces=sizes.traces,
         updates_per_generation=1,
         max_new_tokens=320,
-        learning_rate=1e-4,
+        learning_rate=2e-4,
         micro_batch=min(16, 2 * sizes.pairs_per_step * sizes.traces),
         precision="bf16",
         save_every=10,
@@ -214,6 +216,8 @@ def tiny_editor_rl(sizes: TinySizes = SIZES["demo"], seed: int = 0) -> EditorRLS
         group_size=sizes.group_size,
         sampling_steps=FINISHED_STEPS,
         trained_steps=2,
+        window_share=0.3,
+        same_start=True,
         eta=0.7,
         learning_rate=2e-4,
         kl_beta=0.04,

@@ -30,11 +30,13 @@ from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, compare
 from edit_r1.train.rollout import own_precision, pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
 from edit_r1.train.shared_vision import share_vision
 from edit_r1.train.verifier_run import (
+    SCHEDULERS,
     CurvesCallback,
     ExactResume,
     Precision,
     Progress,
     RunFolder,
+    Schedule,
     check_numbers,
     identity_hash,
     judge_messages,
@@ -77,7 +79,9 @@ class GCPOStage:
     learning_rate: float = 1e-6
     """Of AdamW without weight decay; 1e-6 suits full training of 7B, 8e-5 models of 1-5M."""
     warmup_steps: int = 0
-    """Optimiser steps with a growing learning rate; it is constant afterwards."""
+    """Optimiser steps with a growing learning rate."""
+    schedule: Schedule = "constant"
+    """What the learning rate does after the warm-up. A fall to 0 averages the noise of small generations out."""
     max_grad_norm: float = 1.0
     decode_batch: int = 64
     """Traces a process samples at once, rounded up to whole candidates; caches beyond a CPU's own are slow."""
@@ -365,7 +369,7 @@ def grpo_arguments(stage: GCPOStage, folder: RunFolder, suppressed: list[int]) -
         disable_dropout=True,
         shuffle_dataset=False,
         learning_rate=stage.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type=SCHEDULERS[stage.schedule],
         warmup_steps=stage.warmup_steps,
         optim="adamw_torch",
         adam_beta1=0.9,
