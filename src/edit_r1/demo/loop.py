@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_reward import verifier_reward
 from edit_r1.train.gcpo import train_gcpo
-from edit_r1.train.sft import train_sft
+from edit_r1.train.processes import in_processes
+from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.vlm.protocol import Sampling
 from edit_r1.world.annotators import SimulatedAnnotator
@@ -189,7 +190,8 @@ def train_cold_start(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict
     """SFT on the selected traces."""
     quadruples = read_dataset(out / "data/cold", "selected", QUADRUPLES)
     stage = tiny_sft(out=str(out / "sft"), sizes=sizes, seed=seed)
-    train_sft(stage, quadruples, resume=True, progress=lambda done, total, _: tick(done, total))
+    training = partial(train_sft, _shared(stage, sizes), quadruples, resume=True)
+    in_processes(sizes.processes, training, lambda done, total, _: tick(done, total))
     return {}
 
 
@@ -198,7 +200,10 @@ def continue_sft(out: Path, sizes: TinySizes, seed: int, seconds: float, tick: T
     quadruples = read_dataset(out / "data/cold", "selected", QUADRUPLES)
     stage = tiny_sft_continued(out / "sft/model", str(out / "sft_continued"), seconds, sizes, seed)
     start = time.monotonic()
-    train_sft(stage, quadruples, resume=True, progress=lambda *_: tick(int(time.monotonic() - start), int(seconds) + 1))
+    in_processes(
+        sizes.processes, partial(train_sft, _shared(stage, sizes), quadruples, resume=True),
+        lambda *_: tick(int(time.monotonic() - start), int(seconds) + 1),
+    )  # fmt: skip
     return {}
 
 
@@ -208,6 +213,11 @@ def align(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
     stage = tiny_gcpo(out / "sft/model", str(out / "gcpo"), sizes, seed)
     train_gcpo(stage, preferences, resume=True, progress=lambda done, total, _: tick(done, total))
     return {}
+
+
+def _shared(stage: SFTStage, sizes: TinySizes) -> SFTStage:
+    """The same updates, each process with its share of a batch."""
+    return replace(stage, batch_size=stage.batch_size // sizes.processes)
 
 
 def judge_pairs(out: Path, name: str, model: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:

@@ -51,6 +51,9 @@ class TinySizes:
     pairs_per_context: int
     sft_steps: int
     sft_batch: int
+    """Traces an update, over all processes."""
+    processes: int
+    """Of SFT, a core each."""
     gcpo_steps: int
     pairs_per_step: int
     traces: int
@@ -77,6 +80,7 @@ SIZES: dict[str, TinySizes] = {
         pairs_per_context=3,
         sft_steps=900,
         sft_batch=8,
+        processes=2,
         gcpo_steps=36,
         pairs_per_step=16,
         traces=8,
@@ -97,6 +101,7 @@ SIZES: dict[str, TinySizes] = {
         pairs_per_context=2,
         sft_steps=3,
         sft_batch=8,
+        processes=1,
         gcpo_steps=1,
         pairs_per_step=2,
         traces=2,

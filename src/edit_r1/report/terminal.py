@@ -7,6 +7,7 @@ and without the control characters by which they could move a terminal's cursor.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -256,6 +257,8 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
     # transformers warns of its own older names, which TRL still uses.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # Processes that a training starts are to be as quiet.
+    os.environ |= {"PYTHONWARNINGS": "ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error"}
     with suppress(ImportError):  # the pool may be all served models
         from diffusers.utils import logging as diffusers_logging
 
