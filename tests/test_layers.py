@@ -12,7 +12,7 @@ MAX_LINES = 450
 
 LAYERS: list[set[str]] = [
     {"records"},
-    {"images", "store", "stats"},
+    {"images", "store", "stats", "processes"},
     {"algo", "vlm", "web"},
     {"verifier", "editors"},
     {"world", "curate", "preferences", "evaluate"},

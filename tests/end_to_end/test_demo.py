@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edit_r1.cli import main
-from edit_r1.demo import draw_report, loop, run_demo
+from edit_r1.demo import data, draw_report, loop, run_demo
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_a_killed_demo_continues_and_ends_with_the_same_data(
 ) -> None:
     """Killed inside the curation, then inside GCPO's stage; what was finished is not done again."""
     out = tmp_path / "killed"
-    curate = loop.curate
+    curate = data.curate
 
     def killed_curation(stage: Any, folder: Path, progress: Any) -> Any:
         def stop(step: str, done: int, total: int) -> None:
@@ -71,7 +71,7 @@ def test_a_killed_demo_continues_and_ends_with_the_same_data(
         return curate(stage, folder, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "curate", killed_curation)
+        patch.setattr(data, "curate", killed_curation)
         with pytest.raises(KeyboardInterrupt):
             run_demo(out, 0, "micro")
     assert not (out / "stages/cold-start-data.done.json").exists()

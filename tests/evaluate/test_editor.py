@@ -43,7 +43,7 @@ class _Copy:
 
 def test_every_seed_is_judged_and_a_missing_picture_is_no_score() -> None:
     samples = [Sample("a", b"x", "do", "colour"), Sample("b", b"yy", "do", "style")]
-    scores = edit_and_judge(_Copy(), lambda sample, image: float(len(image)), samples, [3, 4])
+    scores = edit_and_judge(_Copy(), lambda samples, images: [float(len(image)) for image in images], samples, [3, 4])
     assert [(s.sample_id, s.seed, s.score) for s in scores] == [("a", 3, 1), ("a", 4, 1), ("b", 3, 2), ("b", 4, 2)]
     with pytest.raises(ValueError, match="made no picture"):
-        edit_and_judge(_Copy(), lambda sample, image: 0.0, [Sample("c", b"", "do", "colour")], [0])
+        edit_and_judge(_Copy(), lambda samples, images: [0.0] * len(images), [Sample("c", b"", "do", "colour")], [0])

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.utils import add_fused_lm_head
 
 from edit_r1.records import Preference
 from edit_r1.train.gcpo import GCPOStage, GCPOTrainer, build_trainer, train_gcpo, until_end
@@ -217,6 +218,31 @@ def test_a_picture_seen_twice_is_read_once(wavering: Path, preferences: list[Pre
     for one, other in zip(plain.model.visual.parameters(), trainer.model.model.visual.parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-4)
     assert runs_of("aabccc") == ([0, 2, 3], [2, 1, 3])
+
+
+def test_a_prompt_read_once_for_its_traces_changes_nothing(
+    wavering: Path, preferences: list[Preference], tmp_path: Path
+) -> None:
+    """Log-probabilities and gradients equal those of a model that reads every row whole."""
+    trainer = trainer_for(wavering, tmp_path, preferences, micro_batch=24)
+    plain, _ = load_trainable(str(wavering), freeze_vision=False, max_pixels=0)
+    add_fused_lm_head(plain, outputs=("log_probs", "entropy"))
+    batch = [trainer.train_dataset[row] for row in list(trainer.sampler)[:24]]
+    inputs = trainer._generate_and_score_completions(batch)
+    fields = {name: inputs[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids", "num_images")}
+    ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], dim=1) for k in ("ids", "mask"))
+    results = []
+    for model in (plain, trainer.model):
+        logps, *_ = trainer._get_per_token_logps_and_entropies(
+            model, ids, mask, inputs["completion_ids"].shape[1], **fields
+        )
+        logps = logps * inputs["completion_mask"]
+        logps.cos().sum().backward()
+        results.append((logps.detach(), [weight.grad for weight in model.parameters()]))
+    (one, gradients), (other, others) = results
+    assert torch.allclose(one, other, atol=1e-5)
+    for gradient, its_twin in zip(gradients, others, strict=True):
+        assert torch.allclose(gradient, its_twin, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()) + 1e-6)
 
 
 # Whole runs

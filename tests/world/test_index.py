@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from edit_r1.curate.edit import edit
 from edit_r1.images import decode_rgb, encode_png
+from edit_r1.processes import spread
 from edit_r1.records import Candidate, Context
 from edit_r1.world import index
 from edit_r1.world.index import WorldIndex
@@ -27,7 +29,7 @@ def test_looking_ahead_sees_what_looking_does(
     candidates: tuple[list[Context], list[Candidate]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contexts, rendered = candidates
-    monkeypatch.setattr(index, "POOL_FROM", 2)
+    monkeypatch.setattr(index, "spread", partial(spread, few=2))
     # The same pictures without their hidden state, and not to be recognised by their bytes either.
     painted = [replace(c, hidden=None, image=encode_png(255 - (255 - decode_rgb(c.image)) // 2)) for c in rendered]
     known = WorldIndex(context.sample for context in contexts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from edit_r1.curate.select import select
 from edit_r1.images import decode_rgb
-from edit_r1.recipes.tiny import role_samples
+from edit_r1.recipes.tiny import role_samples, tiny_judge
 from edit_r1.records import Candidate, PoolTrace, Preference, Principle, Sample
 from edit_r1.report.data import ContextView, Curve, EditView, JudgedImage, Line, PairView, ReportData, TraceView
 from edit_r1.report.page import write_report
@@ -23,7 +23,7 @@ from edit_r1.store import (
     read_dataset,
     read_json,
 )
-from edit_r1.verifier.scoring import ScoreItem, Verifier
+from edit_r1.verifier.scoring import ScoreItem
 from edit_r1.world.checks import checks_for, holds, parse_question, principle
 from edit_r1.world.oracle import judge
 from edit_r1.world.perceive import perceive
@@ -46,7 +46,7 @@ def judge_examples(out: Path, edit_contexts: int, seed: int) -> dict[str, Any]:
     middle = len(order) // 2
     chosen = list(dict.fromkeys([*order[: EDITS_SHOWN - 2], order[middle], order[-1]]))
     samples = {sample.id: sample for sample in role_samples("edit", edit_contexts, seed)}
-    verifier = Verifier.load(out / "gcpo/model", max_new_tokens=320)
+    verifier = tiny_judge(out / "gcpo/model")
     items = [
         ScoreItem(
             (samples[key[0]].source,),

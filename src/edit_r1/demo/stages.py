@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edit_r1.store import Stage, read_json, write_json
 
-Work = Callable[[Callable[[int, int], None]], dict[str, Any]]
+Tick = Callable[[int, int], None]
+"""Called with (done, total) as a stage goes on."""
+Work = Callable[[Tick], dict[str, Any]]
 """A stage's work: given a tick (done, total), it returns a JSON result."""
 
 QUIET_EVERY_S = 20.0

@@ -1,6 +1,6 @@
 """What training did to an editor: paired scores on the same contexts, and Good / Same / Bad.
 
-The judge is a function of (sample, edited image); EditWorld's oracle, a held-out verifier or a person
+The judge is a function of (samples, their edited images); EditWorld's oracle, a held-out verifier or a person
 fits. Scores are 0 to 10.
 """
 
@@ -15,7 +15,7 @@ from edit_r1.editors.protocol import Editor
 from edit_r1.records import Sample
 from edit_r1.stats import bootstrap_ci, gsb, paired_difference
 
-Judge = Callable[[Sample, bytes], float]
+Judge = Callable[[Sequence[Sample], Sequence[bytes]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,16 @@ def edit_and_judge(editor: Editor, judge: Judge, samples: Sequence[Sample], seed
     """
     repeated = [sample for sample in samples for _ in seeds]
     edits = editor.edit(repeated, [seed for _ in samples for seed in seeds])
-    results = []
-    for number, (sample, edit) in enumerate(zip(repeated, edits, strict=True)):
+    images = []
+    for sample, edit in zip(repeated, edits, strict=True):
         if edit.image is None:
             raise ValueError(f"{editor.name} made no picture for sample {sample.id}: {edit.error}")
-        score = judge(sample, edit.image)
-        results.append(EditScore(sample.id, sample.category, seeds[number % len(seeds)], edit.image, score))
-    return results
+        images.append(edit.image)
+    scores = judge(repeated, images)
+    return [
+        EditScore(sample.id, sample.category, seeds[number % len(seeds)], image, score)
+        for number, (sample, image, score) in enumerate(zip(repeated, images, scores, strict=True))
+    ]
 
 
 def report_editor(scores: Sequence[EditScore], seed: int = 0) -> EditorReport:

@@ -119,3 +119,12 @@ def _rng(sample_id: str, seed: int) -> np.random.Generator:
     """Draws for one context; ids of public data sets are not hexadecimal, so any text will do."""
     own = int.from_bytes(hashlib.sha256(sample_id.encode()).digest()[:6], "big")
     return np.random.default_rng([seed, own])
+
+
+def distinct_candidates(preferences: Sequence[Preference]) -> dict[str, tuple[Preference, Candidate]]:
+    """Every candidate once, by its id, with a preference that shows it."""
+    return {
+        candidate.id: (preference, candidate)
+        for preference in preferences
+        for candidate in (preference.first, preference.second)
+    }

@@ -17,6 +17,7 @@ from edit_r1.records import Sample
 from edit_r1.train.editor_stage import EditorRLStage
 from edit_r1.train.gcpo import GCPOStage
 from edit_r1.train.sft import SFTStage
+from edit_r1.verifier.scoring import Verifier
 from edit_r1.vlm.protocol import Sampling
 from edit_r1.world.index import WorldIndex
 from edit_r1.world.samples import make_samples
@@ -26,6 +27,8 @@ from edit_r1.zoo.packaged import weights
 
 FINISHED_STEPS = 10
 """Sampling steps of the tiny editor's finished edits: what its users see and what is evaluated."""
+MAX_NEW_TOKENS = 320
+"""Of a trace; the longest target is far shorter."""
 FEW_STEPS = 4
 """Of its few-step edits, which the judge meets during RL."""
 
@@ -53,7 +56,7 @@ class TinySizes:
     sft_batch: int
     """Traces an update, over all processes."""
     processes: int
-    """Of SFT, a core each."""
+    """Of the verifier's trainings and judgments, a core each."""
     gcpo_steps: int
     pairs_per_step: int
     traces: int
@@ -121,6 +124,14 @@ def role_samples(role: str, count: int, seed: int) -> list[Sample]:
     """The contexts of one role: "cold", "pairs", "rl" (split train), "test", "edit" (split test), "stress"."""
     split = {"test": "test", "edit": "test", "stress": "stress"}.get(role, "train")
     return make_samples(count, split, seed, start=_STRETCH[role])
+
+
+def tiny_judge(model: Path, sizes: TinySizes | None = None) -> Verifier:
+    """A tiny verifier as the demo asks it, on as many processes as `sizes` has; None for a few questions, here."""
+    device = "cpu" if sizes is None or sizes.processes == 1 else ("cpu",) * sizes.processes
+    return Verifier.load(
+        model, device=device, batch_size=24, mode="both", variant="compact", max_new_tokens=MAX_NEW_TOKENS
+    )
 
 
 def tiny_editor(path: Path | None = None, steps: int = FINISHED_STEPS) -> FluxKontextEditor:
@@ -203,7 +214,7 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
         pairs_per_step=sizes.pairs_per_step,
         traces=sizes.traces,
         updates_per_generation=1,
-        max_new_tokens=320,
+        max_new_tokens=MAX_NEW_TOKENS,
         learning_rate=2e-4,
         micro_batch=min(16, 2 * sizes.pairs_per_step * sizes.traces),
         precision="bf16",

@@ -2,7 +2,8 @@
 
 TRL's GRPOTrainer does the sampling, the clipped surrogate and the update. What is ours, and all of it:
 pairs stay together (`train.pairs.PairSampler`), the reward of a trace is its win or loss ratio against the
-other candidate's traces (`algo.gcpo`), and nothing is computed twice (`train.rollout`, `train.shared_vision`).
+other candidate's traces (`algo.gcpo`), and nothing is computed twice (`train.rollout`, `train.shared_vision`,
+`train.shared_prompt`).
 TRL's own group statistics then give the paper's advantages: mean-centred inside each group of N traces of
 one candidate, not scaled, no KL term, and the loss is the mean over traces of the token mean ("grpo").
 
@@ -23,11 +24,12 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
-from trl.trainer.utils import pad
+from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from edit_r1.records import OutputMode, Preference, Trace
 from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, compare, pairs_of
 from edit_r1.train.rollout import own_precision, pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
+from edit_r1.train.shared_prompt import share_prompt
 from edit_r1.train.shared_vision import share_vision
 from edit_r1.train.verifier_run import (
     SCHEDULERS,
@@ -169,6 +171,7 @@ def build_trainer(
     set_up(stage.threads, stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, max_pixels=0)
     share_vision(model)
+    share_prompt(model)
     return GCPOTrainer(stage, pairs, model, processor, folder, progress)
 
 
@@ -218,6 +221,19 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> PairSampler:
         return self.sampler
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's, without its shuffle: an update sees the whole generation, and traces of a prompt are to stay together.
+
+        A generation is sampled, or the next micro-batch of it returned.
+        """
+        forwards = self.args.steps_per_generation
+        self._buffered_inputs: list[dict[str, Any]] | None
+        if self._buffered_inputs is None or self._step % (forwards * self.num_iterations) == 0:
+            generation = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            parts = split_tensor_dict(generation, forwards)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+        return self._buffered_inputs[self._step % forwards]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         started = time.perf_counter()
@@ -382,6 +398,7 @@ def grpo_arguments(stage: GCPOStage, folder: RunFolder, suppressed: list[int]) -
         gradient_checkpointing=False,
         remove_unused_columns=False,
         dataloader_num_workers=0,
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=not stage.cpu,
         logging_strategy="steps",
         logging_steps=stage.updates_per_generation,

@@ -1,8 +1,4 @@
-"""A training in several processes of this machine, as `torchrun` would start it, without leaving the caller.
-
-On a CPU a model of a few million parameters gains next to nothing from a second thread and nearly all of a second
-process: its operations are too small to be split.
-"""
+"""A training in several processes of this machine, as `torchrun` would start it, without leaving the caller."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import os
 import queue
 import signal
 import socket
-import threading
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -20,9 +15,11 @@ from typing import Any, Protocol
 
 import torch
 
+from edit_r1.processes import process_context, stay_single
 from edit_r1.train.verifier_run import Progress
 
 POLL_S = 0.5
+PRELOAD = ("edit_r1.train.sft", "edit_r1.train.gcpo")
 
 
 class Training(Protocol):
@@ -45,7 +42,7 @@ def in_processes(count: int, training: Training, progress: Progress | None = Non
         raise ValueError(f"count={count}: at least one process is needed")
     if count == 1:
         return training(progress=progress)
-    context = multiprocessing.get_context("spawn")
+    context: Any = process_context(PRELOAD)
     messages: multiprocessing.Queue[tuple[str, Any]] = context.Queue()
     port = _free_port()
     members = [
@@ -90,12 +87,10 @@ def _member(
     rank: int, count: int, port: int, training: Training, messages: multiprocessing.Queue[tuple[str, Any]]
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller is interrupted too, and ends its processes
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    stay_single()  # also keeps accelerate from setting as many threads as there are cores
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        OMP_NUM_THREADS="1", MKL_NUM_THREADS="1",  # else accelerate sets as many threads as there are cores
-    )  # fmt: skip
-    torch.set_num_threads(1)
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
     try:
         result = training(progress=partial(_report, messages) if rank == 0 else None)
     except (ValueError, OSError) as error:
@@ -113,13 +108,6 @@ def _report(
     messages: multiprocessing.Queue[tuple[str, Any]], done: int, total: int, logged: Mapping[str, float]
 ) -> None:
     messages.put(("progress", (done, total, dict(logged))))
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent is gone, also when that was killed."""
-    while os.getppid() == parent:
-        time.sleep(POLL_S)
-    os._exit(1)
 
 
 def _free_port() -> int:

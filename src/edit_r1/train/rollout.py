@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import gather
 from torch import Tensor
 from transformers import GenerationConfig
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
@@ -84,14 +85,17 @@ def pictures_of(fields: dict[str, Tensor], images: Sequence[int], prompts: Seque
 def rows_that_teach(inputs: dict[str, Any]) -> tuple[dict[str, Any], float]:
     """(a micro-batch without its rows of advantage 0, the share that is left); one row is always left.
 
-    The mean loss of all rows is the mean of those left times their share.
+    The mean loss of all rows is the mean of those left times their share. Every process keeps as many rows as
+    the one that needs most: TRL gathers a number per row, and gathering needs equal shapes.
     """
     advantages_B = inputs["advantages"]
-    # A group of equal ratios has advantages of rounding size.
-    rows = (advantages_B.abs() > 1e-6).nonzero().flatten().tolist() or [0]
-    if len(rows) == len(advantages_B):
-        return inputs, 1.0
     total = len(advantages_B)
+    # A group of equal ratios has advantages of rounding size.
+    silent_B = advantages_B.abs() <= 1e-6
+    kept = int(gather((~silent_B).sum().view(1)).max().clamp(min=1))
+    rows = silent_B.int().argsort(stable=True)[:kept].sort().values.tolist()
+    if len(rows) == total:
+        return inputs, 1.0
     chosen: dict[str, Any] = {}
     for name, value in split_pixel_values_by_grid(inputs).items():
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) == total:

@@ -227,6 +227,7 @@ def _arguments(stage: SFTStage, folder: RunFolder) -> SFTConfig:
         loss_type="nll",
         remove_unused_columns=False,
         dataloader_num_workers=0,
+        ddp_find_unused_parameters=False,
         dataloader_drop_last=False,
         dataloader_pin_memory=not stage.cpu,
         logging_strategy="steps",

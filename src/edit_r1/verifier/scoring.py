@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from edit_r1.images import ImageError, decode_pil
 from edit_r1.records import Judgment, OutputMode, Principle, Unparsed
@@ -101,7 +102,7 @@ class Verifier:
     def load(
         cls,
         path: str | Path,
-        device: str = "cpu",
+        device: str | Sequence[str] = "cpu",
         dtype: str = "float32",
         batch_size: int = 64,
         adapter: str | Path | None = None,
@@ -112,15 +113,34 @@ class Verifier:
     ) -> Verifier:
         """A local checkpoint, asked as its `edit_r1.json` says unless `mode` or `variant` say otherwise.
 
-        `batch_size`: sequences decoded at once. Raises `edit_r1.vlm.errors.ModelError` (a ValueError).
+        device: several, such as ("cuda:0", "cuda:1") or ("cpu", "cpu"), load a replica each in a process of its own.
+        batch_size: sequences decoded at once, by each replica. Raises `edit_r1.vlm.errors.ModelError` (a ValueError).
         """
-        from edit_r1.vlm.transformers import TransformersVLM  # here alone: scoring by an endpoint needs no torch
+        # Here alone: scoring by an endpoint needs no torch.
+        from edit_r1.vlm.replicas import TransformersReplicas
+        from edit_r1.vlm.transformers import TransformersVLM
 
         card = read_card(path)
-        vlm = TransformersVLM.load(path, device=device, dtype=dtype, batch_size=batch_size, adapter=adapter)
+        vlm: VLM
+        if isinstance(device, str):
+            vlm = TransformersVLM.load(path, device=device, dtype=dtype, batch_size=batch_size, adapter=adapter)
+        else:
+            vlm = TransformersReplicas(path, device, batch_size, dtype=dtype, adapter=adapter)
         return cls(
             vlm, mode or card.mode, variant or card.variant, principles_vlm, card.domain, max_new_tokens=max_new_tokens
         )
+
+    def close(self) -> None:
+        """Ends the processes of a model loaded on several devices; nothing to do for others."""
+        close = getattr(self.vlm, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def principles(self, sources: Sequence[bytes], instruction: str) -> tuple[Principle, ...]:
         """The model's principles for a context, greedy; kept in memory for the next question about it.

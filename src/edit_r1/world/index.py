@@ -7,13 +7,11 @@ EditWorld rendered by their hash; any other picture (a neural editor's) is perce
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from edit_r1.images import decode_rgb
+from edit_r1.processes import spread
 from edit_r1.records import Candidate, Sample
 from edit_r1.world.edits import Edit
 from edit_r1.world.perceive import perceive
@@ -27,10 +25,6 @@ class Known:
 
     scene: Scene
     edit: Edit
-
-
-POOL_FROM = 24
-"""Fewer pictures than this are perceived faster here than by processes that have to start first."""
 
 
 def _key(image: bytes) -> str:
@@ -59,8 +53,8 @@ class WorldIndex:
     def look(self, candidates: Iterable[Candidate], processes: int | None = None) -> None:
         """`add`, and perceive now what has to be perceived, on every core; what is seen does not depend on that.
 
-        processes: None takes as many as there are cores. Above 1 they are spawned, so a script that calls this
-        needs the usual `if __name__ == "__main__"`. Raises KeyError for a candidate of a sample never added.
+        processes: None takes as many as there are cores. Above 1, a script that calls this needs the usual
+        `if __name__ == "__main__"`. Raises KeyError for a candidate of a sample never added.
         """
         candidates = list(candidates)
         self.add(candidates=candidates)
@@ -71,12 +65,7 @@ class WorldIndex:
             if key[2] not in self._rendered and key not in self._perceived and candidate.image != sample.source:
                 known = self.context(sample.source, sample.instruction)
                 work[key] = (candidate.image, known.scene, known.edit)
-        count = min(processes or os.cpu_count() or 1, len(work))
-        if count < 2 or len(work) < POOL_FROM:
-            self._perceived.update(zip(work, map(_perceive, work.values()), strict=True))
-            return
-        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-            self._perceived.update(zip(work, pool.map(_perceive, work.values(), chunksize=4), strict=True))
+        self._perceived.update(zip(work, spread(_perceive, work.values(), processes), strict=True))
 
     def context(self, source: bytes, instruction: str) -> Known:
         """The scene and the edit behind (source, instruction); KeyError when they were never added."""

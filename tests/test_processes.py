@@ -1,0 +1,74 @@
+"""Work on several cores: in order, with its errors, and with an end when its starter is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edit_r1.processes import spread
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from edit_r1.processes import spread
+
+def work(folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    spread(work, [sys.argv[1]] * 8, processes=2, few=2)
+"""
+
+
+def _square(value: int) -> tuple[int, int]:
+    if value < 0:
+        raise ValueError(f"value={value}")
+    return value * value, os.getpid()
+
+
+def test_results_come_in_order_whoever_made_them() -> None:
+    for few, makers in ((2, False), (100, True)):
+        results = spread(_square, range(20), processes=2, few=few)
+        assert [value for value, _ in results] == [n * n for n in range(20)]
+        assert ({maker for _, maker in results} == {os.getpid()}) == makers
+    assert spread(_square, []) == []
+
+
+def test_errors_are_raised_here() -> None:
+    with pytest.raises(ValueError, match="value=-1"):
+        spread(_square, [1, -1, 2], processes=2, few=2)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kill -9 and /proc are what this is about")
+def test_no_process_outlives_its_starter(tmp_path: Path) -> None:
+    script, folder = tmp_path / "work.py", tmp_path / "workers"
+    script.write_text(SCRIPT)
+    folder.mkdir()
+    starter = subprocess.Popen([sys.executable, str(script), str(folder)])
+    _wait_until(lambda: len(list(folder.iterdir())) == 2)
+    workers = [int(path.name) for path in folder.iterdir()]
+    starter.send_signal(signal.SIGKILL)
+    starter.wait()
+    _wait_until(lambda: not any(_runs(worker) for worker in workers))
+
+
+def _wait_until(condition) -> None:  # type: ignore[no-untyped-def]
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("nothing happened in 30 s")
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
