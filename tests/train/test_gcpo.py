@@ -19,6 +19,7 @@ from edit_r1.records import Preference
 from edit_r1.train.gcpo import GCPOStage, GCPOTrainer, build_trainer, train_gcpo, until_end
 from edit_r1.train.pairs import pairs_of
 from edit_r1.train.rollout import rows_that_teach, runs_of, without_padding
+from edit_r1.train.shared_prompt import shared_prompts
 from edit_r1.train.shared_vision import distinct_pictures
 from edit_r1.train.verifier_run import RunFolder, load_trainable, read_curves
 
@@ -220,6 +221,17 @@ def test_a_picture_seen_twice_is_read_once(wavering: Path, preferences: list[Pre
     assert runs_of("aabccc") == ([0, 2, 3], [2, 1, 3])
 
 
+def _rows_of(pictures: dict[str, torch.Tensor], rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The pictures of some rows of two pictures each."""
+    pixels = pictures["pixel_values"].unflatten(0, (-1, 2 * 16))
+    grids = pictures["image_grid_thw"].unflatten(0, (-1, 2))
+    return {
+        "mm_token_type_ids": pictures["mm_token_type_ids"][rows],
+        "pixel_values": pixels[rows].flatten(0, 1),
+        "image_grid_thw": grids[rows].flatten(0, 1),
+    }
+
+
 def test_a_prompt_read_once_for_its_traces_changes_nothing(
     wavering: Path, preferences: list[Preference], tmp_path: Path
 ) -> None:
@@ -231,6 +243,13 @@ def test_a_prompt_read_once_for_its_traces_changes_nothing(
     inputs = trainer._generate_and_score_completions(batch)
     fields = {name: inputs[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids", "num_images")}
     ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], dim=1) for k in ("ids", "mask"))
+    merge = trainer.model.config.vision_config.spatial_merge_size**2
+    pictures = {name: fields[name] for name in ("mm_token_type_ids", "image_grid_thw", "pixel_values")}
+    shared = shared_prompts(ids, mask, **pictures, merge=merge)
+    assert shared is not None
+    assert shared.row_B.tolist() == [row // 4 for row in range(24)]
+    assert shared.length >= inputs["prompt_ids"].shape[1]
+    assert shared_prompts(ids[::4], mask[::4], **_rows_of(pictures, range(0, 24, 4)), merge=merge) is None
     results = []
     for model in (plain, trainer.model):
         logps, *_ = trainer._get_per_token_logps_and_entropies(
