@@ -84,7 +84,7 @@ SIZES: dict[str, TinySizes] = {
         sft_steps=900,
         sft_batch=8,
         processes=2,
-        gcpo_steps=36,
+        gcpo_steps=40,
         pairs_per_step=16,
         traces=8,
         rl_steps=40,
@@ -205,8 +205,8 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
 
     On 548 validation pairs, from one SFT model, in points of half credit (docs/results/demo.md): all weights, 36
     generations, +3.1 at 2e-4 and +1.7 at 4e-4; 48 generations at 2e-4, another draw, +0.8; without the vision tower,
-    40 generations at 2e-4, +3.1, with the fewest ties and the best checklist: GCPO mends judgment, and noise in the eyes
-    costs.
+    40 generations at 2e-4, +3.1, with the fewest ties and the best checklist: GCPO mends judgment, and noise in the
+    eyes costs.
     """
     return GCPOStage(
         model=str(model),
@@ -228,7 +228,11 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
 
 
 def tiny_editor_rl(sizes: TinySizes = SIZES["demo"], seed: int = 0) -> EditorRLStage:
-    """Full weights: at this size LoRA saves nothing. A KL holds it to the editor it started from."""
+    """LoRA, not for memory: a few thousand edits give a gradient that is mostly noise, and fewer weights to carry it.
+
+    After 60 iterations on 96 validation contexts the oracle's score had moved by +0.08 at 3e-4 and -0.10 at 1.5e-3; with
+    all weights by -0.08 (2e-4, 80 iterations), and from 5.4 to 4 within 20 iterations at 6e-4.
+    """
     return EditorRLStage(
         steps=sizes.rl_steps,
         contexts_per_step=sizes.rl_contexts_per_step,
@@ -238,9 +242,9 @@ def tiny_editor_rl(sizes: TinySizes = SIZES["demo"], seed: int = 0) -> EditorRLS
         window_share=0.3,
         same_start=True,
         eta=0.7,
-        learning_rate=2e-4,
+        learning_rate=5e-4,
         kl_beta=0.04,
-        lora_rank=0,
+        lora_rank=16,
         sample_batch=64,
         train_batch=24,
         save_every=10,
