@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +90,16 @@ def test_a_killed_demo_continues_and_ends_with_the_same_data(
     metrics = run_demo(out, 0, "micro")
     assert (out / "sft/model/model.safetensors").stat().st_mtime_ns == trained
     assert metrics["hashes"] == json.loads((finished / "metrics.json").read_text())["hashes"]
+
+
+def test_the_runs_of_several_seeds_make_one_table(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = runpy.run_path(str(Path(__file__).parents[2] / "bench/demo_seeds.py"))
+    shutil.copytree(finished, tmp_path / "seed-0")
+    bench["main"](seeds=(0,), out=tmp_path, size="micro")
+    metrics = json.loads((finished / "metrics.json").read_text())
+    pooled = json.loads((tmp_path / "summary.json").read_text())["pooled"]
+    assert pooled["gcpo - sft"]["delta"] == pytest.approx(metrics["verifier"]["gcpo_minus_sft"]["delta"])
+    assert pooled["editor: after - before"]["delta"] == pytest.approx(metrics["editor"]["delta"]["mean"])
+    assert "| 0 | gcpo |" in capsys.readouterr().out
