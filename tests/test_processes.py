@@ -44,6 +44,8 @@ def test_results_come_in_order_whoever_made_them() -> None:
 def test_errors_are_raised_here() -> None:
     with pytest.raises(ValueError, match="value=-1"):
         spread(_square, [1, -1, 2], processes=2, few=2)
+    with pytest.raises(ChildProcessError, match="died at its work"):
+        spread(os._exit, [7, 7, 7], processes=2, few=2)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kill -9 and /proc are what this is about")

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from typing import TypeVar
 
@@ -22,8 +23,8 @@ Result = TypeVar("Result")
 def process_context(preload: Iterable[str] = ()) -> BaseContext:
     """How processes are started: by a fork server on Linux, else each from nothing (spawn).
 
-    Either way a script that starts some needs the usual `if __name__ == "__main__"`. preload: modules that the
-    server imports once for all; only what is asked for before the first process starts has an effect.
+    Either way a script that starts some needs the usual `if __name__ == "__main__"`. The server starts with the first
+    process: it imports `preload` once for all, which has no effect later, and its environment stays as it was then.
     """
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
@@ -34,19 +35,28 @@ def process_context(preload: Iterable[str] = ()) -> BaseContext:
     return context
 
 
-def stay_single() -> None:
-    """To be called in a new process: no more than one core, and an end when the starter has ended, even by a kill."""
+def one_core() -> None:
+    """To be called in a new process: torch, and what is imported later, computes on one thread."""
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    threading.Thread(target=_end_with_starter, daemon=True).start()
 
 
-def _end_with_starter() -> None:
+def end_with_starter() -> None:
+    """To be called in a new process: it ends when its starter has ended, even by a kill."""
+    threading.Thread(target=_wait_and_end, daemon=True).start()
+
+
+def _wait_and_end() -> None:
     starter = multiprocessing.parent_process()
     if starter is not None:
         starter.join()
         os._exit(1)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def spread(
@@ -54,12 +64,25 @@ def spread(
 ) -> list[Result]:
     """`function` of every item, in order, on several processes; here when there are fewer than `few` items.
 
-    function and items must be picklable. processes: None takes as many as there are cores. Raises what the
-    function raises.
+    function and items must be picklable. processes: None takes as many as there are cores.
+
+    Raises:
+        ChildProcessError: when a process died; else what the function raises.
     """
     work = list(items)
-    count = min(processes or os.cpu_count() or 1, len(work))
+    count = min(processes or cores(), len(work))
     if count < 2 or len(work) < few:
         return [function(item) for item in work]
-    with ProcessPoolExecutor(count, process_context(), initializer=stay_single) as pool:
-        return list(pool.map(function, work, chunksize=4))
+    with ProcessPoolExecutor(count, process_context(), initializer=_begin) as pool:
+        try:
+            return list(pool.map(function, work, chunksize=4))
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a process died at its work: for want of memory, or because the script has no "
+                '`if __name__ == "__main__"`'
+            ) from None
+
+
+def _begin() -> None:
+    end_with_starter()
+    one_core()

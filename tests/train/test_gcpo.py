@@ -250,14 +250,19 @@ def test_a_prompt_read_once_for_its_traces_changes_nothing(
     assert shared.row_B.tolist() == [row // 4 for row in range(24)]
     assert shared.length >= inputs["prompt_ids"].shape[1]
     assert shared_prompts(ids[::4], mask[::4], **_rows_of(pictures, range(0, 24, 4)), merge=merge) is None
-    results = []
+    results, lengths = [], []
     for model in (plain, trainer.model):
+        model.model.language_model.register_forward_pre_hook(
+            lambda _, __, given: lengths.append(tuple(given["inputs_embeds"].shape[:2])), with_kwargs=True
+        )
         logps, *_ = trainer._get_per_token_logps_and_entropies(
             model, ids, mask, inputs["completion_ids"].shape[1], **fields
         )
         logps = logps * inputs["completion_mask"]
         logps.cos().sum().backward()
         results.append((logps.detach(), [weight.grad for weight in model.parameters()]))
+    rest = ids.shape[1] - shared.length
+    assert lengths == [tuple(ids.shape), (6, shared.length), (24, rest)]  # six prompts once, then what follows them
     (one, gradients), (other, others) = results
     assert torch.allclose(one, other, atol=1e-5)
     for gradient, its_twin in zip(gradients, others, strict=True):

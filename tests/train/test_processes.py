@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from edit_r1.records import Quadruple
+from edit_r1.records import Preference, Quadruple
+from edit_r1.train.gcpo import GCPOStage, train_gcpo
 from edit_r1.train.processes import in_processes
+from edit_r1.train.rollout import rows_that_teach
 from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.train.verifier_run import Progress
 
@@ -72,3 +76,31 @@ def test_two_processes_train_as_one_with_the_whole_batch(
     for name, weight in one.items():
         moved = (weight - start[name].float()).abs().max()
         assert (weight - two[name]).abs().max() <= 0.05 * moved + 1e-6, name
+
+
+def _rows_kept(folder: Path, *, progress: Progress | None) -> Path:
+    accelerator = Accelerator(cpu=True)
+    teaching = (1, 5)[accelerator.process_index]
+    inputs = {"advantages": torch.tensor([0.0] * (8 - teaching) + [0.5] * teaching), "names": list("abcdefgh")}
+    kept, share = rows_that_teach(inputs)
+    name = f"{accelerator.process_index} {''.join(kept['names'])} {share}"
+    (folder / name).touch()
+    return folder
+
+
+def test_every_process_keeps_as_many_rows_as_the_one_that_needs_most(tmp_path: Path) -> None:
+    in_processes(2, partial(_rows_kept, tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0 abcdh 0.625", "1 defgh 0.625"]
+
+
+def test_gcpo_in_two_processes(checkpoint: Path, preferences: list[Preference], tmp_path: Path) -> None:
+    """Three pairs on two processes: one is torn between them, and each has its own silent rows."""
+    stage = GCPOStage(
+        str(checkpoint), str(tmp_path / "run"), mode="verify", variant="compact", steps=2, pairs_per_step=3, traces=4,
+        max_new_tokens=8, learning_rate=1e-3, micro_batch=4, cpu=True,
+    )  # fmt: skip
+    steps: list[Mapping[str, float]] = []
+    model = in_processes(2, partial(train_gcpo, stage, preferences), lambda _, __, logged: steps.append(logged))
+    assert (model / "model.safetensors").exists()
+    assert len(steps) == 2
+    assert all(0 <= step["unparsed"] <= 1 for step in steps)

@@ -39,16 +39,19 @@ def test_answers_are_those_of_one_model_and_in_order(checkpoint: Path) -> None:
     one.close()
 
 
-def test_a_model_that_cannot_be_loaded_says_so_at_once(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_says_so_at_once(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         Verifier.load(tmp_path / "nowhere", device=("cpu", "cpu"))
     with pytest.raises(ModelError, match="at least one device"):
         TransformersReplicas(tmp_path, ())
+    with pytest.raises(ModelError, match="batch_size=0"):
+        TransformersReplicas(checkpoint, ("cpu", "cpu"), batch_size=0)
 
 
 def test_a_replica_that_dies_is_an_error_not_a_wait(checkpoint: Path) -> None:
     replicas = TransformersReplicas(checkpoint, ("cpu", "cpu"), batch_size=2)
-    os.kill(next(iter(replicas._pool._processes)), signal.SIGKILL)
-    with pytest.raises(ModelError, match="has died"):
-        replicas.generate(REQUESTS * 20, GREEDY)
+    os.kill(next(iter(replicas._replicas[1]._processes)), signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="has died"):
+            replicas.generate(REQUESTS * 20, GREEDY)
     replicas.close()

@@ -17,6 +17,7 @@ from edit_r1.demo.data import make_cold_start, make_preferences
 from edit_r1.demo.measuring import collect_metrics, judge_editor, judge_pairs, print_summary, rank_within_groups
 from edit_r1.demo.showing import draw_report, judge_examples
 from edit_r1.demo.stages import Stages, Tick
+from edit_r1.processes import process_context
 from edit_r1.recipes.tiny import (
     SIZES,
     TinySizes,
@@ -36,6 +37,12 @@ from edit_r1.train.processes import in_processes
 from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.zoo.packaged import weights
 
+PRELOAD = (
+    "edit_r1.train.sft", "edit_r1.train.gcpo", "edit_r1.vlm.replicas",
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
+)  # fmt: skip
+"""Imported once for all processes of the demo."""
+
 
 def run_demo(out: Path, seed: int = 0, size: str = "demo", controls: bool = False) -> Mapping[str, Any]:
     """Run everything into `out`; returns and writes `metrics.json`, and writes `report.html`.
@@ -46,6 +53,7 @@ def run_demo(out: Path, seed: int = 0, size: str = "demo", controls: bool = Fals
     if size not in SIZES:
         raise ValueError(f"size={size!r}: choose one of {', '.join(SIZES)}")
     sizes = SIZES[size]
+    process_context(PRELOAD)
     stages = Stages(out, key=f"{size}-{seed}")
 
     stages.run("cold-start data", partial(make_cold_start, out, sizes, seed))

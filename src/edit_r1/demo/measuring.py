@@ -1,6 +1,6 @@
 """What the demo measures: verifiers on held-out pairs and in groups, editors by the oracle, and metrics.json.
 
-Everything is measured in as many processes as there are cores: the models are too small for a second thread.
+Verifiers answer from a replica a process, and the oracle looks from every core.
 """
 
 from __future__ import annotations

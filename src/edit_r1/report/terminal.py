@@ -258,7 +258,10 @@ def quiet_libraries() -> None:
     # transformers warns of its own older names, which TRL still uses.
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Processes that a training starts are to be as quiet.
-    os.environ |= {"PYTHONWARNINGS": "ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error"}
+    os.environ |= {
+        "PYTHONWARNINGS": "ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }  # fmt: skip
     with suppress(ImportError):  # the pool may be all served models
         from diffusers.utils import logging as diffusers_logging
 

@@ -2,8 +2,8 @@
 
 TRL's GRPOTrainer does the sampling, the clipped surrogate and the update. What is ours, and all of it:
 pairs stay together (`train.pairs.PairSampler`), the reward of a trace is its win or loss ratio against the
-other candidate's traces (`algo.gcpo`), and nothing is computed twice (`train.rollout`, `train.shared_vision`,
-`train.shared_prompt`).
+other candidate's traces (`algo.gcpo`), and what the traces of a candidate have in common is computed once where they
+are in one batch (`train.rollout`, `train.shared_vision`, `train.shared_prompt`).
 TRL's own group statistics then give the paper's advantages: mean-centred inside each group of N traces of
 one candidate, not scaled, no KL term, and the loss is the mean over traces of the token mean ("grpo").
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -88,7 +89,8 @@ class GCPOStage:
     decode_batch: int = 64
     """Traces a process samples at once, rounded up to whole candidates; caches beyond a CPU's own are slow."""
     micro_batch: int = 64
-    """Traces a process puts through the model at once in an update; divides its share of the generation."""
+    """Traces a process puts through the model at once in an update; divides its share of the generation. With a
+    multiple of `traces` every prompt is read once for all its traces."""
     lora_rank: int = 0
     """0 trains every weight. alpha is twice the rank."""
     freeze_vision: bool = False
@@ -171,7 +173,6 @@ def build_trainer(
     set_up(stage.threads, stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, max_pixels=0)
     share_vision(model)
-    share_prompt(model)
     return GCPOTrainer(stage, pairs, model, processor, folder, progress)
 
 
@@ -204,6 +205,9 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
             peft_config=lora_config(stage.lora_rank),
             callbacks=[CurvesCallback(folder.curves, 0.0, progress)],
         )
+        # Sharded weights are gathered layer by layer: every process must go through the layers equally often.
+        if self.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            share_prompt(model)
 
     def _rows(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         """Prompts of the rows: 2p is pair p's winner, 2p + 1 its loser."""

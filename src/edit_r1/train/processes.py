@@ -15,11 +15,10 @@ from typing import Any, Protocol
 
 import torch
 
-from edit_r1.processes import process_context, stay_single
+from edit_r1.processes import end_with_starter, one_core, process_context
 from edit_r1.train.verifier_run import Progress
 
 POLL_S = 0.5
-PRELOAD = ("edit_r1.train.sft", "edit_r1.train.gcpo")
 
 
 class Training(Protocol):
@@ -42,7 +41,7 @@ def in_processes(count: int, training: Training, progress: Progress | None = Non
         raise ValueError(f"count={count}: at least one process is needed")
     if count == 1:
         return training(progress=progress)
-    context: Any = process_context(PRELOAD)
+    context: Any = process_context()
     messages: multiprocessing.Queue[tuple[str, Any]] = context.Queue()
     port = _free_port()
     members = [
@@ -87,7 +86,8 @@ def _member(
     rank: int, count: int, port: int, training: Training, messages: multiprocessing.Queue[tuple[str, Any]]
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller is interrupted too, and ends its processes
-    stay_single()  # also keeps accelerate from setting as many threads as there are cores
+    end_with_starter()
+    one_core()  # also keeps accelerate from setting as many threads as there are cores
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )

@@ -34,10 +34,14 @@ class Shared:
 
 
 def share_prompt(model: Any) -> None:
-    """Wraps the backbone of a Qwen2-VL-like model in place; other models, and calls with a cache, stay as they are."""
+    """Wraps the backbone of a Qwen2-VL-like model in place; other models, and calls with a cache, stay as they are.
+
+    A batch takes one pass or two depending on what is in it: not for weights that are sharded over processes.
+    """
     backbone = model.base_model
     inner = backbone.forward
-    if not hasattr(backbone, "get_rope_index"):
+    kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or []
+    if not hasattr(backbone, "get_rope_index") or any(kind != "full_attention" for kind in kinds):
         return
 
     def forward(input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any) -> Any:

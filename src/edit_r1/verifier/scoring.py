@@ -113,7 +113,8 @@ class Verifier:
     ) -> Verifier:
         """A local checkpoint, asked as its `edit_r1.json` says unless `mode` or `variant` say otherwise.
 
-        device: several, such as ("cuda:0", "cuda:1") or ("cpu", "cpu"), load a replica each in a process of its own.
+        device: several, such as ("cuda:0", "cuda:1") or ("cpu", "cpu"), load a replica each in a process of its own;
+        a script then needs the usual `if __name__ == "__main__"`, and `close` (or `with`) ends them.
         batch_size: sequences decoded at once, by each replica. Raises `edit_r1.vlm.errors.ModelError` (a ValueError).
         """
         # Here alone: scoring by an endpoint needs no torch.
@@ -213,7 +214,8 @@ class Verifier:
         start = time.monotonic()
         ready, judgments = self._ready(items, traces)
         done = len(judgments)
-        step = max(1, _CHUNK_TRACES // traces)
+        at_once = max(_CHUNK_TRACES, 2 * getattr(self.vlm, "capacity", 0))
+        step = max(1, at_once // traces)
         places = sorted(ready)
         for first in range(0, len(places), step):
             chunk = places[first : first + step]

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-from edit_r1.processes import process_context, stay_single
+from edit_r1.processes import end_with_starter, one_core, process_context
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import Completion, Request, Sampling
 from edit_r1.vlm.transformers import Progress, TransformersVLM
-
-_PRELOAD = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "edit_r1.vlm.transformers")
 
 _replica: TransformersVLM | None = None
 """In a replica's process: its model."""
@@ -36,24 +33,32 @@ class TransformersReplicas:
     def __init__(self, path: str | Path, devices: Sequence[str], batch_size: int = 64, **options: Any) -> None:
         """A replica per entry of `devices`; "cpu" may be named several times. options: as `TransformersVLM.load`.
 
-        Raises `ModelError` as `TransformersVLM.load` does, before the first question is asked.
+        A script that calls this needs the usual `if __name__ == "__main__"`. Raises `ModelError` when a replica
+        cannot be loaded, before the first question is asked.
         """
         if not devices:
             raise ModelError("devices=(): name at least one device")
         self.name = Path(str(path)).name
         self.batch_size = batch_size
-        context = process_context(_PRELOAD)
-        left: Queue[str] = context.Queue()
-        for device in devices:
-            left.put(device)
-        self._pool = ProcessPoolExecutor(
-            len(devices), context, initializer=_load, initargs=(str(path), left, {**options, "batch_size": batch_size})
-        )
+        context = process_context()
+        given = {**options, "batch_size": batch_size}
+        self._replicas = [
+            ProcessPoolExecutor(1, context, initializer=_load, initargs=(str(path), device, given))
+            for device in devices
+        ]
         self._lock = threading.Lock()
-        problems = [problem for problem in self._ask([self._pool.submit(_ready) for _ in devices]) if problem]
-        if problems:
+        try:
+            for problem in [self._submit(replica, _why_not) for replica in self._replicas]:
+                if why := self._result(problem):
+                    raise ModelError(why)
+        except ModelError:
             self.close()
-            raise ModelError(problems[0])
+            raise
+
+    @property
+    def capacity(self) -> int:
+        """Sequences decoded at once by all replicas; calls with far fewer leave some idle."""
+        return self.batch_size * len(self._replicas)
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, n: int = 1, progress: Progress | None = None
@@ -64,59 +69,67 @@ class TransformersReplicas:
         """
         order = sorted(range(len(requests)), key=lambda place: len(requests[place].text))
         per_batch = max(1, self.batch_size // max(n, 1))
-        batches = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
+        left = list(enumerate(order[start : start + per_batch] for start in range(0, len(order), per_batch)))
         answers: list[list[Completion]] = [[] for _ in requests]
         done = 0
         with self._lock:
-            asked = {}
-            for number, batch in reversed(list(enumerate(batches))):  # the longest first: what is left last is short
-                drawn = replace(sampling, seed=sampling.seed + number)
-                asked[self._pool.submit(_answer, [requests[place] for place in batch], drawn, n)] = batch
-            for future in as_completed(asked):
-                batch = asked[future]
-                for place, completions in zip(batch, self._result(future), strict=True):
-                    answers[place] = completions
-                done += len(batch)
-                if progress is not None:
-                    progress(done, len(requests))
+            free = list(self._replicas)
+            running: dict[Future[Any], tuple[ProcessPoolExecutor, list[int]]] = {}
+            while left or running:
+                while left and free:
+                    number, batch = left.pop()  # the longest first: what is left last is short
+                    replica, drawn = free.pop(), replace(sampling, seed=sampling.seed + number)
+                    asked = self._submit(replica, _answer, [requests[place] for place in batch], drawn, n)
+                    running[asked] = (replica, batch)
+                for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                    replica, batch = running.pop(finished)
+                    free.append(replica)
+                    for place, completions in zip(batch, self._result(finished), strict=True):
+                        answers[place] = completions
+                    done += len(batch)
+                    if progress is not None:
+                        progress(done, len(requests))
         return answers
 
     def close(self) -> None:
         """End the replicas."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for replica in self._replicas:
+            replica.shutdown(wait=True, cancel_futures=True)
 
-    def _ask(self, futures: Sequence[Future[Any]]) -> list[Any]:
-        return [self._result(future) for future in futures]
+    def _submit(self, replica: ProcessPoolExecutor, *work: Any) -> Future[Any]:
+        try:
+            return replica.submit(*work)
+        except BrokenProcessPool:
+            raise self._died() from None
 
     def _result(self, future: Future[Any]) -> Any:
         try:
             return future.result()
         except BrokenProcessPool:
-            raise ModelError(
-                f"{self.name}: a replica's process has died, often for want of memory: use fewer devices or a smaller "
-                "batch_size"
-            ) from None
+            raise self._died() from None
+
+    def _died(self) -> ModelError:
+        return ModelError(
+            f"{self.name}: a replica's process has died: for want of memory (use fewer devices or a smaller "
+            'batch_size), or because the script has no `if __name__ == "__main__"`'
+        )
 
 
-def _load(path: str, devices: Queue[str], options: dict[str, Any]) -> None:
+def _load(path: str, device: str, options: dict[str, Any]) -> None:
     global _replica, _problem
-    import torch
-
-    device = devices.get()
+    end_with_starter()
     if device == "cpu":
-        stay_single()
-        torch.set_num_threads(1)
+        one_core()
     try:
         _replica = TransformersVLM.load(path, device=device, **options)
-    except ModelError as error:  # told to the caller by `_ready`: what an initializer raises is lost
+    except (ValueError, RuntimeError, OSError) as error:  # asked for by `_why_not`: what an initializer raises is lost
         _problem = str(error)
 
 
-def _ready() -> str:
+def _why_not() -> str:
     return _problem
 
 
 def _answer(requests: Sequence[Request], sampling: Sampling, n: int) -> list[list[Completion]]:
-    if _replica is None:
-        raise ModelError(_problem)
+    assert _replica is not None, "a replica that was not loaded is not asked"
     return _replica.generate(requests, sampling, n)
