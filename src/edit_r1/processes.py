@@ -1,7 +1,7 @@
 """Processes of this machine: how they start, that they use one core each, and that they end with their starter.
 
-On a CPU, models of a few million parameters and numpy on small pictures gain next to nothing from a second thread and
-nearly all of a second process: their operations are too small to be split.
+On a CPU, models of a few million parameters and numpy on small pictures gain more from a second process than from a
+second thread: most of their operations are too small to be split.
 """
 
 from __future__ import annotations

@@ -129,9 +129,10 @@ EDIT_SEEDS = (11, 12)
 def judge_editor(out: Path, name: str, path: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
     """An editor on held-out contexts, judged by the oracle; pictures are kept for the report."""
     samples = role_samples("edit", sizes.edit_contexts, seed)
+    editor = tiny_editor(path)
     scores: list[EditScore] = []
     for start in range(0, len(samples), 24):
-        scores += edit_and_judge(tiny_editor(path), oracle_scores, samples[start : start + 24], EDIT_SEEDS)
+        scores += edit_and_judge(editor, oracle_scores, samples[start : start + 24], EDIT_SEEDS)
         tick(min(start + 24, len(samples)), len(samples))
     candidates = [
         Candidate(f"{score.sample_id}-{score.seed}", score.sample_id, score.image, name, score.seed) for score in scores

@@ -1,7 +1,7 @@
 """The whole method at the size of a toy world: every setting of the demo, and why.
 
-Sizes were chosen for two cores: `demo` fits into 20 minutes, `micro` into about one for tests. Learning
-rates were chosen on the validation split, never on test.
+Sizes were chosen for two cores: `demo` is to fit into 20 minutes (docs/results/demo.md has what it took),
+`micro` into about one for tests. Learning rates were chosen on the validation split, never on test.
 """
 
 from __future__ import annotations
