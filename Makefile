@@ -74,7 +74,7 @@ lock:
 	@$(find_python); \
 	scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; \
 	$(call make_venv,"$$scratch/venv"); \
-	"$$scratch/venv/bin/python" $(PIP) install --quiet '.[local,train,dev]'; \
+	"$$scratch/venv/bin/python" $(PIP) install --quiet '.[local,train,serve,dev]'; \
 	{ echo "# Linux x86-64, Python 3.11 or newer. Written by \`make lock\`; do not edit."; \
 	  "$$scratch/venv/bin/python" $(PIP) freeze --all --exclude edit-r1 --exclude pip \
 	  | LC_ALL=C grep -E '^[A-Za-z0-9._-]+==[^ @]+$$' | LC_ALL=C sort -f; } > "$$scratch/lock"; \

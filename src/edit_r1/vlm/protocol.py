@@ -26,6 +26,19 @@ class Sampling:
     repetition_penalty: float = 1.0
     """1 means none."""
     seed: int = 0
+    top_logprobs: int = 0
+    """Alternatives reported for every generated token, 0 to 20; 0 reports none."""
+
+
+@dataclass(frozen=True)
+class TokenChoices:
+    """One generated position: what came, and what could have come."""
+
+    token: str
+    """The text of the generated token."""
+    alternatives: tuple[tuple[str, float], ...]
+    """(text, natural logarithm of its probability), most likely first, under the distribution the model gives at
+    temperature 1, before any truncation."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,8 @@ class Completion:
     """stop: ended by itself; length: cut at max_new_tokens; error: no answer came."""
     error: str | None = None
     """Why no answer came; None unless finish is "error"."""
+    choices: tuple[TokenChoices, ...] | None = None
+    """One entry per generated token; None when none were asked for or the backend gives none."""
 
 
 class VLM(Protocol):
