@@ -275,7 +275,7 @@ def test_a_prompt_read_once_for_its_traces_changes_nothing(
 def test_a_killed_run_resumes_to_the_same_weights(
     wavering: Path, preferences: list[Preference], tmp_path: Path
 ) -> None:
-    stage = stage_for(wavering, tmp_path / "run", steps=4, save_every=2)
+    stage = stage_for(wavering, tmp_path / "run", steps=4, save_every=2, average_last=0.75)  # the mean of 2, 3 and 4
     model = train_gcpo(stage, preferences)
     assert [line["step"] for line in read_curves(tmp_path / "run/curves.jsonl")] == [1, 2, 3, 4]
 
@@ -322,5 +322,7 @@ def test_the_config_is_small_and_checked() -> None:
         GCPOStage("m", "o", traces=1)
     with pytest.raises(ValueError, match="micro_batch=7"):
         GCPOStage("m", "o", micro_batch=7)
+    with pytest.raises(ValueError, match=r"average_last=1\.0"):
+        GCPOStage("m", "o", average_last=1.0)
     with pytest.raises(ValueError, match=r"epsilon=1\.5"):
         GCPOStage("m", "o", epsilon=1.5)

@@ -28,6 +28,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from edit_r1.records import OutputMode, Preference, Trace
+from edit_r1.train.averaging import TailAverage
 from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, compare, pairs_of
 from edit_r1.train.rollout import own_precision, pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
 from edit_r1.train.shared_prompt import share_prompt
@@ -84,7 +85,10 @@ class GCPOStage:
     warmup_steps: int = 0
     """Optimiser steps with a growing learning rate."""
     schedule: Schedule = "constant"
-    """What the learning rate does after the warm-up. A fall to 0 averages the noise of small generations out."""
+    """What the learning rate does after the warm-up."""
+    average_last: float = 0.0
+    """Share of the steps, [0, 1), at the end of the run whose weights are averaged into the result; 0 keeps the last
+    weights. The fewer pairs a generation holds, the noisier its update, and the more the mean is worth."""
     max_grad_norm: float = 1.0
     decode_batch: int = 64
     """Traces a process samples at once, rounded up to whole candidates; caches beyond a CPU's own are slow."""
@@ -101,8 +105,6 @@ class GCPOStage:
     """What the result is stored in."""
     save_every: int = 10
     """Generations between checkpoints."""
-    threads: int = 0
-    """Threads of torch; 0 leaves them as they are."""
     cpu: bool = False
     """True never uses a GPU."""
     seed: int = 0
@@ -117,12 +119,14 @@ class GCPOStage:
                 "decode_batch": self.decode_batch,
             },
             {
-                "warmup_steps": self.warmup_steps, "lora_rank": self.lora_rank, "threads": self.threads,
+                "warmup_steps": self.warmup_steps, "lora_rank": self.lora_rank,
                 "seed": self.seed,
             },
         )  # fmt: skip
         if self.traces < 2:
             raise ValueError(f"traces={self.traces}: a group needs at least 2 traces to have an advantage")
+        if not 0 <= self.average_last < 1:
+            raise ValueError(f"average_last={self.average_last}: must lie in [0, 1); 0 averages nothing")
         if not 0 < self.epsilon < 1:
             raise ValueError(f"epsilon={self.epsilon}: must lie in (0, 1), usually 0.2")
         if self.rollouts % self.micro_batch:
@@ -158,6 +162,8 @@ def train_gcpo(
     trainer = build_trainer(stage, pairs, folder, progress)
     folder.claim(stage, data)
     run_trainer(trainer, folder)
+    if trainer.average is not None:
+        trainer.average.assign(trainer.model)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         card = ModelCard(stage.variant, stage.mode)
@@ -170,7 +176,7 @@ def build_trainer(
     stage: GCPOStage, pairs: Sequence[Pair], folder: RunFolder, progress: Progress | None = None
 ) -> GCPOTrainer:
     """Model, data and trainer of a run. Raises ValueError as `train_gcpo`."""
-    set_up(stage.threads, stage.seed)
+    set_up(stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, max_pixels=0)
     share_vision(model)
     return GCPOTrainer(stage, pairs, model, processor, folder, progress)
@@ -188,6 +194,9 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
         self.comparison: Comparison | None = None
         """The last generation, for tests and reports."""
         arguments = grpo_arguments(stage, folder, suppressed=pictures_tokens(model))
+        self.average: TailAverage | None = None
+        if stage.average_last > 0:
+            self.average = TailAverage(1 + math.floor((1 - stage.average_last) * arguments.max_steps))
         self.sampler = PairSampler(
             len(pairs),
             stage.pairs_per_step,
@@ -203,7 +212,7 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
             train_dataset=row_dataset(2 * len(pairs), self._rows, str(folder.root)),
             processing_class=processor,
             peft_config=lora_config(stage.lora_rank),
-            callbacks=[CurvesCallback(folder.curves, 0.0, progress)],
+            callbacks=[*([self.average] if self.average else []), CurvesCallback(folder.curves, 0.0, progress)],
         )
         # Sharded weights are gathered layer by layer: every process must go through the layers equally often.
         if self.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):

@@ -86,8 +86,6 @@ class SFTStage:
     """Steps between lines of the curves."""
     save_every: int = 100
     """Steps between checkpoints."""
-    threads: int = 0
-    """Threads of torch; 0 leaves them as they are."""
     cpu: bool = False
     """True never uses a GPU."""
     seed: int = 0
@@ -101,7 +99,7 @@ class SFTStage:
             },
             {
                 "steps": self.steps, "max_seconds": self.max_seconds, "warmup_steps": self.warmup_steps,
-                "lora_rank": self.lora_rank, "max_pixels": self.max_pixels, "threads": self.threads, "seed": self.seed,
+                "lora_rank": self.lora_rank, "max_pixels": self.max_pixels, "seed": self.seed,
             },
         )  # fmt: skip
 
@@ -129,7 +127,7 @@ def train_sft(
     folder.check(stage, data, resume)
     if folder.model.exists():
         return folder.model
-    set_up(stage.threads, stage.seed)
+    set_up(stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels)
     folder.claim(stage, data)
 

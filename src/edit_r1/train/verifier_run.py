@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
@@ -137,6 +138,7 @@ class CurvesCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The last thing in a checkpoint is the mark that it is whole: a killed save leaves none."""
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
 
@@ -152,11 +154,9 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def set_up(threads: int, seed: int) -> None:
-    """Threads of torch (0 leaves them as they are), every seed, and no bars of transformers: callers draw their own."""
+def set_up(seed: int) -> None:
+    """Every seed, and no bars of transformers: callers draw their own. Threads are OMP_NUM_THREADS's business."""
     transformers_logging.disable_progress_bar()
-    if threads > 0:
-        torch.set_num_threads(threads)
     random.seed(seed)
     torch.manual_seed(seed)
 
