@@ -1,7 +1,7 @@
 """The mean of the last iterates of a training: what every update adds in noise averages out, its direction stays.
 
-Polyak and Juditsky, "Acceleration of stochastic approximation by averaging" (1992). With the few pairs that a generation
-of GCPO holds the noise of an update outweighs its signal; docs/results/demo.md has what the mean is worth.
+Polyak and Juditsky, "Acceleration of stochastic approximation by averaging" (1992). With the few pairs that a
+generation of GCPO holds the noise of an update outweighs its signal; docs/results/demo.md has what the mean is worth.
 """
 
 from __future__ import annotations
