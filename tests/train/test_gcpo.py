@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import add_fused_lm_head
 
+from edit_r1.images import encode_png
 from edit_r1.records import Preference
 from edit_r1.train.gcpo import GCPOStage, GCPOTrainer, build_trainer, train_gcpo, until_end
 from edit_r1.train.pairs import pairs_of
@@ -211,6 +213,9 @@ def test_a_picture_seen_twice_is_read_once(wavering: Path, preferences: list[Pre
     pixels = torch.randn(3, 16, 192)[[0, 1, 0, 2, 1]].reshape(-1, 192)
     grids = torch.tensor([[1, 4, 4]] * 5)
     assert distinct_pictures(pixels, grids) == ([0, 1, 3], [0, 1, 0, 2, 1])
+    assert distinct_pictures(pixels.bfloat16(), grids) == ([0, 1, 3], [0, 1, 0, 2, 1])
+    turned = torch.cat([pixels[:16], pixels[:16].flip(0)])  # the same bits in another order
+    assert distinct_pictures(turned, grids[:2]) == ([0, 1], [0, 1])
     outputs = [model.model.visual(pixels, grid_thw=grids) for model in (plain, trainer.model)]
     for name in ("last_hidden_state", "pooler_output"):
         assert torch.allclose(outputs[0][name], outputs[1][name], atol=1e-5)
@@ -232,10 +237,26 @@ def _rows_of(pictures: dict[str, torch.Tensor], rows: Sequence[int]) -> dict[str
     }
 
 
+def _uneven(preferences: Sequence[Preference]) -> list[Preference]:
+    """The same comparisons with prompts of several lengths and, in every second context, wide pictures."""
+    made = []
+    for number, preference in enumerate(preferences):
+        context = preference.context
+        wide = np.full((32, 64, 3), 40 + 20 * number, np.uint8)
+        sample = replace(context.sample, instruction=context.sample.instruction + " please" * number)
+        if number % 2:
+            sample = replace(sample, source=encode_png(wide))
+        context = replace(context, sample=sample, principles=context.principles * (1 + number % 3))
+        made.append(replace(preference, context=context))
+    return made
+
+
+@pytest.mark.parametrize("uneven", [False, True])
 def test_a_prompt_read_once_for_its_traces_changes_nothing(
-    wavering: Path, preferences: list[Preference], tmp_path: Path
+    uneven: bool, wavering: Path, preferences: list[Preference], tmp_path: Path
 ) -> None:
     """Log-probabilities and gradients equal those of a model that reads every row whole."""
+    preferences = _uneven(preferences) if uneven else preferences
     trainer = trainer_for(wavering, tmp_path, preferences, micro_batch=24)
     plain, _ = load_trainable(str(wavering), freeze_vision=False, max_pixels=0)
     add_fused_lm_head(plain, outputs=("log_probs", "entropy"))
@@ -249,7 +270,11 @@ def test_a_prompt_read_once_for_its_traces_changes_nothing(
     assert shared is not None
     assert shared.row_B.tolist() == [row // 4 for row in range(24)]
     assert shared.length >= inputs["prompt_ids"].shape[1]
-    assert shared_prompts(ids[::4], mask[::4], **_rows_of(pictures, range(0, 24, 4)), merge=merge) is None
+    if uneven:
+        assert len(set(inputs["prompt_mask"].sum(1).tolist())) > 1
+        assert len({tuple(grid) for grid in fields["image_grid_thw"].tolist()}) > 1
+    else:
+        assert shared_prompts(ids[::4], mask[::4], **_rows_of(pictures, range(0, 24, 4)), merge=merge) is None
     results, lengths = [], []
     for model in (plain, trainer.model):
         model.model.language_model.register_forward_pre_hook(
