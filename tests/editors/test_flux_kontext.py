@@ -56,6 +56,18 @@ def test_bf16_agrees_with_the_pipeline_up_to_its_rounding(kontext_pipeline):
     assert np.abs(edits - expected).mean() < 2
 
 
+def test_products_in_bf16_move_an_image_by_their_rounding_and_leave_the_weights_alone(kontext_pipeline):
+    samples = _samples(2)
+    pictures = {}
+    for bf16_products in (False, True):
+        editor = _editor(kontext_pipeline(), bf16_products=bf16_products)
+        edits = editor.edit(samples, [1, 2])
+        pictures[bf16_products] = np.stack([decode_rgb(edit.image) for edit in edits]).astype(int)
+        assert {weight.dtype for weight in editor.transformer.parameters()} == {torch.float32}
+    difference = np.abs(pictures[True] - pictures[False])
+    assert 0 < difference.max() <= 8
+
+
 def test_an_edit_does_not_depend_on_its_neighbours(kontext_pipeline):
     editor = _editor(kontext_pipeline())
     samples = _samples(4)

@@ -97,9 +97,11 @@ def test_fault_1_master_weights_are_float32(make_editor):
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
 @pytest.mark.parametrize("window", ["random", "all"])
-def test_fault_2_the_ratio_is_one_at_the_first_update(make_editor, lora_rank, window):
+@pytest.mark.parametrize("bf16_products", [False, True])
+def test_fault_2_the_ratio_is_one_at_the_first_update(make_editor, lora_rank, window, bf16_products):
     stage = replace(STAGE, lora_rank=lora_rank, window=window, inner_updates=2, learning_rate=1e-2)
     editor = make_editor(guidance_embeds=True)
+    editor.settings = replace(editor.settings, bf16_products=bf16_products)
     policy = EditorPolicy(editor, stage)
     contexts = _contexts(2, ((16, 16), (16, 24)))
     iteration, rollouts, _, advantages = _one_iteration(editor, stage, contexts)

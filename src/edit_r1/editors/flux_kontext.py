@@ -50,6 +50,9 @@ class FluxKontextSettings:
     """T5 tokens an instruction is padded or cut to, at most 512; None takes the stored tokenizer's length."""
     batch_size: int = 8
     """Edits sampled together."""
+    bf16_products: bool = False
+    """Matrix products of the transformer in bf16 whatever its weights are stored in, in sampling, rollouts and their
+    replay alike. Trained weights stay float32 and are rounded for the product only."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -218,16 +221,17 @@ class FluxKontextEditor:
         guidance_B = None
         if transformer.config.guidance_embeds:
             guidance_B = torch.full([len(latents_BLC)], guidance, device=self.device, dtype=torch.float32)
-        velocity_BLC = transformer(
-            hidden_states=inputs_BLC,
-            timestep=timestep_B.to(inputs_BLC.dtype) / 1000,
-            guidance=guidance_B,
-            pooled_projections=contexts.pooled_BD,
-            encoder_hidden_states=contexts.prompt_BTD,
-            txt_ids=contexts.text_ids_T3,
-            img_ids=contexts.image_ids_L3,
-            return_dict=False,
-        )[0]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16_products):
+            velocity_BLC = transformer(
+                hidden_states=inputs_BLC,
+                timestep=timestep_B.to(inputs_BLC.dtype) / 1000,
+                guidance=guidance_B,
+                pooled_projections=contexts.pooled_BD,
+                encoder_hidden_states=contexts.prompt_BTD,
+                txt_ids=contexts.text_ids_T3,
+                img_ids=contexts.image_ids_L3,
+                return_dict=False,
+            )[0]
         return velocity_BLC[:, : latents_BLC.shape[1]].float()
 
     @torch.no_grad()
