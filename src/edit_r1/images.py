@@ -36,7 +36,10 @@ _SAME_ASPECT = 0.02
 
 _SHOWN_AS_THEY_ARE = ("PNG", "JPEG", "WEBP")
 """What every server reads."""
-_HARMLESS = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression", "gamma", "srgb"}
+_HARMLESS = {
+    "jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression", "gamma", "srgb",
+    "loop", "background", "timestamp", "duration",
+}  # fmt: skip
 """Metadata that says nothing about the picture's owner and turns or colours no pixel."""
 
 _WARNINGS_LOCK = threading.Lock()

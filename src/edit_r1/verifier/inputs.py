@@ -108,12 +108,17 @@ def open_data(path: Path) -> InputData:
 
 def _find(path: Path) -> tuple[Path, ...]:
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix == ".jsonl" and file.is_file())
+        # What stands beside a NAME.run.json is the output of `score-many`, which may lie in the same folder.
+        files = [file for file in sorted(path.iterdir()) if file.is_file()]
+        files = [
+            file for file in files if not file.with_name(f"{file.name.removesuffix('.rows.jsonl')}.run.json").exists()
+        ]
+        found = [file for file in files if file.suffix == ".jsonl"]
         if len(found) > 1:
             raise ValueError(f"{path}: holds {len(found)} JSONL files ({found[0].name}, ...): name the one you mean")
-        found = found or sorted(file for file in path.iterdir() if file.suffix == ".parquet" and file.is_file())
+        found = found or [file for file in files if file.suffix == ".parquet"]
         if not found:
-            raise ValueError(f"{path}: holds neither a JSONL nor a Parquet file: write samples.jsonl there")
+            raise ValueError(f"{path}: holds neither a JSONL nor a Parquet file of edits: write edits.jsonl there")
         return tuple(found)
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder: check the path")
