@@ -149,7 +149,9 @@ def test_a_bad_row_is_a_row_with_a_reason(tmp_path: Path) -> None:
     assert all(row["score"] is not None and row["cause"] is None for row in written[1::2])
     for (_, cause, said), row in zip(bad, written[::2], strict=True):
         assert row["score"] is None and row["cause"] == cause and said in row["error"], row
+        assert row["traces"] == row["unparsed"] == (2 if cause == "unparsed" else 0)
     assert summary.unparsed == 1 and summary.scored == len(bad)
+    assert (summary.traces, summary.unparsed_traces) == (2 * len(bad) + 2, 2)
     assert summary.failed == {"picture": 9, "row": 12} and set(summary.reasons) == {"picture", "row", "unparsed"}
     assert written[1]["texts"][0]["text"].startswith("1 seed") and written[0]["texts"] == []
     assert written[-2]["texts"][0] == {"text": "I cannot say.", "score": None, "reason": written[-2]["error"]}

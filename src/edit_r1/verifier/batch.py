@@ -192,6 +192,8 @@ def _result(row: InputRow, judgment: Judgment, keep_texts: bool) -> Row:
         "cause": cause,
         "error": reason,
     }
+    if cause in (PICTURE, ROW):  # refused before any model was asked: no trace was lost
+        result |= {"traces": 0, "unparsed": 0}
     if keep_texts:
         result["texts"] = [
             {"text": outcome.text, "score": outcome.score, "reason": None}
