@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from edit_r1.images import encode_png
 from edit_r1.records import CATEGORIES
 from edit_r1.verifier.cards import ModelCard, write_card
 from edit_r1.verifier.prompts import MAX_INSTRUCTION_CHARS
+from edit_r1.verifier.traces import write_trace
 
 Capture = pytest.CaptureFixture[str]
 
@@ -245,6 +247,127 @@ def test_principles_that_cannot_be_parsed_are_null(capsys: Capture, picture: Pat
     assert code == 3
     assert json.loads(out) == {"principles": None, "cached": False, "model": checkpoint.name}
     assert "no usable principles" in err and err.count("\n") == 1
+
+
+# --- endpoints --------------------------------------------------------------------------------------------------
+
+TRACE = write_trace(["it is"], [1], 6.5, "both", "compact")
+
+
+def test_score_and_rank_by_an_endpoint(
+    capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = fake_openai(lambda body, number: TRACE)
+    monkeypatch.setenv("JUDGE_KEY", "sk-secret")
+    where = ("--endpoint", server.url, "--model", "judge", "--variant", "compact", "--api-key-env", "JUDGE_KEY")
+    asked = (picture, picture, "-i", "Make it blue", "--principles", principles_file, *where)
+    code, out, err = run(capsys, "score", *asked, "--json")
+    assert (code, err) == (0, "")
+    assert (json.loads(out)["score"], json.loads(out)["model"]) == (6.5, "judge")
+    assert server.seen_headers[0]["authorization"] == "Bearer sk-secret"
+    code, out, err = run(capsys, "score", *asked, "--also-source", picture, "--also-source", picture)
+    assert (code, err) == (0, "")
+    pictures = [part for part in server.bodies[-1]["messages"][0]["content"] if part["type"] == "image_url"]
+    assert len(pictures) == 4
+    code, out, err = run(capsys, "rank", *asked, "--json")
+    assert (code, [row["score"] for row in json.loads(out)["ranking"]]) == (0, [6.5])
+
+
+def test_a_gate_for_ci(capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any) -> None:
+    server = fake_openai(lambda body, number: TRACE)
+    asked = ("score", picture, picture, "-i", "x", "--principles", principles_file, "--json")
+    where = ("--endpoint", server.url, "--model", "judge", "--variant", "compact")
+    assert run(capsys, *asked, *where, "--fail-under", "6.5")[0] == 0
+    code, out, err = run(capsys, *asked, *where, "--fail-under", "6.6")
+    assert (code, json.loads(out)["score"]) == (4, 6.5)
+    assert err == "edit-r1: score 6.50 is below --fail-under 6.6\n"
+    assert "0 to 10" in fails(capsys, *asked, *where, "--fail-under", "11")
+    server.answer = lambda body, number: "I like it."
+    code, out, _ = run(capsys, *asked, *where, "--fail-under", "0")
+    assert (code, json.loads(out)["score"]) == (3, None)  # what could not be judged never passes
+
+
+def test_an_endpoint_that_does_not_answer_is_one_line(
+    capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any, reply: Any
+) -> None:
+    server = fake_openai(lambda body, number: reply({"error": {"message": "no model called judge"}}, 404))
+    where = ("--endpoint", server.url, "--model", "judge")
+    given = ("--principles", principles_file)
+    assert "no model called judge" in fails(capsys, "score", picture, picture, "-i", "x", *given, *where, "--json")
+    assert "no model called judge" in fails(capsys, "rank", picture, picture, "-i", "x", *given, *where)
+    assert "no model called judge" in fails(capsys, "principles", picture, "-i", "x", *where, "--json")
+    assert "no model called judge" in fails(capsys, "score", picture, picture, "-i", "x", *where, "--json")
+    gone = ("--endpoint", "http://127.0.0.1:1/v1", "--model", "judge")
+    assert "cannot be reached" in fails(capsys, "score", picture, picture, "-i", "x", *given, *gone, "--json")
+
+
+def test_another_model_writes_the_principles(capsys: Capture, picture: Path, fake_openai: Any) -> None:
+    rules = json.dumps([{"question": "Is the cup blue?", "category": CATEGORIES[0]}])
+    writer = fake_openai(lambda body, number: rules)
+    judge = fake_openai(lambda body, number: TRACE)
+    by = ("--principles-endpoint", writer.url, "--principles-model", "writer")
+    asked = ("score", picture, picture, "-i", "x", "--endpoint", judge.url, "--model", "judge", "--variant", "compact")
+    code, out, err = run(capsys, *asked, *by, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["principles"][0]["question"] == "Is the cup blue?"
+    code, out, err = run(capsys, "principles", picture, "-i", "x", *by, "--json")
+    assert (code, json.loads(out)["model"]) == (0, "writer")
+    assert (len(writer.bodies), len(judge.bodies)) == (2, 1)
+    assert {body["model"] for body in writer.bodies} == {"writer"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--endpoint", "http://127.0.0.1:1"), "--model NAME"),
+        (("--endpoint", "nowhere", "--model", "m"), "http://127.0.0.1:8000/v1"),
+        (("--endpoint", "http://127.0.0.1:1", "--model", "m", "--adapter", "a"), "--adapter"),
+        (("--adapter", "a"), "--model PATH"),
+        (("--principles-endpoint", "http://127.0.0.1:1"), "--principles-model NAME"),
+        (("--endpoint", "http://127.0.0.1:1", "--model", "m", "--price-in", "1"), "--price-out"),
+    ],
+)
+def test_flags_that_contradict_each_other(capsys: Capture, picture: Path, flags: tuple[str, ...], said: str) -> None:
+    assert said in fails(capsys, "score", picture, picture, "-i", "x", *flags)
+
+
+def test_score_many_by_an_endpoint(capsys: Capture, picture: Path, tmp_path: Path, fake_openai: Any) -> None:
+    server = fake_openai(lambda body, number: TRACE)
+    rules = [{"question": "Is the cup blue?", "category": CATEGORIES[0]}]
+    row = {"source": picture.name, "edited": picture.name, "instruction": "x", "principles": rules}
+    (tmp_path / picture.name).write_bytes(picture.read_bytes())
+    (tmp_path / "edits.jsonl").write_text("\n".join([json.dumps(row)] * 3 + ["{}"]))
+    where = ("--endpoint", server.url, "--model", "judge", "--variant", "compact")
+    prices = ("--price-in", "1000000", "--price-out", "0")
+    asked = ("score-many", tmp_path, "--out", tmp_path / "out.jsonl", *where, *prices)
+    code, out, err = run(capsys, *asked)
+    assert (code, err) == (0, "")
+    assert out.startswith("4 edits: 3 scored, 1 failed (1 row); 40 tokens in, 16 out; cost 40.0000; ")
+    code, out, err = run(capsys, *asked, "--json")
+    summary = json.loads(out)
+    assert (code, summary["scored"], summary["judged"], summary["usage"]["requests"]) == (0, 3, 0, 4)
+    assert len(server.bodies) == 4  # a check and three edits; the second call had nothing left to do
+    assert "seed: 0 then, 1 now" in fails(capsys, *asked, "--seed", "1")
+    server.answer = lambda body, number: "I like it."
+    code, out, err = run(
+        capsys, "score-many", tmp_path / "edits.jsonl", "--out", tmp_path / "o.parquet", *where, "--json"
+    )
+    assert (code, json.loads(out)["unparsed"]) == (3, 3)
+    assert err.startswith("edit-r1: no trace could be parsed: ") and err.count("\n") == 1
+
+
+def test_score_many_without_a_model_knows_editworld_only(capsys: Capture, picture: Path, tmp_path: Path) -> None:
+    row = {"source": str(picture), "edited": str(picture), "instruction": "Make the cup blue"}
+    (tmp_path / "edits.jsonl").write_text(json.dumps(row))
+    asked = ("score-many", tmp_path / "edits.jsonl", "--out", tmp_path / "out.jsonl")
+    assert "outside the data's folder" in fails(capsys, *asked)
+    asked = ("score-many", tmp_path / "edits.jsonl", "--out", tmp_path / "out2.jsonl", "--allow-outside")
+    assert "EditWorld" in fails(capsys, *asked)
+    assert json.loads((tmp_path / "out2.jsonl").read_text())["score"] is None
+
+
+def test_evaluate_reward_needs_a_model(capsys: Capture, tmp_path: Path) -> None:
+    assert "--endpoint URL" in fails(capsys, "evaluate", "reward", "--data", tmp_path, code=2)
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------

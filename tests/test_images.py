@@ -22,6 +22,9 @@ from edit_r1.images import (
     encode_png,
     from_float_CHW,
     from_tensor_CHW,
+    judged_pictures,
+    judged_sources,
+    picture_mime,
     read_image_file,
     to_float_CHW,
     to_same_size,
@@ -237,3 +240,101 @@ def test_same_size_policy() -> None:
 def test_opening_a_package_stays_light() -> None:
     program = "import sys, edit_r1, edit_r1.images; edit_r1.Sample; sys.exit(int('torch' in sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    return decode_pil(data).size
+
+
+def test_judged_pictures_that_fit_are_passed_on_bit_for_bit() -> None:
+    source, edited = encode_png(pattern(64, 64)), encode_png(pattern(64, 64, 1))
+    assert judged_pictures([source], edited) == ((source,), edited)
+    assert judged_sources([source, edited]) == (source, edited)
+    for format in ("JPEG", "WEBP"):
+        photo = saved(Image.fromarray(pattern(40, 60)), format)
+        assert judged_pictures([photo], photo) == ((photo,), photo)
+
+
+@pytest.mark.parametrize(
+    ("source", "edited", "shown"),
+    [
+        ((64, 64), (64, 64), ((64, 64), (64, 64))),
+        ((200, 100), (200, 100), ((100, 50), (100, 50))),  # both bounded
+        ((80, 40), (40, 20), ((80, 40), (80, 40))),  # the same aspect: the edit takes the source's size, up
+        ((40, 20), (80, 40), ((40, 20), (40, 20))),  # and down
+        ((64, 60), (64, 61), ((64, 60), (64, 60))),  # editors round to their patch
+        ((80, 40), (40, 40), ((80, 40), (40, 40))),  # another aspect: neither distorted nor scaled up
+        ((60, 60), (300, 100), ((60, 60), (122, 40))),  # but bounded, with its own aspect
+    ],
+)
+def test_judged_pictures_have_one_size_where_their_shapes_agree(
+    source: tuple[int, int], edited: tuple[int, int], shown: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    a, b = (encode_png(pattern(height, width)) for width, height in (source, edited))
+    sources, image = judged_pictures([a, b], a, 5000)
+    assert len(sources) == 2 and image == sources[0]
+    (first,), image = judged_pictures([a], b, 5000)
+    assert (size_of(first), size_of(image)) == shown
+
+
+@given(st.integers(8, 400), st.integers(8, 400), st.integers(64, 20_000))
+def test_judged_pictures_keep_bound_and_aspect(width: int, height: int, bound: int) -> None:
+    data = encode_png(np.zeros((height, width, 3), np.uint8))
+    ((shown,), edited) = judged_pictures([data], data, bound)
+    small_width, small_height = Image.open(io.BytesIO(shown)).size
+    assert edited == shown and small_width * small_height <= bound
+    assert (shown == data) == (width * height <= bound)
+    scale = min(1.0, (bound / (width * height)) ** 0.5)
+    assert abs(small_width - width * scale) <= 1 and abs(small_height - height * scale) <= 1
+
+
+def test_judged_pictures_are_upright_plain_and_without_metadata() -> None:
+    sideways = Image.fromarray(pattern(40, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = saved(sideways, "PNG", exif=exif)
+    odd = [
+        turned,
+        saved(sideways, "PNG", pnginfo=_note()),
+        saved(sideways, "JPEG", comment=b"made by me"),
+        saved(sideways.convert("RGBA"), "PNG"),
+        saved(sideways.convert("P"), "PNG"),
+        saved(sideways.convert("CMYK"), "JPEG"),
+        saved(sideways, "BMP"),
+        saved(sideways, "GIF"),
+        saved(sideways, "WEBP", save_all=True, append_images=[sideways.transpose(Image.Transpose.ROTATE_180)]),
+    ]
+    for data in odd:
+        (shown,) = judged_sources([data])
+        assert shown != data and picture_mime(shown) == "image/png"
+        assert np.array_equal(decode_rgb(shown), decode_rgb(data))  # no pixel is changed
+        assert not Image.open(io.BytesIO(shown)).info
+    assert size_of(judged_sources([turned])[0]) == (40, 60)
+
+
+def _note() -> object:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Author", "me")
+    return info
+
+
+def test_judged_pictures_refuse_what_cannot_be_read() -> None:
+    good = encode_png(pattern())
+    for sources, edited in (([b""], good), ([good], b"<svg/>"), ([good[:50]], good)):
+        with pytest.raises(ImageError):
+            judged_pictures(sources, edited)
+    with pytest.raises(ValueError, match="no source"):
+        judged_pictures([], good)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_the_mime_type_comes_from_the_content(format: str) -> None:
+    assert picture_mime(saved(Image.fromarray(pattern()), format)) == f"image/{format.lower()}"
+
+
+@given(st.binary(max_size=60))
+def test_bytes_without_a_mime_type(data: bytes) -> None:
+    with pytest.raises(ImageError):
+        picture_mime(b"\0" + data)

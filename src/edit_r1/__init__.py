@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edit_r1.records import Candidate, Context, Judgment, Preference, Principle, Sample
-    from edit_r1.verifier.scoring import Verifier
+    from edit_r1.verifier.scoring import ScoreItem, Verifier
+    from edit_r1.vlm.openai import OpenAIVLM, Prices, Usage
 
 __version__ = "0.1.0"
 
@@ -21,10 +22,27 @@ _HOMES = {
     "Preference": "edit_r1.records",
     "Principle": "edit_r1.records",
     "Sample": "edit_r1.records",
+    "ScoreItem": "edit_r1.verifier.scoring",
     "Verifier": "edit_r1.verifier.scoring",
+    "OpenAIVLM": "edit_r1.vlm.openai",
+    "Prices": "edit_r1.vlm.openai",
+    "Usage": "edit_r1.vlm.openai",
 }
 
-__all__ = ["Candidate", "Context", "Judgment", "Preference", "Principle", "Sample", "Verifier", "__version__"]
+__all__ = [
+    "Candidate",
+    "Context",
+    "Judgment",
+    "OpenAIVLM",
+    "Preference",
+    "Prices",
+    "Principle",
+    "Sample",
+    "ScoreItem",
+    "Usage",
+    "Verifier",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -2,7 +2,7 @@
 
 Without --json a command prints for people; with it, one JSON document on stdout and nothing else.
 Exit codes: 0 done; 1 it could not be done (one line on stderr); 2 wrong usage; 3 the model answered
-but no trace could be parsed.
+but no trace could be parsed; 4 the score is below --fail-under.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
-from edit_r1.images import read_image_file
-from edit_r1.records import CATEGORIES, Judgment, Principle, Trace, Unparsed
+from edit_r1.records import Trace, Unparsed
 from edit_r1.report.terminal import quiet_libraries
+from edit_r1.verifier.choice import ModelChoice
 
 if TYPE_CHECKING:
+    from edit_r1.verifier.inputs import Question
     from edit_r1.verifier.scoring import Verifier
 
-FAILED, USAGE, UNPARSED = 1, 2, 3
+FAILED, USAGE, UNPARSED, BELOW = 1, 2, 3, 4
 
 Instruction = Annotated[str, tyro.conf.arg(aliases=["-i"], help="What the edit should do.")]
 Picture = tyro.conf.Positional[Path]
+MorePictures = tyro.conf.UseAppendAction[tuple[Path, ...]]
+Models = Annotated[ModelChoice, tyro.conf.arg(name="")]
+PACKAGED = ModelChoice()
+"""The default: the packaged tiny verifier."""
 
 
 def score(
@@ -35,10 +40,12 @@ def score(
     edited: Picture,
     /,
     instruction: Instruction,
-    model: str | None = None,
+    models: Models = PACKAGED,
+    also_source: MorePictures = (),
     principles: Path | None = None,
     traces: int = 1,
     seed: int = 0,
+    fail_under: float | None = None,
     json: bool = False,
 ) -> int:
     """Judge one edited image: a checklist and a score from 0 to 10.
@@ -46,15 +53,34 @@ def score(
     Args:
         source: the image before the edit.
         edited: the image after it.
-        model: folder of a vision-language model; without it, the packaged tiny verifier, for EditWorld only.
+        also_source: a further source image, for an edit that combines several.
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
+        fail_under: end with code 4 when the score is below this, 0 to 10.
     """
-    asked = _question(source, [edited], instruction, principles, traces)
-    judgment = _verifier(model, asked).score(
-        asked.sources, asked.edited[0], instruction, asked.principles, traces, seed=seed
-    )
-    return _show(judgment, json)
+    from edit_r1.verifier.inputs import read_question
+    from edit_r1.verifier.judgments import judgment_json
+
+    if fail_under is not None and not 0 <= fail_under <= 10:
+        raise ValueError(f"--fail-under {fail_under}: a score is 0 to 10")
+    _check_traces(traces)
+    asked = read_question([source, *also_source], [edited], instruction, principles)
+    with _verifier(models, asked) as verifier:
+        judgment = verifier.score(asked.sources, asked.edited[0], instruction, asked.principles, traces, seed=seed)
+    _check_answered(judgment.outcomes)
+    document = judgment_json(judgment)
+    if json:
+        _print_json(document)
+    else:
+        from edit_r1.report.terminal import checklist
+
+        Console().print(checklist(document))
+    if judgment.score is None:
+        return _unparsed(judgment.outcomes)
+    if fail_under is not None and judgment.score < fail_under:
+        _complain(f"score {judgment.score:.2f} is below --fail-under {fail_under:g}")
+        return BELOW
+    return 0
 
 
 def rank(
@@ -62,7 +88,8 @@ def rank(
     edited: tyro.conf.Positional[tuple[Path, ...]],
     /,
     instruction: Instruction,
-    model: str | None = None,
+    models: Models = PACKAGED,
+    also_source: MorePictures = (),
     principles: Path | None = None,
     traces: int = 1,
     seed: int = 0,
@@ -71,17 +98,22 @@ def rank(
     """Order several edits of one image, best first; those without a score come last.
 
     Args:
-        model: folder of a vision-language model; without it, the packaged tiny verifier, for EditWorld only.
+        also_source: a further source image, for an edit that combines several.
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
     """
+    from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.judgments import judgment_json
 
     if not edited:
         _complain("rank needs at least one edited image after the source; edit-r1 rank --help tells more")
         return USAGE
-    asked = _question(source, edited, instruction, principles, traces)
-    ranked = _verifier(model, asked).rank(asked.sources, asked.edited, instruction, asked.principles, traces, seed=seed)
+    _check_traces(traces)
+    asked = read_question([source, *also_source], edited, instruction, principles)
+    with _verifier(models, asked) as verifier:
+        ranked = verifier.rank(asked.sources, asked.edited, instruction, asked.principles, traces, seed=seed)
+    outcomes = [outcome for one in ranked for outcome in one.judgment.outcomes]
+    _check_answered(outcomes)
     rows = [{"path": str(edited[one.index]), **judgment_json(one.judgment)} for one in ranked]
     if json:
         _print_json({"ranking": rows})
@@ -91,27 +123,35 @@ def rank(
         Console().print(ranking_table(rows))
     if any(row["score"] is not None for row in rows):
         return 0
-    return _unparsed([outcome for one in ranked for outcome in one.judgment.outcomes])
+    return _unparsed(outcomes)
 
 
-def principles(source: Picture, /, instruction: Instruction, model: str | None = None, json: bool = False) -> int:
+def principles(
+    source: Picture,
+    /,
+    instruction: Instruction,
+    models: Models = PACKAGED,
+    also_source: MorePictures = (),
+    json: bool = False,
+) -> int:
     """Write the principles by which edits of this image will be judged.
 
     Args:
-        model: folder of a vision-language model; without it, the packaged tiny verifier, for EditWorld only.
+        also_source: a further source image, for an edit that combines several.
     """
+    from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.scoring import UnparsedPrinciples
 
-    asked = _question(source, [], instruction)
-    verifier = _verifier(model, asked)
-    document: dict[str, Any] = {"principles": None, "cached": False, "model": verifier.principles_vlm.name}
-    try:
-        written = verifier.principles(asked.sources, instruction)
-    except UnparsedPrinciples as error:
-        if json:
-            _print_json(document)
-        _complain(error)
-        return UNPARSED
+    asked = read_question([source, *also_source], [], instruction)
+    with _verifier(models, asked, principles_only=True) as verifier:
+        document: dict[str, Any] = {"principles": None, "cached": False, "model": verifier.principles_vlm.name}
+        try:
+            written = verifier.principles(asked.sources, instruction)
+        except UnparsedPrinciples as error:
+            if json:
+                _print_json(document)
+            _complain(error)
+            return UNPARSED
     rows = [{"question": item.question, "category": item.category} for item in written]
     if json:
         _print_json({**document, "principles": rows})
@@ -119,6 +159,48 @@ def principles(source: Picture, /, instruction: Instruction, model: str | None =
         for number, row in enumerate(rows, start=1):
             print(f"{number:2}. {row['question']}  ({row['category']})")
     return 0
+
+
+def score_many(
+    data: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    models: Models = PACKAGED,
+    traces: int = 1,
+    seed: int = 0,
+    keep_texts: bool = False,
+    allow_outside: bool = False,
+    json: bool = False,
+) -> int:
+    """Judge a file of edits, a row each; a run that was stopped continues.
+
+    Args:
+        data: a .jsonl or .parquet file with source, edited, instruction, or a folder that holds one.
+        out: the results, .jsonl or .parquet, a row for every row.
+        traces: 1 is greedy; more are sampled, and the score is their mean.
+        keep_texts: keep what the model wrote.
+        allow_outside: read pictures outside the data's folder too.
+    """
+    from edit_r1.report.terminal import batch_line, batch_progress
+    from edit_r1.verifier.batch import BatchOptions, score_file
+    from edit_r1.zoo.packaged import open_chosen, refuse_foreign
+
+    _check_traces(traces)
+    models.check()
+    options = BatchOptions(traces, seed, keep_texts, allow_outside, chunk=max(64, 4 * models.concurrency))
+    refuse = refuse_foreign if models.model is None else None
+    with batch_progress() as progress:
+        summary = score_file(lambda: open_chosen(models), data, out, options, models.settings(), refuse, progress)
+    if not summary.scored and not summary.unparsed:
+        raise ValueError(f"{data}: no row could be judged: {next(iter(summary.reasons.values()))}; {out} tells of each")
+    if json:
+        _print_json(asdict(summary))
+    else:
+        print(batch_line(asdict(summary)))
+    if summary.scored:
+        return 0
+    _complain(f"no trace could be parsed: {summary.reasons['unparsed']}")
+    return UNPARSED
 
 
 def demo(
@@ -196,16 +278,10 @@ def world_pretrain(
         out: folder of the weights; a folder in the current directory when not given.
         state: folder of the resumable state.
     """
-    state = state or Path(".state/zoo") / model
+    from edit_r1.zoo.packaged import pretrain
+
     out = out or Path("weights") / model
-    if model == "editor":
-        from edit_r1.zoo.editor import pretrain_editor
-
-        done = pretrain_editor(out, state, minutes, seed, threads)
-    else:
-        from edit_r1.zoo.verifier import pretrain_verifier
-
-        done = pretrain_verifier(model.removeprefix("verifier-"), out, state, minutes, seed, threads)
+    done = pretrain(model, out, state or Path(".state/zoo") / model, minutes, seed, threads)
     print(f"{'finished' if done else 'paused: call again to continue'}: {out}")
     return 0
 
@@ -220,28 +296,29 @@ def report(run: tyro.conf.Positional[Path], /) -> int:
     return 0
 
 
-def evaluate_reward(
-    model: str,
-    data: Path,
-    traces: int = 1,
-    seed: int = 0,
-    json: bool = False,
-) -> int:
+def evaluate_reward(data: Path, models: Models = PACKAGED, traces: int = 1, seed: int = 0, json: bool = False) -> int:
     """Accuracy of a verifier on preference pairs.
 
     Args:
-        model: folder of a vision-language model.
         data: a dataset of preferences in our Parquet format (RUN/data/test_pairs).
         traces: 1 is greedy; more are sampled, and the score is their mean.
     """
     from edit_r1.evaluate.reward import judge_candidates, pair_scores, report_pairs
     from edit_r1.store import PREFERENCES, read_dataset
-    from edit_r1.verifier.scoring import Verifier
+    from edit_r1.zoo.packaged import open_chosen
 
     _check_traces(traces)
+    models.check()
+    if models.model is None:
+        _complain("evaluate reward needs the verifier's model: add --model PATH, or --endpoint URL --model NAME")
+        return USAGE
+    if models.principles_model is not None:
+        raise ValueError("--principles-model: preference pairs carry their principles; leave it out")
     preferences = read_dataset(data.parent, data.name, PREFERENCES)
-    quiet_libraries()
-    judgments = judge_candidates(Verifier.load(model), preferences, traces, seed)
+    with open_chosen(models) as verifier:
+        judgments = judge_candidates(verifier, preferences, traces, seed)
+    outcomes = [outcome for judgment in judgments.values() for outcome in judgment.outcomes]
+    _check_answered(outcomes)
     result = asdict(report_pairs("pairs", pair_scores(preferences, judgments)))
     if json:
         _print_json(result)
@@ -249,33 +326,10 @@ def evaluate_reward(
         from edit_r1.report.terminal import pairs_table
 
         Console().print(pairs_table(result))
-    if result["unparsed"] < result["pairs"]:
-        return 0
-    return _unparsed([outcome for judgment in judgments.values() for outcome in judgment.outcomes])
+    return 0 if result["unparsed"] < result["pairs"] else _unparsed(outcomes)
 
 
 # --- what the commands share ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What a model is asked about, read and checked: a mistake in it is told before any model is opened."""
-
-    sources: tuple[bytes, ...]
-    edited: tuple[bytes, ...]
-    instruction: str
-    principles: tuple[Principle, ...] | None
-
-
-def _question(
-    source: Path, edited: Sequence[Path], instruction: str, principles: Path | None = None, traces: int = 1
-) -> _Question:
-    from edit_r1.verifier.prompts import check_instruction
-
-    checked = check_instruction(instruction)
-    _check_traces(traces)
-    given = None if principles is None else _principles(principles)
-    return _Question((read_image_file(source),), tuple(map(read_image_file, edited)), checked, given)
 
 
 def _check_traces(traces: int) -> None:
@@ -285,60 +339,22 @@ def _check_traces(traces: int) -> None:
         raise ValueError(f"--traces {traces}: ask for 1 to {MAX_TRACES}")
 
 
-def _verifier(model: str | None, asked: _Question) -> Verifier:
-    if model is None:
-        from edit_r1.zoo.packaged import is_editworld, packaged_verifier
+def _verifier(models: ModelChoice, asked: Question, principles_only: bool = False) -> Verifier:
+    from edit_r1.zoo.packaged import NEEDS_MODEL, is_editworld, open_chosen
 
-        if not is_editworld(asked.sources, asked.instruction):
-            raise ValueError(
-                "without --model only the packaged tiny verifier is at hand, and it knows EditWorld's pictures and "
-                "instructions alone: name a vision-language model with --model PATH"
-            )
-        quiet_libraries()
-        return packaged_verifier()
-    from edit_r1.verifier.scoring import Verifier
-
-    quiet_libraries()
-    return Verifier.load(model)
+    models.check()
+    if principles_only and models.principles_model is not None:
+        return models.principles_verifier()
+    if models.model is None and not is_editworld(asked.sources, asked.instruction):
+        raise ValueError(NEEDS_MODEL)
+    return open_chosen(models)
 
 
-def _principles(path: Path) -> tuple[Principle, ...]:
-    """Principles from a JSON file: a list, or the document that `edit-r1 principles --json` writes."""
-    from edit_r1.verifier.prompts import check_principles
-
-    remedy = f'write a JSON list of {{"question": ..., "category": one of {", ".join(CATEGORIES)}}}'
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error}): check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}): {remedy}") from error
-    if isinstance(rows, dict):
-        rows = rows.get("principles")
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: holds no list of principles: {remedy}")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("question", "category")):
-            raise ValueError(f"{path}: principle {number} is malformed: {remedy}")
-    try:
-        return check_principles([Principle(row["question"], row["category"]) for row in rows])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _show(judgment: Judgment, as_json: bool) -> int:
-    from edit_r1.verifier.judgments import judgment_json
-
-    document = judgment_json(judgment)
-    if as_json:
-        _print_json(document)
-    else:
-        from edit_r1.report.terminal import checklist
-
-        Console().print(checklist(document))
-    if judgment.score is not None:
-        return 0
-    return _unparsed(judgment.outcomes)
+def _check_answered(outcomes: Sequence[Trace | Unparsed]) -> None:
+    """Raises ValueError when no call was answered at all: nothing was judged, which is not an unparsed answer."""
+    if outcomes and all(isinstance(outcome, Unparsed) and outcome.failed_call for outcome in outcomes):
+        reason = next(outcome.reason for outcome in outcomes if isinstance(outcome, Unparsed))
+        raise ValueError(reason)
 
 
 def _unparsed(outcomes: Sequence[Trace | Unparsed]) -> int:
@@ -359,8 +375,8 @@ def _print_json(document: Any) -> None:
 
 def train(kind: str, arguments: list[str]) -> int:
     """`train KIND RECIPE [--resume] [--FIELD VALUE ...]`: any field of the recipe's config can be set, --out too."""
-    from edit_r1.recipes.load import known_recipes, load_recipe
-    from edit_r1.recipes.run import EditorRecipe, GCPORecipe, SFTRecipe, run_training
+    from edit_r1.recipes.load import known_recipes
+    from edit_r1.recipes.run import train_by_flags
 
     if not arguments or arguments[0].startswith("-"):
         asked = arguments[:1] in (["-h"], ["--help"])
@@ -368,18 +384,7 @@ def train(kind: str, arguments: list[str]) -> int:
         print(usage, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else USAGE
     quiet_libraries()
-    wanted = {"sft": SFTRecipe, "gcpo": GCPORecipe, "editor": EditorRecipe}[kind]
-    config = load_recipe(arguments[0])
-    if not isinstance(config, wanted):
-        raise ValueError(
-            f"train {kind} takes a recipe that returns {wanted.__name__}, {arguments[0]} returns "
-            f"{type(config).__name__}"
-        )
-    resume = "--resume" in arguments
-    rest = [argument for argument in arguments[1:] if argument != "--resume"]
-    prog = f"edit-r1 train {kind} {arguments[0]}"
-    config = tyro.cli(type(config), default=config, args=rest, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
-    print(run_training(kind, config, resume))
+    print(train_by_flags(kind, arguments[0], arguments[1:]))
     return 0
 
 
@@ -388,6 +393,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("score",): score,
     ("rank",): rank,
     ("principles",): principles,
+    ("score-many",): score_many,
     ("curate", "run"): curate,
     ("curate", "status"): status,
     ("evaluate", "reward"): evaluate_reward,

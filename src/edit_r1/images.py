@@ -13,7 +13,9 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,20 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is opened; every other decoder of Pillow stays shut to untrusted bytes."""
+
+MAX_JUDGED_PIXELS = 1_048_576
+"""Most pixels of a picture that a judge is shown (1024 x 1024), unless its caller says otherwise."""
+
+_SAME_ASPECT = 0.02
+"""Aspects this near count as equal: editors round sizes to multiples of their patch."""
+
+_SHOWN_AS_THEY_ARE = ("PNG", "JPEG", "WEBP")
+"""What every server reads."""
+_HARMLESS = {
+    "jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression", "gamma", "srgb",
+    "loop", "background", "timestamp", "duration",
+}  # fmt: skip
+"""Metadata that says nothing about the picture's owner and turns or colours no pixel."""
 
 _WARNINGS_LOCK = threading.Lock()
 
@@ -104,8 +120,10 @@ def decode_rgb(data: bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     return np.array(decode_pil(data, limits), dtype=np.uint8)
 
 
-def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
+def encode_png(pixels: np.ndarray | Image.Image, compress_level: int = 6) -> bytes:
     """PNG of uint8 (H, W, 3) pixels, or of an RGB Pillow image: the same pixels give the same bytes.
+
+    compress_level: 1 (about four times as fast, a tenth larger) to 9.
 
     Raises:
         ValueError: for another shape or dtype (convert floats by `from_float_CHW` first).
@@ -115,7 +133,7 @@ def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"pixels of {pixels.dtype} {pixels.shape}: a PNG is made of uint8 (height, width, 3)")
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", compress_level=6)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", compress_level=compress_level)
     return buffer.getvalue()
 
 
@@ -192,7 +210,7 @@ def to_same_size(a_HWC: np.ndarray, b_HWC: np.ndarray, max_pixels: int = 1_048_5
     size = bounded_size(width, height, max_pixels)
     b_height, b_width = b_HWC.shape[:2]
     stretch = (b_width / b_height) / (size[0] / size[1])
-    if abs(stretch - 1) <= 0.02:
+    if abs(stretch - 1) <= _SAME_ASPECT:
         return _resize(a_HWC, size), _resize(b_HWC, size)
     scale = min(size[0] / b_width, size[1] / b_height)
     inner = (max(1, min(size[0], round(b_width * scale))), max(1, min(size[1], round(b_height * scale))))
@@ -200,6 +218,65 @@ def to_same_size(a_HWC: np.ndarray, b_HWC: np.ndarray, max_pixels: int = 1_048_5
     left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     canvas[top : top + inner[1], left : left + inner[0]] = _resize(b_HWC, inner)
     return _resize(a_HWC, size), canvas
+
+
+def picture_mime(data: bytes) -> str:
+    """The mime type of an encoded picture, from its content. Raises ImageError for bytes that are no image we read."""
+    try:
+        return Image.MIME[str(_open_header(data).format)]
+    except Exception as error:  # as in decode_pil: damaged headers raise nearly every type
+        raise ImageError(f"not an image that can be read: {_guess(data)}; save it as PNG, JPEG or WebP") from error
+
+
+def judged_sources(sources: Sequence[bytes], max_pixels: int = MAX_JUDGED_PIXELS) -> tuple[bytes, ...]:
+    """The source pictures as every model is shown them: see `judged_pictures`. Raises ImageError as `decode_pil`."""
+    return tuple(_judged_source(source, max_pixels)[0] for source in sources)
+
+
+def judged_pictures(
+    sources: Sequence[bytes], edited: bytes, max_pixels: int = MAX_JUDGED_PIXELS
+) -> tuple[tuple[bytes, ...], bytes]:
+    """Source pictures and edited picture as every model is shown them, whatever the backend.
+
+    - Each is scaled down, aspect kept, to at most max_pixels; nothing is scaled up for its own sake.
+    - An edited picture with the aspect of the (first) source, within 2 %, takes that source's size, up or down:
+      so a pair differs by the edit alone, and the sources are the same for every candidate, which a server that
+      caches prompts needs. One with another aspect is never distorted or padded: it keeps its own shape.
+    - Bytes that need no change are passed on as they are. What is scaled, turned by its EXIF orientation, not
+      plain 8-bit RGB or grey in PNG, JPEG or WebP, or carries metadata (a place, a profile, a comment) is written
+      anew as PNG, which loses no pixel and holds no metadata.
+
+    Raises:
+        ImageError: as `decode_pil`.
+        ValueError: for no source, or max_pixels smaller than 1.
+    """
+    if not sources:
+        raise ValueError("no source picture: give at least one")
+    shown = [_judged_source(source, max_pixels) for source in sources]
+    image = decode_pil(edited)
+    size = bounded_size(image.width, image.height, max_pixels)
+    width, height = shown[0][1]
+    if abs(image.width * height / (image.height * width) - 1) <= _SAME_ASPECT:
+        size = (width, height)
+    return tuple(data for data, _ in shown), _judged(edited, image, size)
+
+
+@lru_cache(maxsize=8)  # candidates of one context follow each other and share their sources
+def _judged_source(data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
+    image = decode_pil(data)
+    size = bounded_size(image.width, image.height, max_pixels)
+    return _judged(data, image, size), size
+
+
+def _judged(data: bytes, image: Image.Image, size: tuple[int, int]) -> bytes:
+    """`data`, which was decoded to `image`, at `size`: unchanged where possible, else as PNG."""
+    if image.size != size:
+        return encode_png(image.resize(size, Image.Resampling.BICUBIC), compress_level=1)
+    header = _open_header(data)
+    if header.format == "PNG":
+        header.load()  # some of its metadata may stand behind the pixels
+    plain = header.format in _SHOWN_AS_THEY_ARE and header.mode in ("RGB", "L") and header.info.keys() <= _HARMLESS
+    return data if plain and getattr(header, "n_frames", 1) == 1 else encode_png(image, compress_level=1)
 
 
 def _resize(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edit_r1.images import ImageError, encode_png
+from edit_r1.images import MAX_JUDGED_PIXELS, ImageError, decode_pil, encode_png
 from edit_r1.records import (
     CATEGORIES,
     FEATURE_PRESERVATION,
@@ -17,10 +18,12 @@ from edit_r1.records import (
     Trace,
     Unparsed,
 )
+from edit_r1.verifier.cards import ModelCard, write_card
 from edit_r1.verifier.parsing import parse_gold
 from edit_r1.verifier.prompts import MAX_INSTRUCTION_CHARS, verify_request
 from edit_r1.verifier.scoring import Ranked, ScoreItem, UnparsedPrinciples, Verifier, judgment_json
 from edit_r1.verifier.traces import write_gold, write_principles, write_trace
+from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import Completion, Request, Sampling
 
 PRINCIPLES = (
@@ -233,3 +236,60 @@ def test_many_items_are_asked_in_chunks_and_stay_in_order() -> None:
     assert [judgment.score for judgment in judgments] == [SCORES[image] for image in edited]
     assert [calls for calls, _, _ in model.calls] == [64, 64, 22]
     assert len({sampling.seed for _, _, sampling in model.calls}) == 3
+
+
+def test_every_model_is_shown_bounded_pictures_of_one_size() -> None:
+    large = encode_png(np.full((200, 400, 3), 90, np.uint8))
+    small = encode_png(np.full((100, 200, 3), 80, np.uint8))
+    shown: list[list[tuple[int, int]]] = []
+
+    def answer(request: Request, copy: int) -> str:
+        shown.append([decode_pil(image).size for image in request.images])
+        return write_principles(PRINCIPLES, "compact")
+
+    verifier = Verifier(Scripted(answer), variant="compact", max_pixels=20_000)
+    verifier.score([large], small, "x")
+    assert shown == [[(200, 100)], [(200, 100), (200, 100)]]
+    assert MAX_JUDGED_PIXELS >= 400 * 200
+    Verifier(Scripted(answer), variant="compact").score([large], small, "x", PRINCIPLES)
+    assert shown[2] == [(400, 200), (400, 200)]
+    with pytest.raises(ValueError, match="max_pixels=100"):
+        Verifier(Scripted(answer), max_pixels=100)
+
+
+def test_pictures_of_the_tiny_models_are_shown_bit_for_bit() -> None:
+    seen: list[tuple[bytes, ...]] = []
+
+    def answer(request: Request, copy: int) -> str:
+        seen.append(request.images)
+        return "?"
+
+    Verifier(Scripted(answer), variant="compact").score([SOURCE], BLUE, "x", PRINCIPLES)
+    assert seen == [(SOURCE, BLUE)]
+
+
+def test_another_model_is_asked_for_principles_in_its_own_variant() -> None:
+    writer = Scripted(perfect("full"))
+    asked: list[str] = []
+    script = writer.answer
+    writer.answer = lambda request, copy: asked.append(request.text) or script(request, copy)  # type: ignore[func-returns-value]
+    judge = Scripted(perfect("compact"))
+    verifier = Verifier(judge, variant="compact", principles_vlm=writer, principles_variant="full")
+    assert verifier.score([SOURCE], BLUE, "x").score == 9.0
+    assert "JSON array" in asked[0]
+    assert writer.calls[0][2].max_new_tokens == 4096 and judge.calls[0][2].max_new_tokens == 512
+
+
+def test_principles_that_never_came_are_no_unparsed_ones() -> None:
+    verifier = Verifier(Scripted(lambda request, copy: Completion("", 0, "error", "time-out")))
+    with pytest.raises(ModelError, match="no answer came: time-out"):
+        verifier.principles([SOURCE], "x")
+
+
+def test_connect_opens_nothing_and_asks_by_the_models_card(tmp_path: Path) -> None:
+    write_card(tmp_path, ModelCard("compact", "verify", "EditWorld"))
+    with Verifier.connect("http://127.0.0.1:9", str(tmp_path)) as verifier:
+        assert (verifier.variant, verifier.mode, verifier.domain) == ("compact", "verify", "EditWorld")
+    with Verifier.connect("http://127.0.0.1:9", "gpt", mode="think", max_pixels=5000) as verifier:
+        assert (verifier.variant, verifier.mode, verifier.domain) == ("full", "think", None)
+        assert (verifier.vlm.name, verifier.max_pixels) == ("gpt", 5000)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edit_r1.curate.run import CurateStage, curate
 from edit_r1.editors.flow import FlowEditor
+from edit_r1.recipes.load import load_recipe
 from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_reward import verifier_reward
@@ -67,6 +69,23 @@ def run_curation(stage: CurateStage, out: Path) -> Path:
 
         curate(stage, out, progress)
     return out
+
+
+def train_by_flags(kind: str, recipe: str, flags: Sequence[str]) -> Path:
+    """`edit-r1 train KIND RECIPE FLAGS`: a recipe with its fields set by flags, run; --resume continues a stopped run.
+
+    Raises ValueError for a recipe of another kind; ends the program with code 2 for an unknown flag.
+    """
+    wanted = {"sft": SFTRecipe, "gcpo": GCPORecipe, "editor": EditorRecipe}[kind]
+    config = load_recipe(recipe)
+    if not isinstance(config, wanted):
+        raise ValueError(
+            f"train {kind} takes a recipe that returns {wanted.__name__}, {recipe} returns {type(config).__name__}"
+        )
+    rest = [flag for flag in flags if flag != "--resume"]
+    prog = f"edit-r1 train {kind} {recipe}"
+    config = tyro.cli(type(config), default=config, args=rest, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
+    return run_training(kind, config, resume="--resume" in flags)
 
 
 def run_training(kind: str, recipe: Any, resume: bool) -> Path:

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -224,6 +232,54 @@ def pairs_table(result: Mapping[str, Any]) -> RenderableType:
     for name, value in sorted(result["tasks"].items(), key=lambda item: (item[1], item[0])):
         tasks.add_row(Text(_plain(name) or "unknown"), Text(f"{value:.3f}"))
     return Group(Text(_plain(result["benchmark"]), "bold"), grid, Text(), tasks)
+
+
+@contextmanager
+def batch_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on stderr, while its terminal lasts; inside, call it with (rows finished, rows)."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("judging"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("judging", total=None, start=False)
+
+    def show(done: int, total: int) -> None:
+        if not bar.tasks[task].started:  # what an earlier call finished says nothing of this one's speed
+            bar.start_task(task)
+        bar.update(task, completed=done, total=total)
+
+    with bar:
+        yield show
+
+
+def batch_line(summary: Mapping[str, Any]) -> str:
+    """The JSON of `score-many --json` on one line."""
+    counts = [f"{summary['scored']} scored"]
+    if summary["unparsed"]:
+        counts.append(f"{summary['unparsed']} unparsed")
+    if summary["failed"]:
+        causes = ", ".join(f"{count} {cause}" for cause, count in summary["failed"].items())
+        counts.append(f"{sum(summary['failed'].values())} failed ({causes})")
+    parts = [f"{summary['rows']} edits: {', '.join(counts)}"]
+    usage = summary["usage"]
+    if usage is None:
+        parts.append(f"{summary['tokens']:,} tokens generated")
+    else:
+        parts.append(f"{usage['prompt_tokens']:,} tokens in, {usage['completion_tokens']:,} out")
+        if usage["cost"] is not None:
+            parts.append(f"cost {usage['cost']:.4f}")
+        if usage["retries"]:
+            parts.append(f"{usage['retries']} retries")
+    if summary["edits_per_second"] is not None:
+        parts.append(f"{summary['edits_per_second']:.2f} edits/s")
+    return _plain("; ".join([*parts, summary["out"]]))
 
 
 # --- what they share --------------------------------------------------------------------------------------------

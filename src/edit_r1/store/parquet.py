@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from edit_r1.store.files import StoreError, write_bytes
+from edit_r1.store.files import StoreError, write_bytes, writing
 
 Row = dict[str, Any]
 """One flat row: column name to str, int, float, bool, bytes (an image), None, or a list of dicts of these."""
@@ -58,23 +60,51 @@ def write_rows(path: str | Path, rows: Sequence[Row], features: Features, key: s
         StoreError: when it cannot be written.
         ValueError: when a row's columns or values do not fit the features.
     """
+    table = _table(path, rows, features, _schema(features, key))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=ROW_GROUP, compression="zstd")
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def stream_rows(path: str | Path, rows: Iterable[Row], features: Features) -> None:
+    """As `write_rows`, with one row group in memory at a time; the file appears whole or not at all.
+
+    Raises as `write_rows`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    schema = _schema(features, "")
+    remaining = iter(rows)
+    with writing(path):
+        try:
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                while group := list(islice(remaining, ROW_GROUP)):
+                    writer.write_table(_table(path, group, features, schema))
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _schema(features: Features, key: str) -> pa.Schema:
     schema = pa.schema([pa.field(name, _arrow_type(feature)) for name, feature in features.items()])
     info = {"info": {"features": {name: _hub_feature(feature) for name, feature in features.items()}}}
-    schema = schema.with_metadata({"huggingface": json.dumps(info), "edit_r1": json.dumps({"key": key})})
+    return schema.with_metadata({"huggingface": json.dumps(info), "edit_r1": json.dumps({"key": key})})
+
+
+def _table(path: str | Path, rows: Sequence[Row], features: Features, schema: pa.Schema) -> pa.Table:
     for row in rows:
         if row.keys() != features.keys():
             odd = sorted(row.keys() ^ features.keys())
             raise ValueError(f"{path}: columns {odd} are in the row or in the features, not in both")
     columns = [_column([row[name] for row in rows], features[name]) for name in features]
     try:
-        table = pa.Table.from_arrays(
+        return pa.Table.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
         )
     except (pa.ArrowException, OverflowError, TypeError) as error:
         raise ValueError(f"{path}: a value does not fit its column: {error}") from error
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=ROW_GROUP, compression="zstd")
-    write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def read_rows(path: str | Path) -> list[Row]:

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from edit_r1.images import ImageError, decode_pil
+from edit_r1.images import MAX_JUDGED_PIXELS, ImageError, decode_pil, judged_pictures, judged_sources
 from edit_r1.records import Judgment, OutputMode, Principle, Unparsed
 from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.examples import draw_examples
@@ -29,7 +29,11 @@ from edit_r1.verifier.prompts import (
     decompose_request,
     judge_request,
 )
+from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import VLM, Completion, Request, Sampling
+
+if TYPE_CHECKING:
+    from edit_r1.vlm.openai import Prices
 
 __all__ = ["Ranked", "ScoreItem", "Verifier", "judgment_json", "weighted_verdicts"]
 
@@ -81,6 +85,8 @@ class Verifier:
         principles_vlm: VLM | None = None,
         domain: str | None = None,
         max_new_tokens: int | None = None,
+        max_pixels: int = MAX_JUDGED_PIXELS,
+        principles_variant: Variant | None = None,
     ) -> None:
         """
         Args:
@@ -89,13 +95,19 @@ class Verifier:
             principles_vlm: who writes the principles where none are given; None for `vlm` itself.
             domain: the only kind of pictures the model knows, None for no limit; recorded, not checked here.
             max_new_tokens: longest trace, None for the variant's `MAX_NEW_TOKENS`.
+            max_pixels: most pixels of a picture shown to a model (see `edit_r1.images.judged_pictures`).
+            principles_variant: prompt of `principles_vlm`; None for `variant`.
         """
+        if max_pixels < 64 * 64:
+            raise ValueError(f"max_pixels={max_pixels}: in fewer than 4096 pixels nothing can be judged")
         self.vlm = vlm
         self.mode = mode
         self.variant = variant
         self.principles_vlm = principles_vlm or vlm
         self.domain = domain
         self.max_new_tokens = MAX_NEW_TOKENS[variant] if max_new_tokens is None else max_new_tokens
+        self.max_pixels = max_pixels
+        self.principles_variant = principles_variant or variant
         self._principles: dict[str, tuple[Principle, ...]] = {}
 
     @classmethod
@@ -110,6 +122,8 @@ class Verifier:
         variant: Variant | None = None,
         principles_vlm: VLM | None = None,
         max_new_tokens: int | None = None,
+        max_pixels: int = MAX_JUDGED_PIXELS,
+        principles_variant: Variant | None = None,
     ) -> Verifier:
         """A local checkpoint, asked as its `edit_r1.json` says unless `mode` or `variant` say otherwise.
 
@@ -128,11 +142,57 @@ class Verifier:
         else:
             vlm = TransformersReplicas(path, device, batch_size, dtype=dtype, adapter=adapter)
         return cls(
-            vlm, mode or card.mode, variant or card.variant, principles_vlm, card.domain, max_new_tokens=max_new_tokens
+            vlm,
+            mode or card.mode,
+            variant or card.variant,
+            principles_vlm,
+            card.domain,
+            max_new_tokens,
+            max_pixels,
+            principles_variant,
+        )
+
+    @classmethod
+    def connect(
+        cls,
+        endpoint: str,
+        model: str,
+        api_key_env: str = "OPENAI_API_KEY",
+        concurrency: int = 16,
+        timeout_s: float = 300.0,
+        server_n: bool = False,
+        prices: Prices | None = None,
+        mode: OutputMode | None = None,
+        variant: Variant | None = None,
+        principles_vlm: VLM | None = None,
+        max_new_tokens: int | None = None,
+        max_pixels: int = MAX_JUDGED_PIXELS,
+        principles_variant: Variant | None = None,
+    ) -> Verifier:
+        """A model behind an OpenAI-compatible server; see `edit_r1.vlm.openai.OpenAIVLM` for the connection.
+
+        model: as the server names it. Servers on this machine name a model by its folder: the `edit_r1.json` there
+        is read, as in `load`; any other name is asked by the full prompts unless `mode` or `variant` say otherwise.
+        For settings that are not here give `Verifier` an `OpenAIVLM` of your own. Raises ModelError (a ValueError)
+        for an address or a key that cannot be one; whether the server answers shows `verifier.vlm.check()`.
+        """
+        from edit_r1.vlm.openai import OpenAIVLM
+
+        card = read_card(model)
+        vlm = OpenAIVLM(endpoint, model, api_key_env, concurrency, timeout_s, server_n=server_n, prices=prices)
+        return cls(
+            vlm,
+            mode or card.mode,
+            variant or card.variant,
+            principles_vlm,
+            card.domain,
+            max_new_tokens,
+            max_pixels,
+            principles_variant,
         )
 
     def close(self) -> None:
-        """Ends the processes of a model loaded on several devices; nothing to do for others."""
+        """Ends the processes of a model on several devices, or the connections to a served one; no more for others."""
         close = getattr(self.vlm, "close", None)
         if close is not None:
             close()
@@ -146,12 +206,15 @@ class Verifier:
     def principles(self, sources: Sequence[bytes], instruction: str) -> tuple[Principle, ...]:
         """The model's principles for a context, greedy; kept in memory for the next question about it.
 
-        Raises ValueError for bad input, `UnparsedPrinciples` when the answer holds no principles.
+        Raises ValueError for bad input, `ModelError` (one too) when no answer came, `UnparsedPrinciples` when the
+        answer holds no principles.
         """
         _check_pictures(check_sources(sources), "source image")
         check_instruction(instruction)
         written = self._decompose([(tuple(sources), instruction)])[0]
         if isinstance(written, Unparsed):
+            if written.failed_call:
+                raise ModelError(f"no principles: {written.reason}")
             raise UnparsedPrinciples(
                 f"{self.principles_vlm.name} wrote no usable principles ({written.reason}): give them yourself"
             )
@@ -270,12 +333,17 @@ class Verifier:
         keys = [_context_key(*context) for context in contexts]
         unknown = {key: context for key, context in zip(keys, contexts, strict=True) if key not in self._principles}
         requests: list[Request] = [
-            decompose_request(*context, draw_examples(int(key[:8], 16)), self.variant)
-            for key, context in unknown.items()
+            decompose_request(
+                judged_sources(sources, self.max_pixels),
+                instruction,
+                draw_examples(int(key[:8], 16)),
+                self.principles_variant,
+            )
+            for key, (sources, instruction) in unknown.items()
         ]
         failures: dict[str, Unparsed] = {}
         if requests:
-            sampling = Sampling(MAX_NEW_TOKENS[self.variant], temperature=0.0)
+            sampling = Sampling(MAX_NEW_TOKENS[self.principles_variant], temperature=0.0)
             answers = self.principles_vlm.generate(requests, sampling, 1)
             for key, answer in zip(unknown, answers, strict=True):
                 parsed = _principles_of(answer[0])
@@ -286,7 +354,8 @@ class Verifier:
         return [failures[key] if key in failures else self._principles[key] for key in keys]
 
     def _judge_request(self, item: ScoreItem, principles: Sequence[Principle]) -> Request:
-        return judge_request(item.sources, item.edited, item.instruction, principles, self.mode, self.variant)
+        sources, edited = judged_pictures(item.sources, item.edited, self.max_pixels)
+        return judge_request(sources, edited, item.instruction, principles, self.mode, self.variant)
 
     def _judgment(
         self, completions: Sequence[Completion], principles: Sequence[Principle], simulated: bool

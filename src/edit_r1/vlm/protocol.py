@@ -89,3 +89,21 @@ class VLM(Protocol):
 
         A failure of one request never raises: it comes back as a completion with finish "error".
         """
+
+
+def check_sampling(sampling: Sampling, n: int) -> None:
+    """Raises ValueError for a parameter out of its range, or fewer than one answer."""
+    if n < 1:
+        raise ValueError(f"n={n}: ask for at least one answer")
+    if sampling.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={sampling.max_new_tokens}: allow at least one token")
+    if sampling.temperature < 0:
+        raise ValueError(f"temperature={sampling.temperature}: use 0 (greedy) or more")
+    if not 0 < sampling.top_p <= 1:
+        raise ValueError(f"top_p={sampling.top_p}: use a share in (0, 1]")
+    if sampling.top_k < 0:
+        raise ValueError(f"top_k={sampling.top_k}: use 0 (all tokens) or more")
+    if sampling.repetition_penalty <= 0:
+        raise ValueError(f"repetition_penalty={sampling.repetition_penalty}: use a factor above 0; 1 means none")
+    if not 0 <= sampling.top_logprobs <= 20:
+        raise ValueError(f"top_logprobs={sampling.top_logprobs}: use 0 (none) to 20")

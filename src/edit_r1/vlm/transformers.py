@@ -29,7 +29,7 @@ from edit_r1.images import decode_pil
 from edit_r1.vlm.chat import to_messages
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.growing_cache import growing_cache
-from edit_r1.vlm.protocol import Completion, Request, Sampling
+from edit_r1.vlm.protocol import Completion, Request, Sampling, check_sampling
 
 __all__ = ["ModelError", "TransformersVLM"]
 
@@ -139,7 +139,7 @@ class TransformersVLM:
         A request that cannot be read (broken image, longer than the model's context) comes back as n
         completions with finish "error". Raises ValueError for sampling parameters out of range.
         """
-        _check_sampling(sampling, n)
+        check_sampling(sampling, n)
         answers: list[list[Completion]] = [[] for _ in requests]
         prepared = []
         pictures: dict[bytes, Image.Image] = {}
@@ -265,21 +265,6 @@ def _decode(data: bytes, pictures: dict[bytes, Image.Image]) -> Image.Image:
 
 def _failed(reason: str) -> Completion:
     return Completion("", 0, "error", reason)
-
-
-def _check_sampling(sampling: Sampling, n: int) -> None:
-    if n < 1:
-        raise ValueError(f"n={n}: ask for at least one answer")
-    if sampling.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={sampling.max_new_tokens}: allow at least one token")
-    if sampling.temperature < 0:
-        raise ValueError(f"temperature={sampling.temperature}: use 0 (greedy) or more")
-    if not 0 < sampling.top_p <= 1:
-        raise ValueError(f"top_p={sampling.top_p}: use a share in (0, 1]")
-    if sampling.top_k < 0:
-        raise ValueError(f"top_k={sampling.top_k}: use 0 (all tokens) or more")
-    if sampling.repetition_penalty <= 0:
-        raise ValueError(f"repetition_penalty={sampling.repetition_penalty}: use a factor above 0; 1 means none")
 
 
 def _check_folder(name: str) -> None:

@@ -9,7 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from edit_r1.images import decode_rgb
-from edit_r1.verifier.scoring import Verifier
+from edit_r1.report.terminal import quiet_libraries
+from edit_r1.verifier.choice import ModelChoice
+from edit_r1.verifier.scoring import ScoreItem, Verifier
+from edit_r1.vlm.protocol import VLM
 from edit_r1.world.phrases import JOINTS, PHRASES
 from edit_r1.world.scenes import (
     BACKGROUNDS,
@@ -26,6 +29,12 @@ from edit_r1.world.scenes import (
 
 PACKAGED = ("verifier-small", "verifier-base", "editor", "verifier-small-rrm")
 """Two verifiers pretrained to see, the pretrained editor, and the small verifier after SFT and GCPO."""
+
+
+NEEDS_MODEL = (
+    "without --model only the packaged tiny verifier is at hand, and it knows EditWorld's pictures and instructions "
+    "alone: name a vision-language model with --model PATH, or a served one with --endpoint URL --model NAME"
+)
 
 
 def weights(name: str) -> Path:
@@ -45,13 +54,42 @@ def weights(name: str) -> Path:
     return folder
 
 
-def packaged_verifier() -> Verifier:
+def packaged_verifier(principles_vlm: VLM | None = None) -> Verifier:
     """The tiny trained verifier, which knows EditWorld only (see `is_editworld`).
 
     Raises:
         ValueError: when this installation came without its weights, or they cannot be read.
     """
-    return Verifier.load(weights("verifier-small-rrm"))
+    return Verifier.load(weights("verifier-small-rrm"), principles_vlm=principles_vlm)
+
+
+def pretrain(name: str, out: Path, state: Path, minutes: float, seed: int, threads: int) -> bool:
+    """One call's share of the pretraining of a packaged model; True when it is finished."""
+    if name == "editor":
+        from edit_r1.zoo.editor import pretrain_editor
+
+        return pretrain_editor(out, state, minutes, seed, threads)
+    from edit_r1.zoo.verifier import pretrain_verifier
+
+    return pretrain_verifier(name.removeprefix("verifier-"), out, state, minutes, seed, threads)
+
+
+def open_chosen(models: ModelChoice) -> Verifier:
+    """The chosen verifier, the packaged one when no model is named. Raises ModelError (a ValueError)."""
+    if models.endpoint is None:
+        quiet_libraries()
+    return packaged_verifier(models.writer()) if models.model is None else models.verifier()
+
+
+def refuse_foreign(item: ScoreItem) -> str | None:
+    """Why the packaged verifier must not be asked about an edit; None when it may be.
+
+    A picture that cannot be read is not refused here: judging it says what is wrong with it.
+    """
+    try:
+        return None if is_editworld(item.sources, item.instruction) else NEEDS_MODEL
+    except ValueError:
+        return None
 
 
 def is_editworld(sources: Sequence[bytes], instruction: str) -> bool:

@@ -1,0 +1,129 @@
+"""The choice of a model, as the command line's flags and as one record: who judges, and who writes the principles."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from edit_r1.images import MAX_JUDGED_PIXELS
+from edit_r1.records import OutputMode
+from edit_r1.verifier.cards import read_card
+from edit_r1.verifier.prompts import PROMPT_VERSION, Variant
+from edit_r1.verifier.scoring import Verifier
+from edit_r1.vlm.openai import OpenAIVLM, Prices
+from edit_r1.vlm.protocol import VLM
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model is asked, where, and how."""
+
+    model: str | None = None
+    """Folder of a vision-language model; with --endpoint the name of the served model. Without it the packaged tiny
+    verifier is asked, which knows EditWorld only."""
+    endpoint: str | None = None
+    """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the server's key, if it wants one."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter for a local model."""
+    device: str = "cpu"
+    """Of a local model: cpu, cuda, cuda:1; several (cuda:0,cuda:1) load a copy each."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of a local model's weights."""
+    variant: Variant | None = None
+    """Prompts in full or compact; by default what the model's edit_r1.json says, else full."""
+    mode: OutputMode | None = None
+    """What a trace holds; by default what the model's edit_r1.json says, else both."""
+    principles_model: str | None = None
+    """Another model that writes the principles: a folder, or with --principles-endpoint a served model's name."""
+    principles_endpoint: str | None = None
+    """Address of the server of --principles-model."""
+    concurrency: int = 16
+    """Requests in flight at once, per endpoint."""
+    timeout: float = 300.0
+    """Seconds for one attempt of a request to an endpoint."""
+    price_in: float | None = None
+    """Price of a million prompt tokens, for the cost in the summary."""
+    price_out: float | None = None
+    """Price of a million generated tokens."""
+    max_pixels: int = MAX_JUDGED_PIXELS
+    """Most pixels of a picture shown to a model; larger ones are scaled down, aspect kept."""
+
+    def check(self) -> None:
+        """Raises ValueError for flags that contradict each other, before anything is opened."""
+        if self.endpoint is not None and self.model is None:
+            raise ValueError("--endpoint needs the name of the served model: add --model NAME")
+        if self.endpoint is not None and self.adapter is not None:
+            raise ValueError("--adapter is for a local model: let the server load it, or leave --endpoint out")
+        if self.adapter is not None and self.model is None:
+            raise ValueError("--adapter needs the model it belongs to: add --model PATH")
+        if self.principles_endpoint is not None and self.principles_model is None:
+            raise ValueError("--principles-endpoint needs a served model: add --principles-model NAME")
+        if (self.price_in is None) != (self.price_out is None):
+            raise ValueError("a cost needs both prices: give --price-in and --price-out")
+
+    def settings(self) -> dict[str, Any]:
+        """What shapes an answer, for a record of a run: no key, no speed, no price."""
+        left_out = {"api_key_env", "device", "concurrency", "timeout", "price_in", "price_out"}
+        kept = {name: value for name, value in asdict(self).items() if name not in left_out}
+        return {**kept, "prompts": PROMPT_VERSION}
+
+    def writer(self) -> VLM | None:
+        """The model of --principles-model; None when the judge writes the principles itself. Raises ModelError."""
+        if self.principles_model is None:
+            return None
+        if self.principles_endpoint is not None:
+            return self._served(self.principles_endpoint, self.principles_model)
+        from edit_r1.vlm.transformers import TransformersVLM  # here alone: endpoints need no torch
+
+        return TransformersVLM.load(self.principles_model, device=self.device.split(",")[0], dtype=self.dtype)
+
+    def verifier(self) -> Verifier:
+        """The verifier of `model`, which is not None. Raises ModelError (a ValueError) when it cannot be opened."""
+        assert self.model is not None, "the packaged verifier is opened by the command line"
+        self.check()
+        writer = self.writer()
+        variant = None if self.principles_model is None else read_card(self.principles_model).variant
+        if self.endpoint is not None:
+            return Verifier.connect(
+                self.endpoint,
+                self.model,
+                self.api_key_env,
+                self.concurrency,
+                self.timeout,
+                prices=self._prices(),
+                mode=self.mode,
+                variant=self.variant,
+                principles_vlm=writer,
+                max_pixels=self.max_pixels,
+                principles_variant=variant,
+            )
+        devices = self.device.split(",")
+        return Verifier.load(
+            self.model,
+            devices[0] if len(devices) == 1 else devices,
+            self.dtype,
+            adapter=self.adapter,
+            mode=self.mode,
+            variant=self.variant,
+            principles_vlm=writer,
+            max_pixels=self.max_pixels,
+            principles_variant=variant,
+        )
+
+    def principles_verifier(self) -> Verifier:
+        """A verifier that only writes principles: no judge is opened when another model writes them."""
+        self.check()
+        writer = self.writer()
+        if writer is None or self.principles_model is None:
+            return self.verifier()
+        return Verifier(writer, variant=read_card(self.principles_model).variant, max_pixels=self.max_pixels)
+
+    def _served(self, endpoint: str, model: str) -> OpenAIVLM:
+        return OpenAIVLM(endpoint, model, self.api_key_env, self.concurrency, self.timeout, prices=self._prices())
+
+    def _prices(self) -> Prices | None:
+        if self.price_in is None or self.price_out is None:
+            return None
+        return Prices(self.price_in, self.price_out)
