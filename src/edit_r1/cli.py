@@ -7,7 +7,6 @@ but no trace could be parsed.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,14 +16,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from edit_r1.commands.best_of import best_of_command
+from edit_r1.commands.doctor import doctor
+from edit_r1.commands.shared import (
+    FAILED,
+    UNPARSED,
+    USAGE,
+    check_traces,
+    complain,
+    open_verifier,
+    print_json,
+    read_principles,
+)
 from edit_r1.images import read_image_file
-from edit_r1.records import CATEGORIES, Judgment, Principle, Trace, Unparsed
+from edit_r1.records import Judgment, Principle, Trace, Unparsed
 from edit_r1.report.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from edit_r1.verifier.scoring import Verifier
-
-FAILED, USAGE, UNPARSED = 1, 2, 3
 
 Instruction = Annotated[str, tyro.conf.arg(aliases=["-i"], help="What the edit should do.")]
 Picture = tyro.conf.Positional[Path]
@@ -39,6 +48,7 @@ def score(
     principles: Path | None = None,
     traces: int = 1,
     seed: int = 0,
+    html: Path | None = None,
     json: bool = False,
 ) -> int:
     """Judge one edited image: a checklist and a score from 0 to 10.
@@ -49,11 +59,16 @@ def score(
         model: folder of a vision-language model; without it, the packaged tiny verifier, for EditWorld only.
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
+        html: file for a page with the pictures, their difference and the checklist.
     """
     asked = _question(source, [edited], instruction, principles, traces)
     judgment = _verifier(model, asked).score(
         asked.sources, asked.edited[0], instruction, asked.principles, traces, seed=seed
     )
+    if html is not None:
+        from edit_r1.report.judgment_page import write_judgment_page
+
+        write_judgment_page(html, judgment, asked.sources, asked.edited[0], asked.instruction)
     return _show(judgment, json)
 
 
@@ -78,13 +93,13 @@ def rank(
     from edit_r1.verifier.judgments import judgment_json
 
     if not edited:
-        _complain("rank needs at least one edited image after the source; edit-r1 rank --help tells more")
+        complain("rank needs at least one edited image after the source; edit-r1 rank --help tells more")
         return USAGE
     asked = _question(source, edited, instruction, principles, traces)
     ranked = _verifier(model, asked).rank(asked.sources, asked.edited, instruction, asked.principles, traces, seed=seed)
     rows = [{"path": str(edited[one.index]), **judgment_json(one.judgment)} for one in ranked]
     if json:
-        _print_json({"ranking": rows})
+        print_json({"ranking": rows})
     else:
         from edit_r1.report.terminal import ranking_table
 
@@ -109,12 +124,12 @@ def principles(source: Picture, /, instruction: Instruction, model: str | None =
         written = verifier.principles(asked.sources, instruction)
     except UnparsedPrinciples as error:
         if json:
-            _print_json(document)
-        _complain(error)
+            print_json(document)
+        complain(error)
         return UNPARSED
     rows = [{"question": item.question, "category": item.category} for item in written]
     if json:
-        _print_json({**document, "principles": rows})
+        print_json({**document, "principles": rows})
     else:
         for number, row in enumerate(rows, start=1):
             print(f"{number:2}. {row['question']}  ({row['category']})")
@@ -165,7 +180,7 @@ def status(folder: tyro.conf.Positional[Path], /, json: bool = False) -> int:
 
     rows = read_status(folder)
     if json:
-        _print_json({"steps": rows})
+        print_json({"steps": rows})
     else:
         Console().print(status_table(rows))
     return 0
@@ -238,13 +253,13 @@ def evaluate_reward(
     from edit_r1.store import PREFERENCES, read_dataset
     from edit_r1.verifier.scoring import Verifier
 
-    _check_traces(traces)
+    check_traces(traces)
     preferences = read_dataset(data.parent, data.name, PREFERENCES)
     quiet_libraries()
     judgments = judge_candidates(Verifier.load(model), preferences, traces, seed)
     result = asdict(report_pairs("pairs", pair_scores(preferences, judgments)))
     if json:
-        _print_json(result)
+        print_json(result)
     else:
         from edit_r1.report.terminal import pairs_table
 
@@ -273,57 +288,13 @@ def _question(
     from edit_r1.verifier.prompts import check_instruction
 
     checked = check_instruction(instruction)
-    _check_traces(traces)
-    given = None if principles is None else _principles(principles)
+    check_traces(traces)
+    given = None if principles is None else read_principles(principles)
     return _Question((read_image_file(source),), tuple(map(read_image_file, edited)), checked, given)
 
 
-def _check_traces(traces: int) -> None:
-    from edit_r1.verifier.scoring import MAX_TRACES
-
-    if not 1 <= traces <= MAX_TRACES:
-        raise ValueError(f"--traces {traces}: ask for 1 to {MAX_TRACES}")
-
-
 def _verifier(model: str | None, asked: _Question) -> Verifier:
-    if model is None:
-        from edit_r1.zoo.packaged import is_editworld, packaged_verifier
-
-        if not is_editworld(asked.sources, asked.instruction):
-            raise ValueError(
-                "without --model only the packaged tiny verifier is at hand, and it knows EditWorld's pictures and "
-                "instructions alone: name a vision-language model with --model PATH"
-            )
-        quiet_libraries()
-        return packaged_verifier()
-    from edit_r1.verifier.scoring import Verifier
-
-    quiet_libraries()
-    return Verifier.load(model)
-
-
-def _principles(path: Path) -> tuple[Principle, ...]:
-    """Principles from a JSON file: a list, or the document that `edit-r1 principles --json` writes."""
-    from edit_r1.verifier.prompts import check_principles
-
-    remedy = f'write a JSON list of {{"question": ..., "category": one of {", ".join(CATEGORIES)}}}'
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error}): check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}): {remedy}") from error
-    if isinstance(rows, dict):
-        rows = rows.get("principles")
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: holds no list of principles: {remedy}")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("question", "category")):
-            raise ValueError(f"{path}: principle {number} is malformed: {remedy}")
-    try:
-        return check_principles([Principle(row["question"], row["category"]) for row in rows])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return open_verifier(model, asked.sources, asked.instruction)
 
 
 def _show(judgment: Judgment, as_json: bool) -> int:
@@ -331,7 +302,7 @@ def _show(judgment: Judgment, as_json: bool) -> int:
 
     document = judgment_json(judgment)
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         from edit_r1.report.terminal import checklist
 
@@ -344,17 +315,8 @@ def _show(judgment: Judgment, as_json: bool) -> int:
 def _unparsed(outcomes: Sequence[Trace | Unparsed]) -> int:
     """Says why no trace could be parsed: the first reason stands for all."""
     reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, Unparsed)]
-    _complain(f"no trace could be parsed: {reasons[0] if reasons else 'no answer'}")
+    complain(f"no trace could be parsed: {reasons[0] if reasons else 'no answer'}")
     return UNPARSED
-
-
-def _complain(message: object) -> None:
-    """One line on stderr, whatever the message holds."""
-    print(f"edit-r1: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=2))
 
 
 def train(kind: str, arguments: list[str]) -> int:
@@ -387,6 +349,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("demo",): demo,
     ("score",): score,
     ("rank",): rank,
+    ("best-of",): best_of_command,
     ("principles",): principles,
     ("curate", "run"): curate,
     ("curate", "status"): status,
@@ -394,6 +357,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("world", "sample"): world_sample,
     ("world", "pretrain"): world_pretrain,
     ("report",): report,
+    ("doctor",): doctor,
 }
 TRAININGS = ("sft", "gcpo", "editor")
 
@@ -428,12 +392,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
-        _complain("interrupted; the same command continues where it can")
+        complain("interrupted; the same command continues where it can")
         code = 130
     except (ValueError, OSError) as error:
-        _complain(error)
+        complain(error)
         code = FAILED
     except MemoryError:
-        _complain("out of memory: use smaller images, fewer traces or a smaller model")
+        complain("out of memory: use smaller images, fewer traces or a smaller model")
         code = FAILED
     sys.exit(code)
