@@ -142,7 +142,13 @@ def summary(rows: Sequence[Row]) -> dict[str, Estimate]:
     arms = {name: [getattr(row, name) for row in rows] for name in
             ("first", "mean", "best", "repaired", "twice", "ceiling")}  # fmt: skip
     table = {f"oracle score, {name}": bootstrap_ci(values) for name, values in arms.items()}
-    for new, old in (("best", "first"), ("repaired", "best"), ("twice", "best"), ("repaired", "twice")):
+    for new, old in (
+        ("best", "first"),
+        ("best", "mean"),
+        ("repaired", "best"),
+        ("twice", "best"),
+        ("repaired", "twice"),
+    ):
         table[f"{new} - {old}"] = paired_difference(arms[new], arms[old])
     rounds = [row.second_round for row in rows if row.second_round is not None]
     if rounds:

@@ -132,9 +132,11 @@ def test_the_key_and_further_fields_are_sent() -> None:
 
 @pytest.mark.parametrize("first", [refused(429, **{"Retry-After": "0"}), refused(503), (0, b"", {})], ids=str)
 def test_load_and_broken_connections_are_tried_again(first: tuple[int, bytes, dict[str, str]]) -> None:
-    with serving(lambda form, number: first if number == 1 else answered(picture(7))) as (url, seen):
-        with editor(url) as remote:
-            assert remote.edit([sample()], [0])[0].image == picture(7)
+    def answer(form: Form, number: int) -> tuple[int, bytes, dict[str, str]]:
+        return first if number == 1 else answered(picture(7))
+
+    with serving(answer) as (url, seen), editor(url) as remote:
+        assert remote.edit([sample()], [0])[0].image == picture(7)
     assert len(seen) == 2
 
 

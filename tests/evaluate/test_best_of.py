@@ -69,7 +69,7 @@ def test_a_repair_asks_with_what_was_missed_and_is_judged_by_what_was_asked_firs
     painter = Painter(lambda text, seed: 210 if "Missed" in text else 20 + seed)
     attempts = best_of(painter, Verifier(judge, variant="compact"), SAMPLE, 3, 2, PRINCIPLES, seed=5)
     assert [(one.round, one.seed) for one in attempts] == [(0, 5), (0, 6), (0, 7), (1, 8), (1, 9), (1, 10)]
-    asked = "Make it bright Missed before, make it so: Is it bright? Keep as it was: Is the frame unchanged?"
+    asked = "Make it bright. Missed before, make it so: Is it bright? Keep as it was: Is the frame unchanged?"
     assert painter.calls == [(["Make it bright"] * 3, [5, 6, 7]), ([asked] * 3, [8, 9, 10])]
     assert {request.text.splitlines()[1] for request in judge.asked} == {"Instruction: Make it bright"}
     best = best_attempt(attempts)
@@ -100,8 +100,8 @@ def test_a_failed_edit_has_no_judgment_and_costs_no_neighbour() -> None:
 
 def test_the_bound_of_the_instruction_is_kept() -> None:
     painter = Painter(lambda text, seed: 50)
-    best_of(painter, Verifier(Judge(), variant="compact"), SAMPLE, 1, 1, PRINCIPLES, max_chars=60)
-    assert painter.calls[1][0] == ["Make it bright Missed before, make it so: Is it bright?"]
+    best_of(painter, Verifier(Judge(), variant="compact"), SAMPLE, 1, 1, PRINCIPLES, max_chars=62)
+    assert painter.calls[1][0] == ["Make it bright. Missed before, make it so: Is it bright?"]
 
 
 @pytest.mark.parametrize(("samples", "retry"), [(0, 0), (1, -1)])

@@ -16,7 +16,7 @@ from edit_r1.records import FEATURE_PRESERVATION, INSTRUCTION_FOLLOWING, Princip
 from edit_r1.report.judgment_page import GAIN, SCRIPT, compare, lines, plain, write_judgment_page
 from edit_r1.verifier.judgments import aggregate
 
-NASTY = "<script>alert(1)</script> \x1b[31m\u202e\ud800 \"quoted\" {{ 7 * 7 }}"
+NASTY = '<script>alert(1)</script> \x1b[31m\u202e\ud800 "quoted" {{ 7 * 7 }}'
 PRINCIPLES = (Principle(f"Is it {NASTY}?", INSTRUCTION_FOLLOWING), Principle("Is it kept?", FEATURE_PRESERVATION))
 
 

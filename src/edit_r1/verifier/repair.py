@@ -15,6 +15,7 @@ MAX_CHARS = 1200
 PASSED = 0.5
 """Mean verdict, 0 to 1, from which a principle counts as fulfilled."""
 
+_ENDS = ".!?。！？"
 _MISSED = "Missed before, make it so:"
 _KEPT = "Keep as it was:"
 _QUALITY = "Mind the quality:"
@@ -39,6 +40,8 @@ def clearer_instruction(instruction: str, judgment: Judgment, max_chars: int = M
         if one.category == FEATURE_PRESERVATION and one.verdict is not None and one.verdict >= PASSED
     ]
     start = " ".join(instruction.split())
+    if start[-1:] not in _ENDS:
+        start += "."
     chosen: list[PrincipleResult] = []
     for point in failed:
         if len(_said(start, [*chosen, point])) <= max_chars:
