@@ -143,6 +143,10 @@ def contrast(judged: Judged, name: str) -> Finding:
         return Finding(name, "fail", text, remedy, values)
     if below < len(pairs) or high:
         text += f". {high} of {len(pairs)} at {USABLE:g} or above" if high else ""
+        if below == len(pairs):
+            remedy = (
+                "the order is right and the value too high: rank by it, set no threshold; or train the model on such"
+            )
         return Finding(name, "warn", text, remedy, values)
     return Finding(name, "ok", text, None, values)
 
