@@ -19,11 +19,12 @@ LAYERS: list[set[str]] = [
     {"train", "serve", "report"},
     {"zoo"},
     {"recipes"},  # recipes name the zoo's weights, so they stand above it
-    {"demo"},
+    {"demo", "doctor"},  # doctor examines everything below: models, editors, EditWorld's exact edits
+    {"commands"},  # bodies of commands; cli names them
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-MAY_IMPORT_WORLD = {"world", "zoo", "recipes", "demo", "cli"}
+MAY_IMPORT_WORLD = {"world", "zoo", "recipes", "demo", "doctor", "cli"}
 
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

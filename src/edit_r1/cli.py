@@ -7,32 +7,36 @@ but no trace could be parsed; 4 the score is below --fail-under.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 
-from edit_r1.records import Trace, Unparsed
+from edit_r1.commands.best_of import best_of_command
+from edit_r1.commands.doctor import doctor
+from edit_r1.commands.shared import (
+    BELOW,
+    FAILED,
+    PACKAGED,
+    UNPARSED,
+    USAGE,
+    Instruction,
+    Models,
+    check_answered,
+    check_traces,
+    complain,
+    open_verifier,
+    print_json,
+    unparsed,
+)
 from edit_r1.report.terminal import quiet_libraries
-from edit_r1.verifier.choice import ModelChoice
 
-if TYPE_CHECKING:
-    from edit_r1.verifier.inputs import Question
-    from edit_r1.verifier.scoring import Verifier
-
-FAILED, USAGE, UNPARSED, BELOW = 1, 2, 3, 4
-
-Instruction = Annotated[str, tyro.conf.arg(aliases=["-i"], help="What the edit should do.")]
 Picture = tyro.conf.Positional[Path]
 MorePictures = tyro.conf.UseAppendAction[tuple[Path, ...]]
-Models = Annotated[ModelChoice, tyro.conf.arg(name="")]
-PACKAGED = ModelChoice()
-"""The default: the packaged tiny verifier."""
 
 
 def score(
@@ -46,6 +50,7 @@ def score(
     traces: int = 1,
     seed: int = 0,
     fail_under: float | None = None,
+    html: Path | None = None,
     json: bool = False,
 ) -> int:
     """Judge one edited image: a checklist and a score from 0 to 10.
@@ -57,28 +62,33 @@ def score(
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
         fail_under: end with code 4 when the score is below this, 0 to 10.
+        html: file for a page with the pictures, their difference and the checklist.
     """
     from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.judgments import judgment_json
 
     if fail_under is not None and not 0 <= fail_under <= 10:
         raise ValueError(f"--fail-under {fail_under}: a score is 0 to 10")
-    _check_traces(traces)
+    check_traces(traces)
     asked = read_question([source, *also_source], [edited], instruction, principles)
-    with _verifier(models, asked) as verifier:
+    with open_verifier(models, asked.sources, asked.instruction) as verifier:
         judgment = verifier.score(asked.sources, asked.edited[0], instruction, asked.principles, traces, seed=seed)
-    _check_answered(judgment.outcomes)
+    check_answered(judgment.outcomes)
+    if html is not None:
+        from edit_r1.report.judgment_page import write_judgment_page
+
+        write_judgment_page(html, judgment, asked.sources, asked.edited[0], asked.instruction)
     document = judgment_json(judgment)
     if json:
-        _print_json(document)
+        print_json(document)
     else:
         from edit_r1.report.terminal import checklist
 
         Console().print(checklist(document))
     if judgment.score is None:
-        return _unparsed(judgment.outcomes)
+        return unparsed(judgment.outcomes)
     if fail_under is not None and judgment.score < fail_under:
-        _complain(f"score {judgment.score:.2f} is below --fail-under {fail_under:g}")
+        complain(f"score {judgment.score:.2f} is below --fail-under {fail_under:g}")
         return BELOW
     return 0
 
@@ -106,24 +116,24 @@ def rank(
     from edit_r1.verifier.judgments import judgment_json
 
     if not edited:
-        _complain("rank needs at least one edited image after the source; edit-r1 rank --help tells more")
+        complain("rank needs at least one edited image after the source; edit-r1 rank --help tells more")
         return USAGE
-    _check_traces(traces)
+    check_traces(traces)
     asked = read_question([source, *also_source], edited, instruction, principles)
-    with _verifier(models, asked) as verifier:
+    with open_verifier(models, asked.sources, asked.instruction) as verifier:
         ranked = verifier.rank(asked.sources, asked.edited, instruction, asked.principles, traces, seed=seed)
     outcomes = [outcome for one in ranked for outcome in one.judgment.outcomes]
-    _check_answered(outcomes)
+    check_answered(outcomes)
     rows = [{"path": str(edited[one.index]), **judgment_json(one.judgment)} for one in ranked]
     if json:
-        _print_json({"ranking": rows})
+        print_json({"ranking": rows})
     else:
         from edit_r1.report.terminal import ranking_table
 
         Console().print(ranking_table(rows))
     if any(row["score"] is not None for row in rows):
         return 0
-    return _unparsed(outcomes)
+    return unparsed(outcomes)
 
 
 def principles(
@@ -143,18 +153,18 @@ def principles(
     from edit_r1.verifier.scoring import UnparsedPrinciples
 
     asked = read_question([source, *also_source], [], instruction)
-    with _verifier(models, asked, principles_only=True) as verifier:
+    with open_verifier(models, asked.sources, asked.instruction, principles_only=True) as verifier:
         document: dict[str, Any] = {"principles": None, "cached": False, "model": verifier.principles_vlm.name}
         try:
             written = verifier.principles(asked.sources, instruction)
         except UnparsedPrinciples as error:
             if json:
-                _print_json(document)
-            _complain(error)
+                print_json(document)
+            complain(error)
             return UNPARSED
     rows = [{"question": item.question, "category": item.category} for item in written]
     if json:
-        _print_json({**document, "principles": rows})
+        print_json({**document, "principles": rows})
     else:
         for number, row in enumerate(rows, start=1):
             print(f"{number:2}. {row['question']}  ({row['category']})")
@@ -185,7 +195,7 @@ def score_many(
     from edit_r1.verifier.batch import BatchOptions, score_file
     from edit_r1.zoo.packaged import open_chosen, refuse_foreign
 
-    _check_traces(traces)
+    check_traces(traces)
     models.check()
     options = BatchOptions(traces, seed, keep_texts, allow_outside, chunk=max(64, 4 * models.concurrency))
     refuse = refuse_foreign if models.model is None else None
@@ -194,12 +204,12 @@ def score_many(
     if not summary.scored and not summary.unparsed:
         raise ValueError(f"{data}: no row could be judged: {next(iter(summary.reasons.values()))}; {out} tells of each")
     if json:
-        _print_json(asdict(summary))
+        print_json(asdict(summary))
     else:
         print(batch_line(asdict(summary)))
     if summary.scored:
         return 0
-    _complain(f"no trace could be parsed: {summary.reasons['unparsed']}")
+    complain(f"no trace could be parsed: {summary.reasons['unparsed']}")
     return UNPARSED
 
 
@@ -247,7 +257,7 @@ def status(folder: tyro.conf.Positional[Path], /, json: bool = False) -> int:
 
     rows = read_status(folder)
     if json:
-        _print_json({"steps": rows})
+        print_json({"steps": rows})
     else:
         Console().print(status_table(rows))
     return 0
@@ -307,10 +317,10 @@ def evaluate_reward(data: Path, models: Models = PACKAGED, traces: int = 1, seed
     from edit_r1.store import PREFERENCES, read_dataset
     from edit_r1.zoo.packaged import open_chosen
 
-    _check_traces(traces)
+    check_traces(traces)
     models.check()
     if models.model is None:
-        _complain("evaluate reward needs the verifier's model: add --model PATH, or --endpoint URL --model NAME")
+        complain("evaluate reward needs the verifier's model: add --model PATH, or --endpoint URL --model NAME")
         return USAGE
     if models.principles_model is not None:
         raise ValueError("--principles-model: preference pairs carry their principles; leave it out")
@@ -318,59 +328,15 @@ def evaluate_reward(data: Path, models: Models = PACKAGED, traces: int = 1, seed
     with open_chosen(models) as verifier:
         judgments = judge_candidates(verifier, preferences, traces, seed)
     outcomes = [outcome for judgment in judgments.values() for outcome in judgment.outcomes]
-    _check_answered(outcomes)
+    check_answered(outcomes)
     result = asdict(report_pairs("pairs", pair_scores(preferences, judgments)))
     if json:
-        _print_json(result)
+        print_json(result)
     else:
         from edit_r1.report.terminal import pairs_table
 
         Console().print(pairs_table(result))
-    return 0 if result["unparsed"] < result["pairs"] else _unparsed(outcomes)
-
-
-# --- what the commands share ------------------------------------------------------------------------------------
-
-
-def _check_traces(traces: int) -> None:
-    from edit_r1.verifier.scoring import MAX_TRACES
-
-    if not 1 <= traces <= MAX_TRACES:
-        raise ValueError(f"--traces {traces}: ask for 1 to {MAX_TRACES}")
-
-
-def _verifier(models: ModelChoice, asked: Question, principles_only: bool = False) -> Verifier:
-    from edit_r1.zoo.packaged import NEEDS_MODEL, is_editworld, open_chosen
-
-    models.check()
-    if principles_only and models.principles_model is not None:
-        return models.principles_verifier()
-    if models.model is None and not is_editworld(asked.sources, asked.instruction):
-        raise ValueError(NEEDS_MODEL)
-    return open_chosen(models)
-
-
-def _check_answered(outcomes: Sequence[Trace | Unparsed]) -> None:
-    """Raises ValueError when no call was answered at all: nothing was judged, which is not an unparsed answer."""
-    if outcomes and all(isinstance(outcome, Unparsed) and outcome.failed_call for outcome in outcomes):
-        reason = next(outcome.reason for outcome in outcomes if isinstance(outcome, Unparsed))
-        raise ValueError(reason)
-
-
-def _unparsed(outcomes: Sequence[Trace | Unparsed]) -> int:
-    """Says why no trace could be parsed: the first reason stands for all."""
-    reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, Unparsed)]
-    _complain(f"no trace could be parsed: {reasons[0] if reasons else 'no answer'}")
-    return UNPARSED
-
-
-def _complain(message: object) -> None:
-    """One line on stderr, whatever the message holds."""
-    print(f"edit-r1: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=2))
+    return 0 if result["unparsed"] < result["pairs"] else unparsed(outcomes)
 
 
 def train(kind: str, arguments: list[str]) -> int:
@@ -392,6 +358,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("demo",): demo,
     ("score",): score,
     ("rank",): rank,
+    ("best-of",): best_of_command,
     ("principles",): principles,
     ("score-many",): score_many,
     ("curate", "run"): curate,
@@ -400,6 +367,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("world", "sample"): world_sample,
     ("world", "pretrain"): world_pretrain,
     ("report",): report,
+    ("doctor",): doctor,
 }
 TRAININGS = ("sft", "gcpo", "editor")
 
@@ -434,12 +402,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
-        _complain("interrupted; the same command continues where it can")
+        complain("interrupted; the same command continues where it can")
         code = 130
     except (ValueError, OSError) as error:
-        _complain(error)
+        complain(error)
         code = FAILED
     except MemoryError:
-        _complain("out of memory: use smaller images, fewer traces or a smaller model")
+        complain("out of memory: use smaller images, fewer traces or a smaller model")
         code = FAILED
     sys.exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from markupsafe import Markup
 from edit_r1.records import FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING
 from edit_r1.report.charts import bars_svg, curve_svg
 from edit_r1.report.data import ReportData
+from edit_r1.report.pictures import data_uri
 from edit_r1.store import write_text
 
 SHORT = {INSTRUCTION_FOLLOWING: "follow", FEATURE_PRESERVATION: "keep", IMAGE_QUALITY: "quality"}
@@ -29,12 +29,6 @@ EDITOR_NAMES = {
     "sft_reward": "after RL, reward: SFT verifier (control)",
     "best_of_g": "fine-tuned on the best of G (control)",
 }
-
-
-def data_uri(image: bytes) -> str:
-    """An encoded picture as an address a page can hold."""
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -282,6 +282,47 @@ def batch_line(summary: Mapping[str, Any]) -> str:
     return _plain("; ".join([*parts, summary["out"]]))
 
 
+def attempts_table(document: Mapping[str, Any]) -> RenderableType:
+    """The attempts of `best-of --json`, best first, each round's instruction below, and where the best lies."""
+    rows = [{"score": None, "path": "none", "error": None, **row} for row in document["attempts"]]
+    judged = [row for row in rows if row["path"] is not None]
+    judged.sort(key=lambda row: -1.0 if row["score"] is None else row["score"], reverse=True)
+    parts: list[RenderableType] = [ranking_table(judged)]
+    asked = dict.fromkeys((row["round"], row["instruction"]) for row in rows)
+    if len(asked) > 1:
+        for number, instruction in asked:
+            parts += [Text(f"round {number}: {_plain(instruction)}", style="dim")]
+    parts += [Text(f"no picture, seed {row['seed']}: {_plain(row['error'])}", "red") for row in rows if row["error"]]
+    if document["best"] is not None:
+        parts.append(Text(f"best: {_plain(document['best'])}", "bold"))
+    return Group(*parts)
+
+
+_STATUS = {
+    "ok": ("ok  ", "green"), "warn": ("warn", "bold yellow"), "fail": ("FAIL", "bold red"), "skipped": ("skip", "dim"),
+}  # fmt: skip
+
+
+def findings_list(findings: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The checks of `doctor --json`: status, name, what was measured, what to change; then how many failed."""
+    grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1, overflow="fold")
+    for finding in findings:
+        word, style = _STATUS[finding["status"]]
+        text = Text(_plain(finding["measured"]), style="dim" if finding["status"] == "skipped" else "")
+        if finding["remedy"]:
+            text.append(f"\n{_plain(finding['remedy'])}", style="bold")
+        grid.add_row(Text(word, style), Text(_plain(finding["name"])), text)
+    counts = {status: sum(finding["status"] == status for finding in findings) for status in _STATUS}
+    failed, warned = counts["fail"], counts["warn"]
+    end = Text("nothing failed", "green") if not failed else Text(f"{failed} failed", "bold red")
+    if warned:
+        end.append(f", {warned} {'warning' if warned == 1 else 'warnings'}", "yellow")
+    return Group(grid, Text(), end)
+
+
 # --- what they share --------------------------------------------------------------------------------------------
 
 

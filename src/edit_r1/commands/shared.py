@@ -1,0 +1,72 @@
+"""What commands share: exit codes, the chosen model opened, one line of complaint, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from edit_r1.records import Trace, Unparsed
+from edit_r1.verifier.choice import ModelChoice
+
+if TYPE_CHECKING:
+    from edit_r1.verifier.scoring import Verifier
+
+FAILED, USAGE, UNPARSED, BELOW = 1, 2, 3, 4
+
+Instruction = Annotated[str, tyro.conf.arg(aliases=["-i"], help="What the edit should do.")]
+Models = Annotated[ModelChoice, tyro.conf.arg(name="")]
+PACKAGED = ModelChoice()
+"""The default: the packaged tiny verifier."""
+
+
+def open_verifier(
+    models: ModelChoice, sources: Sequence[bytes], instruction: str, principles_only: bool = False
+) -> Verifier:
+    """The chosen model; without one the packaged verifier, for questions about EditWorld alone.
+
+    Raises ValueError for another question without a model, `ModelError` for a model that cannot be opened.
+    """
+    from edit_r1.zoo.packaged import NEEDS_MODEL, is_editworld, open_chosen
+
+    models.check()
+    if principles_only and models.principles_model is not None:
+        return models.principles_verifier()
+    if models.model is None and not is_editworld(sources, instruction):
+        raise ValueError(NEEDS_MODEL)
+    return open_chosen(models)
+
+
+def check_traces(traces: int) -> None:
+    """ValueError for a number of traces out of range, before a model is opened."""
+    from edit_r1.verifier.scoring import MAX_TRACES
+
+    if not 1 <= traces <= MAX_TRACES:
+        raise ValueError(f"--traces {traces}: ask for 1 to {MAX_TRACES}")
+
+
+def check_answered(outcomes: Sequence[Trace | Unparsed]) -> None:
+    """Raises ValueError when no call was answered at all: nothing was judged, which is not an unparsed answer."""
+    if outcomes and all(isinstance(outcome, Unparsed) and outcome.failed_call for outcome in outcomes):
+        reason = next(outcome.reason for outcome in outcomes if isinstance(outcome, Unparsed))
+        raise ValueError(reason)
+
+
+def unparsed(outcomes: Sequence[Trace | Unparsed]) -> int:
+    """Says why no trace could be parsed: the first reason stands for all. Returns the exit code."""
+    reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, Unparsed)]
+    complain(f"no trace could be parsed: {reasons[0] if reasons else 'no answer'}")
+    return UNPARSED
+
+
+def complain(message: object) -> None:
+    """One line on stderr, whatever the message holds."""
+    print(f"edit-r1: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """The one document on stdout."""
+    print(json.dumps(document, ensure_ascii=False, indent=2))
