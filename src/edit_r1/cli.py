@@ -20,6 +20,7 @@ from rich.console import Console
 from edit_r1.images import read_image_file
 from edit_r1.records import CATEGORIES, Judgment, Principle, Trace, Unparsed
 from edit_r1.report.terminal import quiet_libraries
+from edit_r1.serve import ServeSettings, start_server
 
 if TYPE_CHECKING:
     from edit_r1.verifier.scoring import Verifier
@@ -254,6 +255,15 @@ def evaluate_reward(
     return _unparsed([outcome for judgment in judgments.values() for outcome in judgment.outcomes])
 
 
+def serve(settings: Annotated[ServeSettings, tyro.conf.arg(name="")]) -> int:
+    """Serve a verifier over HTTP: ours, Flow-Factory's, UniRL's and OpenAI's protocols."""
+    from edit_r1.zoo.packaged import only_editworld, packaged_verifier
+
+    quiet_libraries()
+    start_server(settings, packaged_verifier, only_editworld)
+    return 0
+
+
 # --- what the commands share ------------------------------------------------------------------------------------
 
 
@@ -391,6 +401,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("curate", "run"): curate,
     ("curate", "status"): status,
     ("evaluate", "reward"): evaluate_reward,
+    ("serve",): serve,
     ("world", "sample"): world_sample,
     ("world", "pretrain"): world_pretrain,
     ("report",): report,

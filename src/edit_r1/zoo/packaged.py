@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from edit_r1.images import decode_rgb
-from edit_r1.verifier.scoring import Verifier
+from edit_r1.verifier.scoring import ScoreItem, Verifier
 from edit_r1.world.phrases import JOINTS, PHRASES
 from edit_r1.world.scenes import (
     BACKGROUNDS,
@@ -67,6 +67,17 @@ def is_editworld(sources: Sequence[bytes], instruction: str) -> bool:
     if len(sources) != 1 or decode_rgb(sources[0]).shape != (SIZE, SIZE, 3):
         return False
     return _grammar().fullmatch(" ".join(instruction.split())) is not None
+
+
+def only_editworld(item: ScoreItem) -> str | None:
+    """Why the packaged verifier must not be asked about an item; None when it may be.
+
+    Raises:
+        edit_r1.images.ImageError: (a ValueError) when the source cannot be decoded.
+    """
+    if is_editworld(item.sources, item.instruction):
+        return None
+    return "the packaged tiny verifier knows EditWorld's pictures and instructions alone: name another by --model PATH"
 
 
 _VALUES: dict[str, tuple[str, ...]] = {
