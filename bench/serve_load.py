@@ -232,13 +232,13 @@ def main(
     finally:
         server.stop()
     ratio = rows["batched"]["edits_per_second"] / rows["one at a time"]["edits_per_second"]
-    print(f"{clients} clients, {os.cpu_count()} cores, load average before and among it: {os.getloadavg()[2]:.1f}")
+    print(f"{clients} clients, {os.cpu_count()} cores, load average of 15 minutes: {os.getloadavg()[2]:.1f}")
     print(f"{'':22}{'edits':>8}{'edits/s':>9}{'p50 s':>8}{'p95 s':>8}{'failures':>10}{'retries':>9}{'a call':>8}")
     for name, row in rows.items():
-        call = row.get("edits_per_call")
+        call = f"{row['edits_per_call']:8.1f}" if row.get("edits_per_call") else ""
+        times = f"{row['p50_seconds'] or 0:8.2f}{row['p95_seconds'] or 0:8.2f}"
         print(
-            f"{name:22}{row['edits']:8}{row['edits_per_second']:9.2f}{row['p50_seconds'] or 0:8.2f}"
-            f"{row['p95_seconds'] or 0:8.2f}{row['failures']:10}{row['retries']:9}{'' if call is None else f'{call:8.1f}'}"
+            f"{name:22}{row['edits']:8}{row['edits_per_second']:9.2f}{times}{row['failures']:10}{row['retries']:9}{call}"
         )
     print(f"batching: {ratio:.2f} times the throughput")
     if out is not None:

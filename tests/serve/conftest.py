@@ -125,7 +125,7 @@ def live(verifier: Verifier, tokens: Sequence[str] = (), **changes) -> Iterator[
             thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kit() -> SimpleNamespace:
     """Everything above, for test files, which cannot import this one."""
     return SimpleNamespace(**globals())

@@ -8,6 +8,7 @@ import struct
 import zlib
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,6 +23,11 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **options)
     return buffer.getvalue()
+
+
+def post(client: TestClient, path: str, body: object) -> httpx.Response:
+    """As ASCII: httpx by itself would write UTF-8, which half a surrogate pair does not fit."""
+    return client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -97,6 +103,10 @@ def test_unusual_images_are_read(kit: SimpleNamespace, client: TestClient, name:
         ({"instruction": ""}, "empty"),
         ({"instruction": "x" * 100_000}, "100000 characters"),
         ({"instruction": "make it\x00red"}, "null byte"),
+        ({"instruction": "make it \ud800 red"}, "surrogate"),
+        ({"edited": "\udfff"}, "not base64"),
+        ({"principles": [{"question": "Is it \ud800?", "category": CATEGORIES[0]}]}, "surrogate"),
+        ({"principles": [{"question": "Is it?", "category": "\ud800"}]}, "category"),
         ({"principles": []}, "no principles"),
         ({"principles": [{"question": "Is it?", "category": CATEGORIES[0]}] * 10_000}, "10000 principles"),
         ({"principles": [{"question": "Is it?", "category": "'; DROP TABLE"}]}, "category"),
@@ -105,7 +115,7 @@ def test_unusual_images_are_read(kit: SimpleNamespace, client: TestClient, name:
     ],
 )
 def test_bad_items_are_refused_by_name(kit: SimpleNamespace, client: TestClient, changes: dict, said: str) -> None:
-    answer = client.post(URL, json={"items": [kit.item(1), kit.item(2, **changes)]})
+    answer = post(client, URL, {"items": [kit.item(1), kit.item(2, **changes)]})
     assert answer.status_code == 200
     first, second = answer.json()["judgments"]
     assert (first["score"], second["score"], second["principles"]) == (0.1, None, [])
@@ -126,8 +136,6 @@ BODIES = {
     "a long number": b'{"items": [], "seed": 1' + b"0" * 10_000 + b"}",
     "a large number": b'{"items": [], "seed": 1e400}',
     "null bytes": b"\0" * 1000,
-    "half a surrogate pair": b'{"items": [{"sources": ["A"], "edited": "A", "instruction": "\\ud800"}]}',
-    "half a surrogate pair as id": b'{"items": [{"sources": [], "edited": "", "instruction": "x", "id": "\\udfff"}]}',
     "pickle": b"\x80\x04\x95\x10\0\0\0cos\nsystem\n",
     "a key of another kind": b'{"items": [{"sources": "x", "edited": 1, "instruction": null}]}',
 }
@@ -140,6 +148,17 @@ def test_bad_bodies_are_refused_cleanly(kit: SimpleNamespace, client: TestClient
     assert answer.status_code in (400, 422)
     assert isinstance(answer.json()["error"], str) and len(answer.json()["error"]) < 500
     assert client.post(URL, json={"items": [kit.item(1)]}).json()["judgments"][0]["score"] == 0.1
+
+
+def test_half_a_surrogate_pair_comes_back_as_it_went(kit: SimpleNamespace, client: TestClient) -> None:
+    half = "\ud83d"
+    (got,) = post(client, URL, {"items": [kit.item(1, id=half)]}).json()["judgments"]
+    assert (got["id"], got["score"]) == (half, 0.1)
+    request = {"history": [], "required_rewards": [half], "request_id": half, "sample_id": half}
+    answer = post(client, "/score", {"requests": [request]}).json()
+    assert answer["identities"][0]["request_id"] == half and half in answer["errors"][0]
+    chat = {"messages": [{"role": "system", "content": half}, {"role": "user", "content": half}]}
+    assert post(client, "/v1/chat/completions", chat).status_code == 400
 
 
 def test_no_form_and_no_multipart_is_read(client: TestClient) -> None:
@@ -167,5 +186,5 @@ def test_large_images_are_refused_by_their_size(kit: SimpleNamespace, model) -> 
 
 def test_errors_of_a_large_input_do_not_repeat_it(client: TestClient) -> None:
     body = {"items": [{"sources": [], "edited": "", "instruction": ["x" * 1_000_000]}]}
-    answer = client.post(URL, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    answer = post(client, URL, body)
     assert answer.status_code == 422 and len(answer.content) < 500

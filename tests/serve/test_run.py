@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ import pytest
 from edit_r1.serve import ServeSettings, start_server
 from edit_r1.serve.run import run
 from edit_r1.verifier.scoring import Verifier
-from edit_r1.world.samples import make_samples
+from edit_r1.world.export import write_world_samples
 
 HERE = Path(__file__).parent
 SLOW_SERVER = f"""
@@ -127,22 +128,31 @@ def _compute(kit: SimpleNamespace) -> dict:
     return {"prompt": ["edit 5"], "image": [edited], "condition_images": [[kit.b64(kit.picture(105))]]}
 
 
-def test_the_command_serves_the_packaged_verifier(kit: SimpleNamespace) -> None:
-    samples = make_samples(3, "test", seed=0)
+def test_the_command_serves_the_packaged_verifier(kit: SimpleNamespace, tmp_path: Path) -> None:
+    write_world_samples(tmp_path / "world", count=1, seed=0)
+    rows = [json.loads(line) for line in (tmp_path / "world" / "samples.jsonl").read_text().splitlines()]
     items = [
-        {"id": one.id, "sources": [kit.b64(one.source)], "edited": kit.b64(one.source), "instruction": one.instruction}
-        for one in samples
+        {
+            "id": row["edited"],
+            "sources": [kit.b64((tmp_path / "world" / row["source"]).read_bytes())],
+            "edited": kit.b64((tmp_path / "world" / row["edited"]).read_bytes()),
+            "instruction": row["instruction"],
+            "principles": row["principles"],
+        }
+        for row in rows
     ]
     foreign = {**items[0], "instruction": "Make the dog look happy."}
     with process(PACKAGED) as (server, url):
         answer = httpx.post(f"{url}/v1/judge", json={"items": [*items, foreign]}, timeout=120).json()
         *judged, refused = answer["judgments"]
-        assert [one["id"] for one in judged] == [one.id for one in samples]
-        assert all(one["score"] is not None and len(one["principles"]) > 1 for one in judged), judged
+        assert [one["id"] for one in judged] == [row["edited"] for row in rows]
+        assert all(one["score"] is not None for one in judged), judged
+        assert [len(one["principles"]) for one in judged] == [len(row["principles"]) for row in rows]
         assert refused["score"] is None and "EditWorld" in refused["reason"]
-        one = {key: [item[key] for item in items] for key in ("edited", "sources", "instruction")}
-        body = {"prompt": one["instruction"], "image": one["edited"], "condition_images": one["sources"]}
-        rewards = httpx.post(f"{url}/compute", json=body, timeout=120).json()["rewards"]
-        assert rewards == pytest.approx([one["score"] / 10 for one in judged])
+        # Its protocol carries no principles, and this model was not taught to write them: an error, not a number.
+        body = {"prompt": [items[0]["instruction"]], "image": [items[0]["edited"]]}
+        body["condition_images"] = [items[0]["sources"]]
+        failed = httpx.post(f"{url}/compute", json=body, timeout=120).json()
+        assert failed.keys() == {"error"} and "no principles" in failed["error"]
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edit_r1 import __version__
 from edit_r1.serve.metrics import Metrics
 from edit_r1.serve.protocols import chat, flow_factory, judge, unirl
+from edit_r1.serve.protocols.common import Answer
 from edit_r1.serve.service import Accepts, Service
 from edit_r1.serve.settings import ServeSettings
 from edit_r1.verifier.scoring import Verifier
@@ -92,7 +93,7 @@ def create_app(
 
 def _add_status(app: FastAPI, service: Service) -> None:
     @app.get("/health", response_model=Health, responses={503: {"model": Health}}, summary="Whether to send work here")
-    async def health() -> JSONResponse:
+    async def health() -> Answer:
         """503 only while stopping: a degraded server still takes work, because that is how it recovers."""
         batcher = service.batcher
         status = "stopping" if not batcher.accepting else "degraded" if batcher.degraded else "ok"
@@ -104,25 +105,27 @@ def _add_status(app: FastAPI, service: Service) -> None:
             "failures_in_a_row": batcher.failures_in_a_row,
             "version": __version__,
         }
-        return JSONResponse(document, 503 if status == "stopping" else 200)
+        return Answer(document, 503 if status == "stopping" else 200)
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="Figures for Prometheus")
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
+async def _refused(request: Request, error: Exception) -> Answer:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+    return Answer({"error": str(error.detail)}, error.status_code, headers=error.headers)
 
 
-async def _malformed(request: Request, error: Exception) -> JSONResponse:
+async def _malformed(request: Request, error: Exception) -> Answer:
     """Where and what, without the input: it may be large, and need not be text that can be sent back."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return Answer({"error": f"not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"}, 422)
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     message = f"{place}: {first['msg']}" if place else str(first["msg"])
-    return JSONResponse({"error": message.encode(errors="replace").decode()}, 422)
+    return Answer({"error": message}, 422)
 
 
 class _Counted:

@@ -91,6 +91,8 @@ class Batcher:
         self._unanswered = 0
         self._seconds_per_job = 0.1
         self.failures_in_a_row = 0
+        self.calling = False
+        """True while the worker thread is inside a call."""
 
     @property
     def queued(self) -> int:
@@ -144,9 +146,10 @@ class Batcher:
 
     def forget(self, futures: Sequence[asyncio.Future[Any]]) -> None:
         """Drops jobs whose client has gone."""
-        for future in futures:
-            future.cancel()
-        self._drop_cancelled()
+        if futures:
+            for future in futures:
+                future.cancel()
+            self._drop_cancelled()
 
     async def run(self) -> None:
         """Does the jobs until cancelled."""
@@ -219,6 +222,7 @@ class Batcher:
     def _call(self, batch: Sequence[_Waiting]) -> Sequence[Any]:
         """On the worker thread. Whatever the model raises fails this batch, and nothing else."""
         start = time.monotonic()
+        self.calling = True
         try:
             results = self._work(batch[0].job.key, [one.job.payload for one in batch])
             if len(results) != len(batch):
@@ -233,4 +237,5 @@ class Batcher:
             self.failures_in_a_row = 0
             return results
         finally:
+            self.calling = False
             self._metrics.judging_seconds.observe(time.monotonic() - start)

@@ -36,10 +36,11 @@ def run(load: Callable[[], Verifier], settings: ServeSettings, accepts: Accepts 
         app = create_app(verifier, settings, tokens, accepts)
         server = RewardServer(config(app, settings), app.state.service)
         server.run(sockets=[listener])
-        if not server.service.batcher.idle:
-            # The worker thread is inside the model and cannot be stopped: leaving normally would wait for it.
+        batcher = server.service.batcher
+        if not batcher.idle:
             print("edit-r1 serve: ended before everything was answered", file=sys.stderr, flush=True)
-            os._exit(1)
+        if batcher.calling:  # the worker thread cannot be stopped, and leaving normally would wait for it
+            os._exit(0 if batcher.idle else 1)
 
 
 def config(app: object, settings: ServeSettings) -> uvicorn.Config:

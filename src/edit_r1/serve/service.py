@@ -140,18 +140,16 @@ class Service:
             self.metrics.rejected.labels(busy.refusal.kind).inc()
             headers = {"Retry-After": str(busy.refusal.retry_after)}
             raise HTTPException(busy.refusal.status, busy.refusal.reason, headers) from None
-        answers = asyncio.gather(*futures)
         gone = asyncio.ensure_future(_gone(http))
-        first: set[asyncio.Future[Any]] = {answers, gone}
         try:
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            if answers.done():
-                return list(answers.result())
-            raise HTTPException(499, "the client has gone")
+            while open_ := [future for future in futures if not future.done()]:
+                await asyncio.wait([*open_, gone], return_when=asyncio.FIRST_COMPLETED)
+                if gone.done() and not all(future.done() for future in futures):
+                    raise HTTPException(499, "the client has gone")
+            return [future.result() for future in futures]
         finally:
             gone.cancel()
-            if not answers.done():
-                self.batcher.forget(futures)
+            self.batcher.forget([future for future in futures if not future.done()])
 
     def _second_try(self, asked: Judging, first: Judgment) -> Judging:
         if any(isinstance(outcome, Unparsed) and not outcome.failed_call for outcome in first.outcomes):

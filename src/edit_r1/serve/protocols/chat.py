@@ -11,11 +11,10 @@ import uuid
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from edit_r1.serve.intake import check_text
-from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Seed, Temperature, Traces
+from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Answer, Seed, Temperature, Traces
 from edit_r1.serve.service import Chatting, Service
 from edit_r1.vlm.protocol import Completion, Sampling
 from edit_r1.vlm.protocol import Request as Question
@@ -141,7 +140,7 @@ def routes(service: Service) -> APIRouter:
         responses=CHAT_ERRORS,
         summary="OpenAI-compatible chat with the bare model",
     )
-    async def chat(body: ChatRequest, http: Request) -> JSONResponse:
+    async def chat(body: ChatRequest, http: Request) -> Answer:
         """The model's text as it is: nothing is parsed and nothing is scored."""
         try:
             _check_offered(body)
@@ -155,7 +154,7 @@ def routes(service: Service) -> APIRouter:
         errors = [one.error for one in completions if one.finish == "error"]
         if errors:
             return _refused(400, errors[0] or "the model gave no answer")
-        return JSONResponse(_document(completions, service.verifier.vlm.name))
+        return Answer(_document(completions, service.verifier.vlm.name))
 
     return router
 
@@ -222,6 +221,6 @@ def _document(completions: list[Completion], model: str) -> dict[str, Any]:
     }
 
 
-def _refused(status: int, message: str, kind: str = "invalid_request_error") -> JSONResponse:
+def _refused(status: int, message: str, kind: str = "invalid_request_error") -> Answer:
     body = {"error": {"message": " ".join(message.split()), "type": kind, "code": None}}
-    return JSONResponse(body, status, headers={"Retry-After": "1"} if status == 503 else None)
+    return Answer(body, status, headers={"Retry-After": "1"} if status == 503 else None)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Annotated, Any
 
 import numpy as np
+from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, Field
 
 from edit_r1.images import encode_png
 from edit_r1.verifier.scoring import MAX_TRACES
 
-EXAMPLE_IMAGE = base64.b64encode(encode_png(np.full((16, 16, 3), 128, np.uint8))).decode()
+EXAMPLE_IMAGE = base64.b64encode(encode_png(np.full((16, 16, 3), 64, np.uint8))).decode()
 """A grey picture of 16 x 16, for the examples of the API page."""
 
 MIN_TEMPERATURE = 0.01
 """Below it, and above 0, logits divided by the temperature overflow."""
+
+
+class Answer(JSONResponse):
+    """JSON in plain ASCII: what a client sent to have it back (an id with half a surrogate pair) may not be UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 class ErrorBody(BaseModel):

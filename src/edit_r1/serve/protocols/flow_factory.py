@@ -8,11 +8,10 @@ the request, after it was judged again, with the reason in `error`, on which the
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from edit_r1.serve.intake import Incoming
-from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, ErrorBody
+from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Answer, ErrorBody
 from edit_r1.serve.service import Service, reason
 
 
@@ -49,7 +48,7 @@ def routes(service: Service) -> APIRouter:
         responses=ERRORS,
         summary="Rewards as Flow-Factory asks for them",
     )
-    async def compute(body: ComputeRequest, http: Request) -> JSONResponse:
+    async def compute(body: ComputeRequest, http: Request) -> Answer:
         """Rewards are 0 to 1. One image without a score makes the answer `{"error": ...}`: never a made-up number."""
         if body.image is None or body.condition_images is None:
             return _error(
@@ -68,11 +67,11 @@ def routes(service: Service) -> APIRouter:
             why = reason(judgments[missing[0]])
             return _error(f"{len(missing)} of {len(scores)} images have no score; the first, {missing[0]}: {why}")
         rewards = [score / 10 for score in scores if score is not None]
-        return JSONResponse({"rewards": rewards, "scale": {"min": 0, "max": 1}})
+        return Answer({"rewards": rewards, "scale": {"min": 0, "max": 1}})
 
     return router
 
 
-def _error(message: str) -> JSONResponse:
+def _error(message: str) -> Answer:
     """With status 200: the client shows the message of these alone."""
-    return JSONResponse({"error": message})
+    return Answer({"error": message})

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from edit_r1.records import CATEGORIES, Judgment, Principle
 from edit_r1.serve.intake import Incoming
-from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Seed, Temperature, Traces
+from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Answer, Seed, Temperature, Traces
 from edit_r1.serve.service import Service, reason
 from edit_r1.verifier.judgments import judgment_json
 
@@ -110,12 +109,12 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/judge", response_model=JudgeResponse, responses=ERRORS, summary="Judge a batch of edits")
-    async def judge(body: JudgeRequest, http: Request) -> JSONResponse:
+    async def judge(body: JudgeRequest, http: Request) -> Answer:
         """Scores are 0 to 10. An item that cannot be judged has `"score": null` and a `reason`, and costs no other."""
         asked = service.judging(body.traces, body.temperature, body.seed)
         judgments = await service.judge([_incoming(item) for item in body.items], asked, http)
         results = [_result(item, judgment) for item, judgment in zip(body.items, judgments, strict=True)]
-        return JSONResponse({"judgments": results, "scale": SCALE})
+        return Answer({"judgments": results, "scale": SCALE})
 
     return router
 

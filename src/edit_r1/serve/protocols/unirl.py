@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from edit_r1 import __version__
 from edit_r1.records import Judgment
 from edit_r1.serve.intake import Incoming
-from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE
+from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Answer
 from edit_r1.serve.service import Service, reason
 from edit_r1.verifier.prompts import PROMPT_VERSION
 
@@ -90,16 +89,16 @@ def routes(service: Service) -> APIRouter:
     version = f"{service.verifier.vlm.name}, edit-r1 {__version__}, prompts {PROMPT_VERSION}"
 
     @router.get("/rewards", response_model=RewardsResponse, summary="The rewards that /score gives")
-    async def rewards() -> JSONResponse:
-        return JSONResponse({"rewards": [REWARD]})
+    async def rewards() -> Answer:
+        return Answer({"rewards": [REWARD]})
 
     @router.post("/score", response_model=ScoreResponse, responses=ERRORS, summary="Rewards as UniRL asks for them")
-    async def score(body: ScoreRequest, http: Request) -> JSONResponse:
+    async def score(body: ScoreRequest, http: Request) -> Answer:
         """Rewards are 0 to 1. An item without a score has none in `results`, and its reason in `errors`."""
         wanted = [place for place, one in enumerate(body.requests) if REWARD in one.required_rewards]
         items = [_incoming(body.requests[place]) for place in wanted]
         judged = dict(zip(wanted, await service.judge(items, service.judging(), http, again=True), strict=True))
-        return JSONResponse(
+        return Answer(
             {
                 "results": [_result(judged.get(place)) for place in range(len(body.requests))],
                 "errors": [_errors(one, judged.get(place)) for place, one in enumerate(body.requests)],
