@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -84,7 +85,7 @@ def test_concurrent_requests_are_judged_together_and_never_mixed_up(kit: SimpleN
 
         answers = [pool.submit(ask, number) for number in range(48)]
         while client.get("/health").json()["queued"] < 90:
-            pass
+            time.sleep(0.01)
         model.gate.set()
         for number, answer in enumerate(answers):
             first, second = answer.result()
@@ -116,10 +117,10 @@ def test_a_full_queue_and_too_many_items_are_refused(kit: SimpleNamespace) -> No
     with kit.make_client(model, queue=3, max_items=3, max_wait_ms=0) as client, ThreadPoolExecutor(4) as pool:
         running = [pool.submit(judge, client, [kit.item(1)])]
         while client.get("/metrics").text.count("edit_r1_batch_items_count 1.0") == 0:
-            pass
+            time.sleep(0.01)
         running.append(pool.submit(judge, client, [kit.item(number) for number in (2, 3)]))
         while client.get("/health").json()["queued"] < 2:
-            pass
+            time.sleep(0.01)
         full = client.post(URL, json={"items": [kit.item(4), kit.item(5)]})
         assert (full.status_code, "try again" in full.json()["error"]) == (503, True)
         assert int(full.headers["Retry-After"]) >= 1
@@ -216,14 +217,14 @@ def test_what_a_gone_client_asked_is_not_judged(kit: SimpleNamespace) -> None:
     with kit.live(Verifier(model, variant="compact"), batch_size=1) as url:
 
         def queued() -> int:
-            return httpx.get(f"{url}/health").json()["queued"]
+            return httpx.get(f"{url}/health", timeout=300).json()["queued"]
 
-        first = threading.Thread(target=lambda: httpx.post(f"{url}{URL}", json={"items": [kit.item(1)]}, timeout=30))
+        first = threading.Thread(target=lambda: httpx.post(f"{url}{URL}", json={"items": [kit.item(1)]}, timeout=300))
         first.start()
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}{URL}", json={"items": [kit.item(2), kit.item(3)]}, timeout=1)
         while queued() > 0:
-            pass
+            time.sleep(0.01)
         model.gate.set()
         first.join()
         assert len(model.calls) == 1

@@ -123,6 +123,21 @@ def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(kit: SimpleNames
         httpx.get(f"{url}/health")
 
 
+def test_a_second_signal_ends_it_at_once(kit: SimpleNamespace) -> None:
+    with process(SLOW_SERVER) as (server, url), ThreadPoolExecutor(1) as pool:
+        items = [kit.item(number) for number in range(100)]  # half a minute of work
+        asked = pool.submit(httpx.post, f"{url}/v1/judge", json={"items": items}, timeout=60)
+        while httpx.get(f"{url}/health").json()["queued"] < 90:
+            time.sleep(0.02)
+        for _ in range(2):
+            server.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        assert server.wait(15) == 1
+        assert server.stderr is not None and "before everything was answered" in server.stderr.read()
+        error = asked.exception()
+        assert isinstance(error, httpx.TransportError) or asked.result().status_code >= 500
+
+
 def _compute(kit: SimpleNamespace) -> dict:
     edited = kit.b64(kit.picture(5, kit.UNPARSED_IF_GREEDY))
     return {"prompt": ["edit 5"], "image": [edited], "condition_images": [[kit.b64(kit.picture(105))]]}

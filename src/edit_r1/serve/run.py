@@ -36,11 +36,10 @@ def run(load: Callable[[], Verifier], settings: ServeSettings, accepts: Accepts 
         app = create_app(verifier, settings, tokens, accepts)
         server = RewardServer(config(app, settings), app.state.service)
         server.run(sockets=[listener])
-        batcher = server.service.batcher
-        if not batcher.idle:
+        if server.cut_short:
             print("edit-r1 serve: ended before everything was answered", file=sys.stderr, flush=True)
-        if batcher.calling:  # the worker thread cannot be stopped, and leaving normally would wait for it
-            os._exit(0 if batcher.idle else 1)
+        if server.cut_short or server.service.batcher.calling:
+            os._exit(server.cut_short)  # the model's thread cannot be stopped, and returning would wait for it
 
 
 def config(app: object, settings: ServeSettings) -> uvicorn.Config:
@@ -54,7 +53,7 @@ def config(app: object, settings: ServeSettings) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=120,
-        timeout_graceful_shutdown=settings.grace_seconds,
+        timeout_graceful_shutdown=5,  # to write answers: what was accepted has been judged by then
     )
 
 
@@ -76,6 +75,8 @@ class RewardServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
+        self.cut_short = False
+        """True when it ended before everything accepted was answered."""
         self._give_up: float | None = None
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
@@ -87,12 +88,14 @@ class RewardServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._give_up is not None:
-            self.should_exit = self.force_exit = True
+            self._give_up = 0.0
             return
-        self._give_up = time.monotonic() + self.config.timeout_graceful_shutdown  # type: ignore[operator]
+        self._give_up = time.monotonic() + self.service.settings.grace_seconds
         self.service.batcher.stop_accepting()
 
     async def on_tick(self, counter: int) -> bool:
-        if self._give_up is not None and (self.service.batcher.idle or time.monotonic() > self._give_up):
-            self.should_exit = True
+        if self._give_up is not None:
+            late = time.monotonic() > self._give_up
+            self.should_exit = self.should_exit or late or self.service.idle
+            self.cut_short = self.force_exit = late and not self.service.idle
         return await super().on_tick(counter)

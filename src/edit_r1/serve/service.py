@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -59,6 +60,12 @@ class Service:
         self._accepts = accepts
         self._images = Limits(settings.max_image_mb * 2**20, int(settings.max_megapixels * 1e6))
         self._numbers = count()
+        self._open = 0
+
+    @property
+    def idle(self) -> bool:
+        """True when no request waits for the model, not even for a second judgment."""
+        return self._open == 0
 
     def judging(self, traces: int | None = None, temperature: float | None = None, seed: int = 0) -> Judging:
         """The caller's wishes with the server's defaults: one trace is greedy, several are sampled at 1."""
@@ -77,6 +84,35 @@ class Service:
         """
         if len(items) > self.settings.max_items:
             raise HTTPException(413, f"{len(items)} items, at most {self.settings.max_items} in one request: split it")
+        with self._counted():
+            return await self._judge(items, asked, http, again)
+
+    async def chat(self, request: Request, pixels: int, asked: Chatting, http: HTTPRequest) -> list[Completion] | None:
+        """The completions of one chat; None when the call of the model failed twice."""
+        job = Job(asked, request, asked.n, pixels)
+        with self._counted():
+            for accepted in (False, True):
+                (answer,) = await self._answers([job], http, accepted)
+                if not isinstance(answer, CallFailed):
+                    completions: list[Completion] = answer
+                    return completions
+        return None
+
+    def read_image(self, text: str, label: str) -> tuple[bytes, int]:
+        """The encoded image in a base64 text, and its pixels. Raises ValueError."""
+        return Reader(self._images).image(text, label)
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def _judge(self, items: Sequence[Incoming], asked: Judging, http: HTTPRequest, again: bool) -> list[Judgment]:
         read = await run_in_threadpool(self._read, items)
         ready = {place: one for place, one in enumerate(read) if isinstance(one, Ready)}
         judgments = {
@@ -92,22 +128,6 @@ class Service:
             self._count(one)
         judgments |= judged
         return [judgments[place] for place in range(len(items))]
-
-    async def chat(self, request: Request, pixels: int, asked: Chatting, http: HTTPRequest) -> list[Completion] | None:
-        """The completions of one chat; None when the call of the model failed twice."""
-        job = Job(asked, request, asked.n, pixels)
-        for accepted in (False, True):
-            (answer,) = await self._answers([job], http, accepted)
-            if not isinstance(answer, CallFailed):
-                completions: list[Completion] = answer
-                return completions
-        return None
-
-    def read_image(self, text: str, label: str) -> tuple[bytes, int]:
-        """The encoded image in a base64 text, and its pixels. Raises ValueError."""
-        return Reader(self._images).image(text, label)
-
-    # --- steps --------------------------------------------------------------------------------------------------
 
     def _read(self, items: Sequence[Incoming]) -> list[Ready | str]:
         reader = Reader(self._images)
