@@ -18,6 +18,7 @@ from rich.console import Console
 
 from edit_r1.commands.best_of import best_of_command
 from edit_r1.commands.doctor import doctor
+from edit_r1.commands.serve import serve
 from edit_r1.commands.shared import (
     BELOW,
     FAILED,
@@ -364,6 +365,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("curate", "run"): curate,
     ("curate", "status"): status,
     ("evaluate", "reward"): evaluate_reward,
+    ("serve",): serve,
     ("world", "sample"): world_sample,
     ("world", "pretrain"): world_pretrain,
     ("report",): report,

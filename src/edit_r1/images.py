@@ -13,7 +13,8 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,24 +92,23 @@ def decode_pil(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
     Raises:
         ImageError: for bytes that are empty, no image, of an unread format, damaged or outside the limits.
     """
-    if not data:
-        raise ImageError("empty (0 bytes): the file was not written completely; save it again")
-    if len(data) > limits.max_bytes:
-        raise ImageError(_too_many_bytes(len(data), limits))
-    try:
+    with _image_errors(data, limits):
         image = _open_header(data)
         _check_size(image.width, image.height, limits)
         image.load()
-        image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
-    except ImageError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(f"not an image that can be read: {_guess(data)}; save it as PNG, JPEG or WebP") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"more than {limits.max_pixels} pixels: resize the image first") from error
-    except Exception as error:  # decoders raise nearly every type on damaged bytes
-        raise ImageError(f"damaged image ({error}): save or download it again") from error
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def image_size(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """(width, height) as the header says, before any EXIF rotation; no pixel is decoded.
+
+    Raises:
+        ImageError: for what `decode_pil` refuses by the header alone; pixels may still prove damaged.
+    """
+    with _image_errors(data, limits):
+        image = _open_header(data)
+        _check_size(image.width, image.height, limits)
+        return image.width, image.height
 
 
 def decode_rgb(data: bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
@@ -283,6 +283,25 @@ def _resize(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if (pixels_HWC.shape[1], pixels_HWC.shape[0]) == size:
         return pixels_HWC
     return np.array(Image.fromarray(pixels_HWC).resize(size, Image.Resampling.BICUBIC), dtype=np.uint8)
+
+
+@contextmanager
+def _image_errors(data: bytes, limits: Limits) -> Iterator[None]:
+    """Checks the number of bytes, and turns whatever opening and decoding raise into `ImageError`."""
+    if not data:
+        raise ImageError("empty (0 bytes): the file was not written completely; save it again")
+    if len(data) > limits.max_bytes:
+        raise ImageError(_too_many_bytes(len(data), limits))
+    try:
+        yield
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"not an image that can be read: {_guess(data)}; save it as PNG, JPEG or WebP") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"more than {limits.max_pixels} pixels: resize the image first") from error
+    except Exception as error:  # decoders raise nearly every type on damaged bytes
+        raise ImageError(f"damaged image ({error}): save or download it again") from error
 
 
 def _open_header(data: bytes) -> Image.Image:

@@ -79,8 +79,11 @@ class ModelChoice:
 
         return TransformersVLM.load(self.principles_model, device=self.device.split(",")[0], dtype=self.dtype)
 
-    def verifier(self) -> Verifier:
-        """The verifier of `model`, which is not None. Raises ModelError (a ValueError) when it cannot be opened."""
+    def verifier(self, batch_size: int = 64) -> Verifier:
+        """The verifier of `model`, which is not None. Raises ModelError (a ValueError) when it cannot be opened.
+
+        batch_size: sequences that a local model decodes at once.
+        """
         assert self.model is not None, "the packaged verifier is opened by the command line"
         self.check()
         writer = self.writer()
@@ -104,6 +107,7 @@ class ModelChoice:
             self.model,
             devices[0] if len(devices) == 1 else devices,
             self.dtype,
+            batch_size,
             adapter=self.adapter,
             mode=self.mode,
             variant=self.variant,

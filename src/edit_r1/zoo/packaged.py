@@ -54,13 +54,13 @@ def weights(name: str) -> Path:
     return folder
 
 
-def packaged_verifier(principles_vlm: VLM | None = None) -> Verifier:
+def packaged_verifier(principles_vlm: VLM | None = None, batch_size: int = 64) -> Verifier:
     """The tiny trained verifier, which knows EditWorld only (see `is_editworld`).
 
     Raises:
         ValueError: when this installation came without its weights, or they cannot be read.
     """
-    return Verifier.load(weights("verifier-small-rrm"), principles_vlm=principles_vlm)
+    return Verifier.load(weights("verifier-small-rrm"), principles_vlm=principles_vlm, batch_size=batch_size)
 
 
 def pretrain(name: str, out: Path, state: Path, minutes: float, seed: int, threads: int) -> bool:
@@ -74,11 +74,14 @@ def pretrain(name: str, out: Path, state: Path, minutes: float, seed: int, threa
     return pretrain_verifier(name.removeprefix("verifier-"), out, state, minutes, seed, threads)
 
 
-def open_chosen(models: ModelChoice) -> Verifier:
-    """The chosen verifier, the packaged one when no model is named. Raises ModelError (a ValueError)."""
+def open_chosen(models: ModelChoice, batch_size: int = 64) -> Verifier:
+    """The chosen verifier, the packaged one when no model is named. Raises ModelError (a ValueError).
+
+    batch_size: sequences that a local model decodes at once.
+    """
     if models.endpoint is None:
         quiet_libraries()
-    return packaged_verifier(models.writer()) if models.model is None else models.verifier()
+    return packaged_verifier(models.writer(), batch_size) if models.model is None else models.verifier(batch_size)
 
 
 def refuse_foreign(item: ScoreItem) -> str | None:

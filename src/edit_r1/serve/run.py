@@ -1,0 +1,101 @@
+"""Runs the reward server until it is told to stop, and lets it finish what it accepted."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+import uvicorn
+
+from edit_r1.serve.app import create_app
+from edit_r1.serve.service import Accepts, Service
+from edit_r1.serve.settings import ServeSettings
+from edit_r1.verifier.scoring import Verifier
+from edit_r1.web.access import check_exposure, read_tokens
+
+
+def run(load: Callable[[], Verifier], settings: ServeSettings, accepts: Accepts | None = None) -> None:
+    """Serves until SIGTERM or SIGINT; then refuses new work, answers what was accepted, and returns.
+
+    A second signal, or `grace_seconds` gone, ends the process at once with code 1.
+
+    Args:
+        load: opens the model; called after address and token file have proved usable.
+        accepts: why the model must not be asked about an item.
+
+    Raises:
+        ValueError: for a bad token file, an exposed address without a token, or one that cannot be bound.
+    """
+    tokens = () if settings.token_file is None else read_tokens(settings.token_file)
+    check_exposure(settings.host, tokens)
+    with bind(settings.host, settings.port) as listener, load() as verifier:
+        app = create_app(verifier, settings, tokens, accepts)
+        server = RewardServer(config(app, settings), app.state.service)
+        server.run(sockets=[listener])
+        if server.cut_short:
+            print("edit-r1 serve: ended before everything was answered", file=sys.stderr, flush=True)
+        if server.cut_short or server.service.batcher.calling:
+            os._exit(server.cut_short)  # the model's thread cannot be stopped, and returning would wait for it
+
+
+def config(app: object, settings: ServeSettings) -> uvicorn.Config:
+    """How the application is run. Connections stay open between a trainer's steps, so that none is lost in a race."""
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        lifespan="on",
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=120,
+        timeout_graceful_shutdown=5,  # to write answers: what was accepted has been judged by then
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, not yet listening. Raises ValueError when that is not possible."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port") from error
+    return listener
+
+
+class RewardServer(uvicorn.Server):
+    """A uvicorn server that on a signal first drains: it answers new work with 503 and what it accepted in full."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self.cut_short = False
+        """True when it ended before everything accepted was answered."""
+        self._give_up: float | None = None
+
+    async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        await super().startup(list(sockets or []))
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            print(f"edit-r1 serve: {self.service.verifier.vlm.name} at {address} ({address}/docs)", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._give_up is not None:
+            self._give_up = 0.0
+            return
+        self._give_up = time.monotonic() + self.service.settings.grace_seconds
+        self.service.batcher.stop_accepting()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._give_up is not None:
+            late = time.monotonic() > self._give_up
+            self.should_exit = self.should_exit or late or self.service.idle
+            self.cut_short = self.force_exit = late and not self.service.idle
+        return await super().on_tick(counter)
