@@ -49,7 +49,7 @@ class FakeVLM:
     def generate(self, requests: Sequence[Request], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         if "List the principles." in requests[0].text:
             return [[_said(write_principles(PRINCIPLES, "compact"))] for _ in requests]
-        self.gate.wait(300)
+        self.gate.wait(60)
         time.sleep(self.seconds)
         self.calls.append((len(requests), n, sampling))
         return [[self._answer(request, sampling, len(requests))] * n for request in requests]

@@ -117,7 +117,7 @@ def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(kit: SimpleNames
         assert [one["score"] for one in answer.json()["judgments"]] == [number / 10 for number in range(8)]
         # Judged again after the signal: the request was accepted before it.
         assert other.result().json() == {"rewards": [pytest.approx(0.05)], "scale": {"min": 0, "max": 1}}
-        assert server.wait(30) == 0
+        assert server.wait(90) == 0
         assert server.stderr is not None and server.stderr.read() == ""
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
@@ -132,7 +132,7 @@ def test_a_second_signal_ends_it_at_once(kit: SimpleNamespace) -> None:
         for _ in range(2):
             server.send_signal(signal.SIGTERM)
             time.sleep(0.3)
-        assert server.wait(15) == 1
+        assert server.wait(60) == 1
         assert server.stderr is not None and "before everything was answered" in server.stderr.read()
         error = asked.exception()
         assert isinstance(error, httpx.TransportError) or asked.result().status_code >= 500
@@ -170,4 +170,4 @@ def test_the_command_serves_the_packaged_verifier(kit: SimpleNamespace, tmp_path
         failed = httpx.post(f"{url}/compute", json=body, timeout=120).json()
         assert failed.keys() == {"error"} and "no principles" in failed["error"]
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
+        assert server.wait(90) == 0
