@@ -16,11 +16,13 @@ from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Context, Principle, Sample
 from edit_r1.train import editor as editor_module
+from edit_r1.train import nft
 from edit_r1.train.best_of_g import best_of_groups, train_best_of_g
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import judge_edits, sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, plan_iteration
+from edit_r1.train.nft import train_nft, update_by_contrast
 
 STAGE = EditorRLStage(
     steps=2, contexts_per_step=2, group_size=3, sampling_steps=4, trained_steps=2, lora_rank=0, learning_rate=1e-3,
@@ -215,7 +217,7 @@ def test_fault_11_rewards_stay_with_their_edits(make_editor):
     assert sorted(kept) == [edit for edit, trained in enumerate(advantages.trained_N) if trained]
 
 
-@pytest.mark.parametrize("train", [train_editor, train_best_of_g])
+@pytest.mark.parametrize("train", [train_editor, train_best_of_g, train_nft])
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_resume_is_exact(make_editor, tmp_path, monkeypatch, train, lora_rank):
     stage = replace(STAGE, steps=4, save_every=2, eval_every=1, lora_rank=lora_rank, ema_decay=0.5)
@@ -298,7 +300,7 @@ def test_best_of_groups_takes_the_best_judged_edit():
     assert best_of_groups(rewards, advantages, 3) == [1, 5]
 
 
-@pytest.mark.parametrize("train", [train_editor, train_best_of_g])
+@pytest.mark.parametrize("train", [train_editor, train_best_of_g, train_nft])
 def test_a_few_iterations_raise_a_simple_reward(make_editor, tmp_path, train):
     editor = make_editor()
     contexts = _contexts(4)
@@ -324,3 +326,30 @@ def test_a_few_iterations_raise_a_simple_reward(make_editor, tmp_path, train):
     assert after > before + 3
     assert set(_lines(done.metrics, "step")[0]["seconds"]) == {"sample", "judge", "update"}
     assert editor_module.EditorRLStage is EditorRLStage
+
+
+def test_nft_leaves_failed_judgments_out_and_shares_noise_within_a_group(make_editor):
+    stage = replace(STAGE, group_size=4, kl_beta=0.1, window_share=1.0)
+    editor = make_editor()
+    policy = EditorPolicy(editor, stage)
+    contexts = _contexts(2)
+    iteration = replace(plan_iteration(stage, 0, len(contexts)), window=())
+    rollouts = sample_edits(editor, stage, iteration, [contexts[i] for i in iteration.contexts_B])
+    rewards = [1.0, None, 3.0, 2.0, None, None, None, 5.0]  # of the second group one is left, which teaches nothing
+    advantages = group_advantage(rewards, [0] * 4 + [1] * 4)
+    batches = list(nft._noisy_edits(stage, policy, iteration, rollouts, advantages, 0))
+    used = [batch.rollout.edits_M[row] for batch in batches for row in batch.rows_M.tolist()]
+    assert used == [0, 2, 3]
+    [batch] = batches
+    clean = batch.rollout.final_MLC[batch.rows_M][:, None]
+    sigma = batch.sigma_MK[..., None, None]
+    noise = (batch.noisy_MKLC - (1 - sigma) * clean) / sigma
+    assert torch.allclose(noise, noise[:1].expand_as(noise), atol=1e-4)
+    assert torch.equal(batch.sigma_MK, batch.sigma_MK[:1].expand_as(batch.sigma_MK))
+    assert batch.old_FLC is None and batch.reference_FLC is not None
+    before = {name: value.detach().clone() for name, value in policy.parameters.items()}
+    changes = update_by_contrast(stage, policy, iteration, rollouts, advantages)
+    assert changes["kl"] == pytest.approx(0.0, abs=1e-9)  # the first update starts at the reference
+    assert any(not torch.equal(before[name], value) for name, value in policy.parameters.items())
+    nothing = group_advantage([None] * 8, [0] * 4 + [1] * 4)
+    assert not update_by_contrast(stage, policy, iteration, rollouts, nothing)["updated"]

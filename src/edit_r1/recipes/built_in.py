@@ -4,15 +4,18 @@ edit-r1 curate run tiny_cold_start --out runs/tiny/cold
 edit-r1 train sft tiny_sft
 edit-r1 train gcpo tiny_gcpo --data runs/demo/data/pairs
 edit-r1 train editor tiny_editor_grpo --data runs/demo/data/rl_contexts
+edit-r1 train editor tiny_editor_nft --data runs/demo/data/rl_contexts
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edit_r1.curate.run import CurateStage
 from edit_r1.recipes import tiny
 from edit_r1.recipes.run import EditorRecipe, GCPORecipe, SFTRecipe
+from edit_r1.train.nft import train_nft
 from edit_r1.world.index import WorldIndex
 
 
@@ -42,3 +45,8 @@ def tiny_editor_grpo() -> EditorRecipe:
         load=tiny.tiny_editor,
         out="runs/tiny/editor",
     )
+
+
+def tiny_editor_nft() -> EditorRecipe:
+    """DiffusionNFT of the tiny editor, the same reward and as many edits."""
+    return replace(tiny_editor_grpo(), stage=tiny.tiny_editor_nft(), train=train_nft, out="runs/tiny/editor_nft")

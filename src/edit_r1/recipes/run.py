@@ -14,7 +14,7 @@ from edit_r1.curate.run import CurateStage, curate
 from edit_r1.editors.flow import FlowEditor
 from edit_r1.recipes.load import load_recipe
 from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset
-from edit_r1.train.editor import train_editor
+from edit_r1.train.editor import EditorTraining, train_editor
 from edit_r1.train.editor_reward import verifier_reward
 from edit_r1.train.editor_stage import EditorRLStage
 from edit_r1.train.gcpo import GCPOStage, train_gcpo
@@ -51,6 +51,8 @@ class EditorRecipe:
     stage: EditorRLStage
     load: Callable[[], FlowEditor[Any]]
     """Opens the editor to train."""
+    train: Callable[..., EditorTraining] = train_editor
+    """The algorithm: `train.editor.train_editor` (Flow-GRPO) or `train.nft.train_nft` (DiffusionNFT)."""
     out: str = "runs/editor"
     """Folder of the run; the result is `out`/editor."""
     traces: int = 1
@@ -112,7 +114,7 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
         assert isinstance(recipe, EditorRecipe)
         reward = verifier_reward(Verifier.load(recipe.verifier), recipe.traces, seed=recipe.stage.seed)
         steps = recipe.stage.steps
-        return train_editor(
+        return recipe.train(
             recipe.stage, recipe.load(), _read(recipe.data, CONTEXTS), reward, Path(recipe.out), resume,
             progress=lambda line: progress(line["step"] + 1, steps),
         ).result  # fmt: skip

@@ -252,3 +252,27 @@ def tiny_editor_rl(sizes: TinySizes = SIZES["demo"], seed: int = 0) -> EditorRLS
         save_every=10,
         seed=seed,
     )
+
+
+def tiny_editor_nft(sizes: TinySizes = SIZES["demo"], seed: int = 0) -> EditorRLStage:
+    """DiffusionNFT, all weights: its gradient keeps its direction from one iteration to the next, Flow-GRPO's does not.
+
+    Mean cosine between the gradients of 12 iterations of 4 contexts x 12 edits, with the oracle as reward: 0.085
+    (standard error 0.046) against 0.003 (0.018). At 2e-4 the editor lost 1.2 points within 20 iterations; at 5e-5 it
+    gained 0.22 (95 % -0.14 to 0.60) in 40 (docs/results/demo.md).
+    """
+    return EditorRLStage(
+        steps=sizes.rl_steps,
+        contexts_per_step=sizes.rl_contexts_per_step,
+        group_size=sizes.group_size,
+        sampling_steps=6,
+        trained_steps=4,
+        window_share=0.7,
+        learning_rate=5e-5,
+        kl_beta=0.0,
+        lora_rank=0,
+        sample_batch=64,
+        train_batch=12,
+        save_every=10,
+        seed=seed,
+    )

@@ -1,0 +1,185 @@
+"""DiffusionNFT for image editors, on the shape of Flow-GRPO's loop: sample -> judge -> advantage -> update.
+
+What differs (`algo.diffusion_nft` has the equation): edits are drawn by the deterministic sampler, each from a start of
+its own, by the old policy, and the update is a regression on finished edits at random noise levels. Of the stage's
+fields `trained_steps` is the number of noise levels an edit is trained at, `window_share` the share of the sampler's
+path, from the noise on, that they are drawn from, `advantage_clip` is Z, `ema_decay` the decay of the old policy, whose
+weights are evaluated and saved (0: the old policy is the present one), and `kl_beta` weighs |v - v_ref|^2, the paper's
+KL. `eta`, `window`, `same_start`, `clip_range` and `kl_scale` have no counterpart.
+
+An edit whose judgment failed is left out: an optimality of 1/2 would still pull towards the old policy. The edits of a
+group share noise levels and noise (ours), so that what they have in common cancels in the gradient.
+
+Legend: M edits, K noise levels, F = M K rows, L latent tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edit_r1.algo.diffusion_nft import nft_loss, optimality
+from edit_r1.algo.group_advantage import GroupAdvantages, group_advantage
+from edit_r1.editors.flow import E, FlowEditor, generator
+from edit_r1.records import Context
+from edit_r1.train.best_of_g import SIGMA_LEVELS
+from edit_r1.train.editor import Clock, EditorTraining, Evaluation, TrainingRun, judgment_metrics
+from edit_r1.train.editor_policy import EditorPolicy
+from edit_r1.train.editor_rollout import Rollout, judge_edits, sample_edits
+from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, plan_iteration
+
+BETA = 1.0
+"""Of the implicit policies."""
+
+
+def train_nft(
+    stage: EditorRLStage,
+    editor: FlowEditor[E],
+    contexts: Sequence[Context],
+    reward: Reward,
+    out: Path,
+    resume: bool = False,
+    evaluate: Evaluation | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> EditorTraining:
+    """Train `editor` in place by DiffusionNFT; arguments and files as `train.editor.train_editor`."""
+    run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress)
+    for step in run.iterations():
+        clock = Clock()
+        iteration = replace(plan_iteration(stage, step, len(contexts)), window=(), starts_N=None)
+        contexts_B = [contexts[position] for position in iteration.contexts_B]
+        with clock.phase("sample"), run.policy.averaged():
+            rollouts = sample_edits(editor, stage, iteration, contexts_B)
+        with clock.phase("judge"):
+            rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size)
+        groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
+        advantages = group_advantage(rewards_N, groups_N)
+        with clock.phase("update"):
+            changes = update_by_contrast(stage, run.policy, iteration, rollouts, advantages)
+        run.finish(step, {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds})
+    return run.close()
+
+
+@dataclass(frozen=True)
+class NoisyEdits:
+    """M finished edits at K noise levels each, and what the old and the reference policy make of them."""
+
+    rollout: Rollout[Any]
+    rows_M: Tensor
+    sigma_MK: Tensor
+    timestep_MK: Tensor
+    noisy_MKLC: Tensor
+    old_FLC: Tensor | None = None
+    """v_old, F = M K rows; None: the old policy is the present one, and its velocity the trained one's."""
+    reference_FLC: Tensor | None = None
+    """v_ref; None without a KL."""
+
+
+def update_by_contrast(
+    stage: EditorRLStage,
+    policy: EditorPolicy[E],
+    iteration: Iteration,
+    rollouts: Sequence[Rollout[E]],
+    advantages: GroupAdvantages,
+) -> dict[str, Any]:
+    """`inner_updates` optimiser steps, each at noise of its own; none when no edit has an advantage.
+
+    loss, kl: means over edits, levels and inner updates. grad_norm: of the last step, before clipping.
+    """
+    if advantages.trained == 0:
+        return {"updated": False, "loss": None, "kl": None, "grad_norm": None}
+    # All noise is drawn and every old velocity computed before the first step: later the old policy is gone.
+    work = [
+        list(_noisy_edits(stage, policy, iteration, rollouts, advantages, inner))
+        for inner in range(stage.inner_updates)
+    ]
+    terms = advantages.trained * stage.trained_steps
+    loss_sum, kl_sum, norm = 0.0, 0.0, 0.0
+    for batches in work:
+        for batch in batches:
+            velocity_FLC = _velocity(policy.editor, stage, batch)
+            old_FLC = velocity_FLC.detach() if batch.old_FLC is None else batch.old_FLC
+            values = [advantages.advantages_N[batch.rollout.edits_M[row]] for row in batch.rows_M.tolist()]
+            good_F = optimality(torch.tensor(values, device=velocity_FLC.device), stage.advantage_clip)
+            clean_FLC = batch.rollout.final_MLC[batch.rows_M].repeat_interleave(stage.trained_steps, 0)
+            loss_F = nft_loss(
+                velocity_FLC, old_FLC, batch.noisy_MKLC.flatten(0, 1), clean_FLC, batch.sigma_MK.flatten(),
+                good_F.repeat_interleave(stage.trained_steps), BETA,
+            )  # fmt: skip
+            # r weighs an advantage by 1 / (2 Z): undone, so that Z clips and does not scale.
+            total = stage.advantage_clip * loss_F.sum()
+            if batch.reference_FLC is not None:
+                kl_F = torch.square(velocity_FLC - batch.reference_FLC).mean(dim=(1, 2))
+                total = total + stage.kl_beta * kl_F.sum()
+                kl_sum += float(kl_F.detach().sum())
+            (total / terms).backward()
+            loss_sum += float(loss_F.detach().sum())
+        norm = policy.update()
+    count = terms * stage.inner_updates
+    return {
+        "updated": True,
+        "loss": loss_sum / count,
+        "kl": kl_sum / count if stage.kl_beta > 0 else None,
+        "grad_norm": norm,
+    }
+
+
+@torch.no_grad()
+def _noisy_edits(
+    stage: EditorRLStage,
+    policy: EditorPolicy[E],
+    iteration: Iteration,
+    rollouts: Sequence[Rollout[E]],
+    advantages: GroupAdvantages,
+    inner: int,
+) -> Iterator[NoisyEdits]:
+    present = stage.ema_decay == 0 and stage.inner_updates == 1
+    for rollout in rollouts:
+        for rows_M in rollout.micro_batches(advantages.trained_N, stage.train_batch):
+            at = _noise(stage, policy.editor, iteration, rollout, rows_M, inner)
+            share_MK11 = at.sigma_MK[..., None, None]
+            noisy_MKLC = (1 - share_MK11) * rollout.final_MLC[rows_M][:, None] + share_MK11 * at.noise_MKLC
+            batch = NoisyEdits(rollout, rows_M, at.sigma_MK, at.timestep_MK, noisy_MKLC)
+            if not present:
+                with policy.averaged():
+                    batch = replace(batch, old_FLC=_velocity(policy.editor, stage, batch))
+            if stage.kl_beta > 0:
+                with policy.reference() as reference:
+                    batch = replace(batch, reference_FLC=_velocity(reference, stage, batch))
+            yield batch
+
+
+@dataclass(frozen=True)
+class _Noise:
+    sigma_MK: Tensor
+    timestep_MK: Tensor
+    noise_MKLC: Tensor
+
+
+def _noise(
+    stage: EditorRLStage, editor: FlowEditor[E], iteration: Iteration, rollout: Rollout[E], rows_M: Tensor, inner: int
+) -> _Noise:
+    """The same for all edits of a group; levels spread evenly over the first `window_share` of the sampler's path."""
+    schedule = editor.schedule(rollout.contexts, SIGMA_LEVELS)
+    room = max(1, round(stage.window_share * SIGMA_LEVELS))
+    groups_M = [rollout.edits_M[row] // stage.group_size for row in rows_M.tolist()]
+    levels, noises = {}, {}
+    for group in set(groups_M):
+        source = generator(iteration.seeds_N[group * stage.group_size] ^ (inner + 1))
+        place_K = torch.arange(stage.trained_steps) + torch.rand(stage.trained_steps, generator=source)
+        levels[group] = (place_K / stage.trained_steps * room).long()
+        noises[group] = torch.randn(stage.trained_steps, *rollout.final_MLC.shape[1:], generator=source)
+    level_MK = torch.stack([levels[group] for group in groups_M]).to(editor.device)
+    noise_MKLC = torch.stack([noises[group] for group in groups_M]).to(editor.device)
+    return _Noise(schedule.sigmas[level_MK], schedule.timesteps[level_MK], noise_MKLC)
+
+
+def _velocity(editor: FlowEditor[E], stage: EditorRLStage, batch: NoisyEdits) -> Tensor:
+    """v of all rows and levels in one forward, [M K, L, C]."""
+    contexts = batch.rollout.contexts.rows(batch.rollout.rows_M[batch.rows_M].repeat_interleave(stage.trained_steps))
+    return editor.velocity(batch.noisy_MKLC.flatten(0, 1), batch.timestep_MK.flatten(), contexts, stage.guidance)
