@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+MAX_TOP_LOGPROBS = 20
+"""Most alternatives that OpenAI-compatible servers report for a token."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -27,7 +30,7 @@ class Sampling:
     """1 means none."""
     seed: int = 0
     top_logprobs: int = 0
-    """Alternatives reported for every generated token, 0 to 20; 0 reports none."""
+    """Alternatives reported for every generated token, 0 to `MAX_TOP_LOGPROBS`; 0 reports none."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from edit_r1.images import decode_pil
 from edit_r1.vlm.chat import to_messages
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.growing_cache import growing_cache
-from edit_r1.vlm.protocol import Completion, Request, Sampling
+from edit_r1.vlm.protocol import MAX_TOP_LOGPROBS, Completion, Request, Sampling
+from edit_r1.vlm.token_choices import ChoiceRecorder, token_choices
 
 __all__ = ["ModelError", "TransformersVLM"]
 
@@ -188,9 +189,18 @@ class TransformersVLM:
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.inference_mode(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(sampling.seed)
-            generated_NL = self._sample(inputs, sampling, n).cpu()
+            recorder = ChoiceRecorder(self.model, sampling.top_logprobs)
+            with recorder:
+                generated_NL = self._sample(inputs, sampling, n).cpu()
         self.model.train(was_training)
         completions = [self._completion(row.tolist()) for row in generated_NL]
+        if sampling.top_logprobs:
+            # The prefill of the shared prompt is a forward pass too: only the last ones generated a token each.
+            alternatives = recorder.rows(last=generated_NL.shape[1])
+            completions = [
+                replace(one, choices=token_choices(self.processor.tokenizer, row.tolist()[: one.tokens], options))
+                for one, row, options in zip(completions, generated_NL, alternatives, strict=True)
+            ]
         return [completions[start : start + n] for start in range(0, len(completions), n)]
 
     def _tensors(self, batch: Sequence[_Prepared]) -> dict[str, torch.Tensor]:
@@ -280,6 +290,8 @@ def _check_sampling(sampling: Sampling, n: int) -> None:
         raise ValueError(f"top_k={sampling.top_k}: use 0 (all tokens) or more")
     if sampling.repetition_penalty <= 0:
         raise ValueError(f"repetition_penalty={sampling.repetition_penalty}: use a factor above 0; 1 means none")
+    if not 0 <= sampling.top_logprobs <= MAX_TOP_LOGPROBS:
+        raise ValueError(f"top_logprobs={sampling.top_logprobs}: ask for 0 (none) to {MAX_TOP_LOGPROBS} alternatives")
 
 
 def _check_folder(name: str) -> None:

@@ -1,0 +1,70 @@
+"""What the model could have said at each generated position: its log-probabilities, before anything was cut off.
+
+Shapes: N sequences, V tokens of the vocabulary, K alternatives, L generated tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from edit_r1.vlm.protocol import TokenChoices
+
+
+class ChoiceRecorder:
+    """Inside its `with`, keeps the K likeliest tokens of every forward pass of `model`; nothing for K = 0.
+
+    It reads the logits as they leave the model: temperature, top_p, top_k, penalties and suppressed tokens come
+    later. Only (N, K) numbers a step are kept: all logits of 64 answers of 500 tokens would be 20 GB.
+    """
+
+    def __init__(self, model: Any, count: int) -> None:
+        self._model, self._count = model, count
+        self._steps: list[tuple[Tensor, Tensor]] = []
+        self._hook: Any = None
+
+    def __enter__(self) -> Self:
+        if self._count:
+            self._hook = self._model.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _keep(self, model: Any, inputs: Any, output: Any) -> None:
+        logits_NV = output.logits[:, -1].float()  # prompts are padded on the left: the last position is everyone's
+        logprobs_NK, tokens_NK = logits_NV.log_softmax(dim=-1).topk(min(self._count, logits_NV.shape[-1]), dim=-1)
+        self._steps.append((tokens_NK, logprobs_NK))
+
+    def rows(self, last: int) -> list[list[list[tuple[int, float]]]]:
+        """Per sequence, per pass of the `last` ones: (token, log-probability), likeliest first."""
+        steps = self._steps[len(self._steps) - last :]
+        assert len(steps) == last, "every generated token has a forward pass of its own"
+        tokens_NLK = torch.stack([tokens for tokens, _ in steps], dim=1).tolist()
+        logprobs_NLK = torch.stack([logprobs for _, logprobs in steps], dim=1).tolist()
+        return [
+            [list(zip(ids, values, strict=True)) for ids, values in zip(ids_LK, values_LK, strict=True)]
+            for ids_LK, values_LK in zip(tokens_NLK, logprobs_NLK, strict=True)
+        ]
+
+
+def token_choices(
+    tokenizer: Any, generated: Sequence[int], alternatives: Sequence[Sequence[tuple[int, float]]]
+) -> tuple[TokenChoices, ...]:
+    """One entry per generated token; what was recorded after the answer's end is left out.
+
+    A token of a part of a character has U+FFFD as its text, as the tokenizer decodes it.
+    """
+    known = {token for row in alternatives[: len(generated)] for token, _ in row} | set(generated)
+    texts = {
+        token: tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for token in known
+    }
+    return tuple(
+        TokenChoices(texts[token], tuple((texts[other], value) for other, value in options))
+        for token, options in zip(generated, alternatives, strict=False)
+    )
