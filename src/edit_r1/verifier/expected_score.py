@@ -12,7 +12,8 @@ it, at temperature 1 and before any truncation; its value is the number it shows
 left the generated text is taken as follows:
 
 - decimals: as in the generated number ("7..." beside "8.5" is 7.5), so a value is wrong by less than 1 point;
-- "1..." beside anything else may be 1 or 10: such a branch is not counted;
+- "1..." beside another digit may be 1 or 10. It is read as 10 where "9..." has at least `CLEARLY` times the probability
+  of "0..." and "2..." together, as 1 where it is the other way round, and is not counted elsewhere;
 - a branch that shows no number from 0 to 10 is not counted, nor are alternatives that were not reported.
 
 So the truncation is that of the reported alternatives (20 a token). Where coverage is below `MIN_COVERAGE`, or the
@@ -34,6 +35,9 @@ from edit_r1.vlm.protocol import TokenChoices
 
 MIN_COVERAGE = 0.8
 """Least probability of the counted branches: with less, what was not seen may move the mean by 2 points."""
+CLEARLY = 10.0
+"""How much likelier the neighbours of 10 must be than those of 1, or the reverse, before "1..." is read as one of them:
+the probabilities of whole points seldom have a peak that stands alone."""
 
 _NUMBER = re.compile(r"[0-9]{1,2}(?:\.[0-9]*)?")
 _AFTER_NUMBER = re.compile(r"[<\s*_}$\"'/分]")
@@ -58,6 +62,7 @@ def expected_score(choices: Sequence[TokenChoices] | None, score: float) -> Expe
     first, lead, decimals = place
     total = counted = 0.0
     reached, number = 1.0, ""
+    one = _meaning_of_one(choices[first], lead)
     for position in range(first, len(choices)):
         generated = to_ascii_punctuation(choices[position].token)
         followed = 0.0
@@ -66,7 +71,7 @@ def expected_score(choices: Sequence[TokenChoices] | None, score: float) -> Expe
             if to_ascii_punctuation(text) == generated:
                 followed += probability
                 continue
-            value = _value(_extended(number, lead, to_ascii_punctuation(text)), decimals)
+            value = _value(_extended(number, lead, to_ascii_punctuation(text)), decimals, one)
             if value is not None:
                 total += reached * probability * value
                 counted += reached * probability
@@ -122,8 +127,25 @@ def _extended(number: str, lead: str, token: str) -> tuple[str, bool] | None:
     return longer, bool(after)
 
 
-def _value(shown: tuple[str, bool] | None, decimals: str) -> float | None:
-    """What a branch is worth that shows this number; `decimals` are those of the generated number."""
+def _meaning_of_one(choice: TokenChoices, lead: str) -> str | None:
+    """What a first digit "1" stands for beside the other first digits: "1", "10", or None for either."""
+    mass = {"0": 0.0, "2": 0.0, "9": 0.0}
+    for text, logprob in choice.alternatives:
+        shown = _extended("", lead, to_ascii_punctuation(text))
+        whole = "" if shown is None else shown[0].partition(".")[0]
+        if whole in mass:
+            mass[whole] += math.exp(logprob)
+    low, high = mass["0"] + mass["2"], mass["9"]
+    if high > 0 and high >= CLEARLY * low:
+        return "10"
+    return "1" if low > 0 and low >= CLEARLY * high else None
+
+
+def _value(shown: tuple[str, bool] | None, decimals: str, one: str | None) -> float | None:
+    """What a branch is worth that shows this number.
+
+    decimals: those of the generated number; one: what "1" stands for while no more is shown.
+    """
     if shown is None:
         return None
     number, closed = shown
@@ -131,5 +153,7 @@ def _value(shown: tuple[str, bool] | None, decimals: str) -> float | None:
     if closed or written:
         return float(number)
     if whole == "1" and not point:
-        return None
+        if one is None:
+            return None
+        whole = one
     return min(10.0, float(f"{whole}.{decimals or 0}"))
