@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,13 +73,50 @@ def test_the_same_seed_gives_the_same_answers_and_leaves_the_generator_alone(vlm
     assert vlm.generate(requests(3), other, n=2) != first
 
 
-def test_reading_the_prompt_once_for_n_answers_changes_nothing(
-    vlm: TransformersVLM, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.1}],
+    ids=["sampled", "greedy", "shaped"],
+)
+def test_reading_prompts_once_and_dropping_ended_rows_changes_no_text(
+    vlm: TransformersVLM, monkeypatch: pytest.MonkeyPatch, n: int, change: dict
 ) -> None:
-    many = requests(3)
-    shared = vlm.generate(many, SAMPLED, n=2)
-    monkeypatch.setattr(backend, "_shared_prefill", lambda model, inputs, n: None)
-    assert vlm.generate(many, SAMPLED, n=2) == shared
+    """Against `transformers.generate` with the same seed; the end token is made likely, so that rows end all along."""
+    many = requests(6)
+    sampling = replace(SAMPLED, max_new_tokens=40, **change)
+    likely = vlm.model.register_forward_hook(_likelier_end(vlm._ends[-1]))
+    try:
+        ours = vlm.generate(many, sampling, n)
+        monkeypatch.setattr(backend, "read_prompts", lambda model, inputs, n: None)
+        theirs = vlm.generate(many, sampling, n)
+    finally:
+        likely.remove()
+    assert ours == theirs
+    if sampling.temperature > 0:
+        assert len({one.tokens for row in ours for one in row}) > 3
+
+
+def _likelier_end(token: int) -> Callable:
+    def hook(model: object, inputs: object, output: Any) -> None:
+        output.logits[..., token] += 3.0
+
+    return hook
+
+
+def test_ended_rows_are_not_computed(vlm: TransformersVLM) -> None:
+    sizes: list[int] = []
+    likely = vlm.model.register_forward_hook(_likelier_end(vlm._ends[-1]))
+    watch = vlm.model.register_forward_hook(lambda model, inputs, output: sizes.append(output.logits.shape[0]))
+    try:
+        (row,) = vlm.generate(requests(2)[:1], replace(SAMPLED, max_new_tokens=60), n=8)
+    finally:
+        likely.remove()
+        watch.remove()
+    assert sizes[:2] == [1, 8]  # the prompt once, then its eight answers
+    assert sizes[1:] == sorted(sizes[1:], reverse=True) and sizes[-1] < 8
+    needed = sum(one.tokens + (one.finish == "stop") for one in row)
+    assert needed <= sum(sizes[1:]) <= 1.2 * needed
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -144,7 +183,7 @@ def test_alternatives_stay_with_their_answer(
 ) -> None:
     """Greedy: the token that came is the likeliest that is not a suppressed special one."""
     if reader == "plain":
-        monkeypatch.setattr(backend, "_shared_prefill", lambda model, inputs, n: None)
+        monkeypatch.setattr(backend, "read_prompts", lambda model, inputs, n: None)
     suppressed = {vlm.processor.tokenizer.decode([token]) for token in vlm._suppressed}
     cool = replace(SAMPLED, temperature=1e-4, top_logprobs=20)
     seen = 0

@@ -1,6 +1,6 @@
 """What the model could have said at each generated position: its log-probabilities, before anything was cut off.
 
-Shapes: N sequences, V tokens of the vocabulary, K alternatives, L generated tokens.
+Shapes: M sequences of a forward pass, V tokens of the vocabulary, K alternatives.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ class ChoiceRecorder:
     """Inside its `with`, keeps the K likeliest tokens of every forward pass of `model`; nothing for K = 0.
 
     It reads the logits as they leave the model: temperature, top_p, top_k, penalties and suppressed tokens come
-    later. Only (N, K) numbers a step are kept: all logits of 64 answers of 500 tokens would be 20 GB.
+    later. Only (M, K) numbers a step are kept: all logits of 64 answers of 500 tokens would be 20 GB.
     """
 
     def __init__(self, model: Any, count: int) -> None:
         self._model, self._count = model, count
-        self._steps: list[tuple[Tensor, Tensor]] = []
+        self._steps: list[tuple[Tensor | None, Tensor, Tensor]] = []
         self._hook: Any = None
+        self.places: Tensor | None = None
+        """Which sequences the next forward pass is about, (M,); None for all of them in order."""
 
     def __enter__(self) -> Self:
         if self._count:
@@ -36,20 +38,18 @@ class ChoiceRecorder:
             self._hook.remove()
 
     def _keep(self, model: Any, inputs: Any, output: Any) -> None:
-        logits_NV = output.logits[:, -1].float()  # prompts are padded on the left: the last position is everyone's
-        logprobs_NK, tokens_NK = logits_NV.log_softmax(dim=-1).topk(min(self._count, logits_NV.shape[-1]), dim=-1)
-        self._steps.append((tokens_NK, logprobs_NK))
+        logits_MV = output.logits[:, -1].float()  # prompts are padded on the left: the last position is everyone's
+        logprobs_MK, tokens_MK = logits_MV.log_softmax(dim=-1).topk(min(self._count, logits_MV.shape[-1]), dim=-1)
+        self._steps.append((self.places, tokens_MK, logprobs_MK))
 
-    def rows(self, last: int) -> list[list[list[tuple[int, float]]]]:
-        """Per sequence, per pass of the `last` ones: (token, log-probability), likeliest first."""
-        steps = self._steps[len(self._steps) - last :]
-        assert len(steps) == last, "every generated token has a forward pass of its own"
-        tokens_NLK = torch.stack([tokens for tokens, _ in steps], dim=1).tolist()
-        logprobs_NLK = torch.stack([logprobs for _, logprobs in steps], dim=1).tolist()
-        return [
-            [list(zip(ids, values, strict=True)) for ids, values in zip(ids_LK, values_LK, strict=True)]
-            for ids_LK, values_LK in zip(tokens_NLK, logprobs_NLK, strict=True)
-        ]
+    def rows(self, count: int) -> list[list[list[tuple[int, float]]]]:
+        """Per sequence, of `count`, and per pass that it was in: (token, log-probability), likeliest first."""
+        rows: list[list[list[tuple[int, float]]]] = [[] for _ in range(count)]
+        for places, tokens_MK, logprobs_MK in self._steps:
+            where = range(count) if places is None else places.tolist()
+            for place, tokens, logprobs in zip(where, tokens_MK.tolist(), logprobs_MK.tolist(), strict=True):
+                rows[place].append(list(zip(tokens, logprobs, strict=True)))
+        return rows
 
 
 def token_choices(
