@@ -1,8 +1,8 @@
 """Generating from a prompt that is read once, with the rows that have ended taken out.
 
-`transformers.generate` reads every copy of a prompt that is to be continued n times, and computes every row until the
-longest has ended. Here the prompt and its pictures are read once for their n answers, and an ended row costs nothing:
-what a step costs follows the rows that still write. The random numbers are those of `generate`, a draw for every row
+`transformers.generate` reads every copy of a prompt that is to be continued n times, holds its cache n times, and
+computes every row until the longest has ended. Here the prompt and its pictures are read and held once for their n
+answers, and an ended row costs nothing: what a step costs follows the rows that still write. The random numbers are those of `generate`, a draw for every row
 at every step, so that a seed gives the same text here and there (up to rounding).
 
 Legend: B requests, N = B*n rows, M rows that still write, L tokens, V vocabulary.
@@ -26,6 +26,7 @@ from transformers import (
 
 from edit_r1.vlm.growing_cache import growing_cache
 from edit_r1.vlm.protocol import Sampling
+from edit_r1.vlm.shared_prefix import SharedPrefix
 from edit_r1.vlm.token_choices import ChoiceRecorder
 
 _WORTH = 8
@@ -41,8 +42,8 @@ class Prompts:
     """1 for a token, 0 for padding on the left."""
     offsets_N1: Tensor
     """What pictures take off or add to the positions of the tokens after them (Qwen's `rope_deltas`)."""
-    cache: Any
-    """Keys and values of the N rows, without those of the last token."""
+    prefix: SharedPrefix
+    """Keys and values of the B prompts, without those of their last tokens."""
 
 
 def read_prompts(model: Any, inputs: dict[str, Tensor], n: int) -> Prompts | None:
@@ -59,10 +60,19 @@ def read_prompts(model: Any, inputs: dict[str, Tensor], n: int) -> Prompts | Non
     per_token = ("input_ids", "attention_mask", "mm_token_type_ids")
     prompt = {key: value[:, :-1] if key in per_token else value for key, value in inputs.items()}
     model(**prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    if n > 1:
-        cache.batch_repeat_interleave(n)
     repeated = (inputs["input_ids"], inputs["attention_mask"], holders[0].rope_deltas)
-    return Prompts(*(value.repeat_interleave(n, dim=0) for value in repeated), cache)
+    return Prompts(
+        *(value.repeat_interleave(n, dim=0) for value in repeated),
+        _as_prefix(cache, prompt["attention_mask"], n),
+    )
+
+
+def _as_prefix(cache: Any, mask_BP: Tensor, n: int) -> SharedPrefix:
+    keys = [layer.keys.contiguous() for layer in cache.layers]  # without the room to grow
+    values = [layer.values.contiguous() for layer in cache.layers]
+    padding_BP = torch.zeros_like(mask_BP, dtype=keys[0].dtype).masked_fill(mask_BP == 0, -torch.inf)
+    rows_N = torch.arange(len(mask_BP) * n, device=mask_BP.device)
+    return SharedPrefix(keys, values, padding_BP[:, None, None], rows_N // n, rows_N % n, n)
 
 
 def continue_prompts(
@@ -74,22 +84,26 @@ def continue_prompts(
     suppressed: list[int],
     recorder: ChoiceRecorder,
 ) -> Tensor:
-    """The generated tokens (N, L), `pad` after a row's end. Greedy at temperature 0."""
-    tokens_ML, mask_ML, offsets_M1 = prompts.tokens_NL, prompts.mask_NL, prompts.offsets_N1
+    """The generated tokens (N, L), `pad` after a row's end; greedy at temperature 0.
+
+    To be called inside `shared_attention(model)`. The prompts are used up.
+    """
+    tokens_ML = prompts.tokens_NL
     rows = tokens_ML.shape[0]
     places_M = torch.arange(rows, device=tokens_ML.device)
     writing_M = torch.ones_like(places_M, dtype=torch.bool)
     ends_E = torch.tensor(ends, device=tokens_ML.device)
     generated_NL = tokens_ML.new_full((rows, sampling.max_new_tokens), pad)
     processors = _processors(sampling, suppressed, tokens_ML.device)
+    positions_M1 = prompts.mask_NL.sum(dim=-1, keepdim=True) - 1 + prompts.offsets_N1
+    cache, prefix = growing_cache(model), prompts.prefix
     for step in range(sampling.max_new_tokens):
         recorder.places = places_M
-        positions_M = mask_ML.sum(dim=-1) - 1 + offsets_M1[:, 0]
         logits_MV = model(
             input_ids=tokens_ML[:, -1:],
-            attention_mask=mask_ML,
-            position_ids=positions_M[None, :, None].expand(3, -1, 1),
-            past_key_values=prompts.cache,
+            position_ids=(positions_M1 + step).expand(3, -1, 1),
+            past_key_values=cache,
+            shared_prefix=prefix,
             use_cache=True,
         ).logits[:, -1]
         scores_MV = processors(tokens_ML, logits_MV.float())
@@ -100,11 +114,11 @@ def continue_prompts(
         if left == 0:
             return generated_NL[:, : step + 1]
         tokens_ML = torch.cat([tokens_ML, drawn_M[:, None]], dim=1)
-        mask_ML = torch.cat([mask_ML, mask_ML.new_ones((mask_ML.shape[0], 1))], dim=1)
         if (len(writing_M) - left) * _WORTH >= len(writing_M):
             keep = writing_M.nonzero()[:, 0]
-            prompts.cache.batch_select_indices(keep)
-            tokens_ML, mask_ML, offsets_M1 = tokens_ML[keep], mask_ML[keep], offsets_M1[keep]
+            cache.batch_select_indices(keep)
+            prefix.keep(keep)
+            tokens_ML, positions_M1 = tokens_ML[keep], positions_M1[keep]
             places_M, writing_M = places_M[keep], writing_M[keep]
     return generated_NL
 

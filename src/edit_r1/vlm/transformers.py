@@ -31,6 +31,7 @@ from edit_r1.vlm.decoding import continue_prompts, read_prompts
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.growing_cache import growing_cache
 from edit_r1.vlm.protocol import MAX_TOP_LOGPROBS, Completion, Request, Sampling
+from edit_r1.vlm.shared_prefix import shared_attention
 from edit_r1.vlm.token_choices import ChoiceRecorder, token_choices
 
 __all__ = ["ModelError", "TransformersVLM"]
@@ -217,12 +218,11 @@ class TransformersVLM:
     ) -> torch.Tensor:
         """The generated tokens alone, (B*n, L), the n answers of a request side by side."""
         prompts = read_prompts(self.model, inputs, n)
-        with recorder:
-            if prompts is not None:
-                return continue_prompts(
-                    self.model, prompts, sampling, self._ends, self._pad, self._suppressed, recorder
-                )
-            return self._generate(inputs, sampling, n)
+        if prompts is None:
+            with recorder:
+                return self._generate(inputs, sampling, n)
+        with recorder, shared_attention(self.model):
+            return continue_prompts(self.model, prompts, sampling, self._ends, self._pad, self._suppressed, recorder)
 
     def _generate(self, inputs: dict[str, torch.Tensor], sampling: Sampling, n: int) -> torch.Tensor:
         """`transformers.generate`, for models and prompts that `read_prompts` does not know."""
