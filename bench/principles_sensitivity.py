@@ -54,9 +54,7 @@ def main(
     ]
     sources = [context.sample.id for context, candidates in groups for _ in candidates]
     written = {name: per_item(name, groups, verifier) for name in (a, *b)}
-    reports = {
-        name: principles_sensitivity(verifier, items, sources, written[a], written[name], traces) for name in b
-    }
+    reports = {name: principles_sensitivity(verifier, items, sources, written[a], written[name], traces) for name in b}
     print("\n".join(table(a, reports)))
     if out is not None:
         write_json(out, {f"{a} against {name}": asdict(report) for name, report in reports.items()})
@@ -110,7 +108,9 @@ def table(a: str, reports: dict[str, Sensitivity]) -> list[str]:
         "pairs that now tie": lambda r: shown(r.tied, percent=True),
     }
     lines = [f"| against {a} | " + " | ".join(reports) + " |", "| --- " * (len(reports) + 1) + "|"]
-    return lines + [f"| {name} | " + " | ".join(cell(r) for r in reports.values()) + " |" for name, cell in rows.items()]
+    return lines + [
+        f"| {name} | " + " | ".join(cell(r) for r in reports.values()) + " |" for name, cell in rows.items()
+    ]
 
 
 def shown(value: Interval | None, sign: str = "", percent: bool = False) -> str:

@@ -72,13 +72,15 @@ def main(
             clock, cpu = time.perf_counter(), time.process_time()
             texts[name] = way()
             spent = time.perf_counter() - clock, time.process_time() - cpu
-            runs[name].append((*spent, sum(len(vlm.processor.tokenizer(t)["input_ids"]) for r in texts[name] for t in r)))
+            runs[name].append(
+                (*spent, sum(len(vlm.processor.tokenizer(t)["input_ids"]) for r in texts[name] for t in r))
+            )
     greedy = [texts_of(verifier, items, 1, seed), plain(vlm, requests, 1, in_flight, verifier.max_new_tokens, seed)]
     result = report(runs, edits * traces)
     result |= {
         "sampled_identical": identical(*texts.values()),
         "greedy_identical": identical(*greedy),
-        "edits": edits, "traces": traces, "in_flight": in_flight, "repeats": repeats, "threads": torch.get_num_threads(),
+        "edits": edits, "traces": traces, "in_flight": in_flight, "threads": torch.get_num_threads(),
     }  # fmt: skip
     print(
         f"\nidentical texts: {result['sampled_identical']:.1%} sampled with one seed, "
@@ -175,7 +177,9 @@ def report(runs: dict[str, list[tuple[float, float, int]]], traces: int) -> dict
     return {
         "ratio": whole / shared,
         "ratio_cpu": whole_cpu / shared_cpu,
-        "runs": {name: [{"seconds": s, "cpu_seconds": c, "tokens": n} for s, c, n in spent] for name, spent in runs.items()},
+        "runs": {
+            name: [{"seconds": s, "cpu_seconds": c, "tokens": n} for s, c, n in spent] for name, spent in runs.items()
+        },
     }
 
 

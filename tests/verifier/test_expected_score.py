@@ -188,13 +188,13 @@ def test_whole_numbers_of_one_token_are_exact(p: list[float], first: int, lost: 
         assert found.value == pytest.approx(sum(v * s for v, s in zip(values, shares, strict=True)) / (1 - lost))
 
 
-texts = st.one_of(st.sampled_from([*VOCABULARY, "<score>", "</score>", ">8", "10", " ", "．", "score"]), st.text(max_size=3))
+texts = st.one_of(
+    st.sampled_from([*VOCABULARY, "<score>", "</score>", ">8", "10", " ", "．", "score"]), st.text(max_size=3)
+)
 
 
 @given(
-    rows=st.lists(
-        st.tuples(texts, st.lists(st.tuples(texts, st.floats(-30, 0)), max_size=5)), max_size=8
-    ),
+    rows=st.lists(st.tuples(texts, st.lists(st.tuples(texts, st.floats(-30, 0)), max_size=5)), max_size=8),
     score=st.sampled_from([0.0, 1.0, 8.0, 10.0]),
 )
 def test_anything_at_all_gives_a_score_in_range_or_none(rows: list, score: float) -> None:

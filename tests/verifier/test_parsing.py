@@ -132,7 +132,7 @@ def test_the_compact_example_of_the_brief() -> None:
         FULL.replace("4.5", '"4.5".'),
         FULL.replace("<score>4.5</score>", "\\boxed{<score>4.5</score>}"),
         "A draft: <score>9</score>\n" + FULL.replace("<score>4.5</score>", "**<score>4.5</score>**\n```"),
-        "<think>first</think>\n" + FULL.replace("{\"average", "<think>second: <score>9</score></think>{\"average"),
+        "<think>first</think>\n" + FULL.replace('{"average', '<think>second: <score>9</score></think>{"average'),
         "<thinking>\n[{'question': 'x', 'score': 0}]</thinking>" + FULL,
         "<think>a <think>nested</think> thought</think>" + FULL,
         FULL + "\n<score> 4.50 </score> stands.",
@@ -448,7 +448,7 @@ def test_two_values_for_one_key_are_neither() -> None:
     assert json_values('{"a": 1, "b": 2, "a": 1}') == [{"a": 1, "b": 2}]
     assert json_values('{"a": 1, "a": 0}') == [{"a": AMBIGUOUS}]
     assert json_values('{"a": 1, "a": true}') == [{"a": AMBIGUOUS}]
-    assert json_values('[1, 2,, 3] [4') == []
+    assert json_values("[1, 2,, 3] [4") == []
     assert json_values('{"a": "\\ud83d\\ude00 \\ud83d"}') == [{"a": "\N{GRINNING FACE} \N{REPLACEMENT CHARACTER}"}]
 
 

@@ -20,7 +20,9 @@ GREEDY = Sampling(100, temperature=0.0)
 BASE = {"sources": [b"s"], "instruction": "Make it blue", "examples": draw_examples(0), "variant": "full"}
 
 
-def key(cache: PrinciplesCache, prompts: str = "full-2", model: str = "m", sampling: Sampling = GREEDY, **change) -> str:
+def key(
+    cache: PrinciplesCache, prompts: str = "full-2", model: str = "m", sampling: Sampling = GREEDY, **change
+) -> str:
     return cache.key(decompose_request(**{**BASE, **change}), prompts, model, sampling)
 
 
@@ -137,4 +139,6 @@ def test_another_checkpoint_in_a_folder_of_the_same_name_is_another_one(tmp_path
     assert checkpoint_identity(first, adapter=second) != before
     (first / "config.json").write_text('{"trained": "more"}')
     assert checkpoint_identity(first) != before
-    assert checkpoint_identity("owner/model") == checkpoint_identity("owner/model") != checkpoint_identity("owner/other")
+    assert (
+        checkpoint_identity("owner/model") == checkpoint_identity("owner/model") != checkpoint_identity("owner/other")
+    )

@@ -274,7 +274,7 @@ def test_every_example_obeys_the_rules_of_the_prompt(example: Example) -> None:
         assert 4 <= len(question.split()) <= 20 and question.count("?") == 1, question
         # Only the two images are at hand, and a "maybe" has no verdict.
         assert not re.search(r"\b(should|might|maybe|beautiful|good|nice|instruction|prompt)\b", question), question
-    assert 5 <= len(example.scene.split()) and example.scene.endswith(".") and example.scene[0].islower()
+    assert len(example.scene.split()) >= 5 and example.scene.endswith(".") and example.scene[0].islower()
     assert prompts.check_instruction(example.instruction) == example.instruction
     assert parse_principles(example.principles_json()) == example.principles
 

@@ -153,7 +153,9 @@ def test_alternatives_are_the_models_own_probabilities(
                 logits = vlm.model(**inputs).logits[0, prompt["input_ids"].shape[1] - 1 : -1]
             values, best = logits.float().log_softmax(-1).topk(4, dim=-1)
             for place, choice in enumerate(completion.choices):
-                assert [text for text, _ in choice.alternatives] == [tokenizer.decode([t]) for t in best[place].tolist()]
+                assert [text for text, _ in choice.alternatives] == [
+                    tokenizer.decode([t]) for t in best[place].tolist()
+                ]
                 np.testing.assert_allclose([v for _, v in choice.alternatives], values[place].numpy(), atol=2e-4)
                 compared += 1
     assert compared > 12 * n

@@ -289,7 +289,9 @@ def _principle_rows(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
 def _principle(question: Any, category: Any) -> Principle:
     text = " ".join(question.split()) if isinstance(question, str) else ""
     if not text or len(text) > MAX_QUESTION_CHARS:
-        raise BadAnswer(f"a question that is empty or longer than {MAX_QUESTION_CHARS} characters: {str(question)[:40]!r}")
+        raise BadAnswer(
+            f"a question that is empty or longer than {MAX_QUESTION_CHARS} characters: {str(question)[:40]!r}"
+        )
     name = " ".join(category.replace("_", " ").split()).casefold() if isinstance(category, str) else ""
     if name not in _CATEGORY_NAMES:
         raise BadAnswer(f"the category {str(category)[:40]!r} is none of {list(CATEGORIES)}")

@@ -2,8 +2,9 @@
 
 `transformers.generate` reads every copy of a prompt that is to be continued n times, holds its cache n times, and
 computes every row until the longest has ended. Here the prompt and its pictures are read and held once for their n
-answers, and an ended row costs nothing: what a step costs follows the rows that still write. The random numbers are those of `generate`, a draw for every row
-at every step, so that a seed gives the same text here and there (up to rounding).
+answers, and an ended row costs nothing: what a step costs follows the rows that still write. The random numbers are
+those of `generate`, a draw for every row at every step, so that a seed gives the same text here and there (up to
+rounding).
 
 Legend: B requests, N = B*n rows, M rows that still write, L tokens, V vocabulary.
 """
@@ -24,7 +25,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from edit_r1.vlm.growing_cache import growing_cache
+from edit_r1.vlm.growing_cache import GrowingCache, growing_cache
 from edit_r1.vlm.protocol import Sampling
 from edit_r1.vlm.shared_prefix import SharedPrefix
 from edit_r1.vlm.token_choices import ChoiceRecorder
@@ -60,9 +61,10 @@ def read_prompts(model: Any, inputs: dict[str, Tensor], n: int) -> Prompts | Non
     per_token = ("input_ids", "attention_mask", "mm_token_type_ids")
     prompt = {key: value[:, :-1] if key in per_token else value for key, value in inputs.items()}
     model(**prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    repeated = (inputs["input_ids"], inputs["attention_mask"], holders[0].rope_deltas)
     return Prompts(
-        *(value.repeat_interleave(n, dim=0) for value in repeated),
+        inputs["input_ids"].repeat_interleave(n, dim=0),
+        inputs["attention_mask"].repeat_interleave(n, dim=0),
+        holders[0].rope_deltas.repeat_interleave(n, dim=0),
         _as_prefix(cache, prompt["attention_mask"], n),
     )
 
@@ -96,7 +98,7 @@ def continue_prompts(
     generated_NL = tokens_ML.new_full((rows, sampling.max_new_tokens), pad)
     processors = _processors(sampling, suppressed, tokens_ML.device)
     positions_M1 = prompts.mask_NL.sum(dim=-1, keepdim=True) - 1 + prompts.offsets_N1
-    cache, prefix = growing_cache(model), prompts.prefix
+    cache, prefix = GrowingCache(), prompts.prefix
     for step in range(sampling.max_new_tokens):
         recorder.places = places_M
         logits_MV = model(

@@ -70,7 +70,7 @@ def shared_prefix_attention(
     The answers' own tokens need no mask: all rows began at the same step. The other arguments are those that
     transformers hands to every attention.
     """
-    rows, heads, _, width = query.shape
+    rows, heads, width = query.shape[0], query.shape[1], query.shape[3]
     query_MKRD = query.view(rows, key.shape[1], -1, width) * scaling
     prompt_keys, prompt_values = shared_prefix.keys[module.layer_idx], shared_prefix.values[module.layer_idx]
     to_prompt = shared_prefix.gathered(query_MKRD) @ prompt_keys.transpose(-1, -2) + shared_prefix.padding_B11P
