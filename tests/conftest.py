@@ -16,6 +16,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# No test reads or leaves anything in the home of who runs it; tests of the cache name a folder.
+os.environ["EDIT_R1_CACHE"] = "off"
 
 import pytest
 from hypothesis import settings

@@ -165,7 +165,7 @@ def principles(
             return UNPARSED
     rows = [{"question": item.question, "category": item.category} for item in written]
     if json:
-        print_json({**document, "principles": rows})
+        print_json({**document, "principles": rows, "cached": verifier.is_cached(asked.sources, instruction)})
     else:
         for number, row in enumerate(rows, start=1):
             print(f"{number:2}. {row['question']}  ({row['category']})")

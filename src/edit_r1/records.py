@@ -147,6 +147,11 @@ class Judgment:
     model: str
     seconds: float
     simulated: bool = False
+    expected_score: float | None = None
+    """Mean over the parsed traces of the expected score under the token probabilities (`verifier.expected_score`),
+    0 to 10; None when it was not asked for, or one of the traces has none. It breaks ties of `score`, no more."""
+    prompts: str = ""
+    """Version of the prompts that asked (`verifier.prompts.PROMPT_VERSIONS`); "" when unknown."""
     outcomes: tuple[Trace | Unparsed, ...] = field(default=(), compare=False)
     """The traces themselves, in the order in which they were sampled."""
 

@@ -28,6 +28,31 @@ def test_strict_half_credit_ties_and_unparsed() -> None:
     assert report.ci95[0] <= report.half_credit <= report.ci95[1]
 
 
+def test_ties_broken_by_the_expected_score_by_hand() -> None:
+    def pair(number: int, winner: float, loser: float, *expected: float | None) -> PairScore:
+        return PairScore(f"s{number}", "colour", f"w{number}", f"l{number}", winner, loser, *expected)
+
+    scores = [
+        pair(0, 7, 3, 1.0, 9.0),  # won by score: the expected scores have no say
+        pair(1, 5, 5, 5.4, 5.1),  # broken, rightly
+        pair(2, 5, 5, 4.8, 5.1),  # broken, wrongly
+        pair(3, 5, 5, 6.0, 5.1),
+        pair(4, 5, 5, 5.1, 5.1),  # ties still
+        pair(5, 5, 5, None, 5.1),
+        pair(6, 2, 4, 4.0, 2.0),
+    ]
+    report = report_pairs("pairs", scores)
+    assert (report.half_credit, report.tie_rate) == (pytest.approx(3.5 / 7), pytest.approx(5 / 7))
+    broken = report.tie_break
+    assert broken is not None
+    assert (broken.broken, broken.right) == (3, 2)
+    assert broken.half_credit == pytest.approx((1 + 1 + 0 + 1 + 0.5 + 0.5 + 0) / 7)
+    assert broken.tie_rate == pytest.approx(2 / 7)
+    assert broken.gain == pytest.approx(0.5 / 7)
+    assert broken.gain_ci95 is not None and broken.gain_ci95[0] <= broken.gain <= broken.gain_ci95[1]
+    assert report_pairs("pairs", [_pair(5, 5)]).tie_break is None
+
+
 def test_without_pairs_there_is_no_accuracy() -> None:
     with pytest.raises(ValueError, match="no strict pair"):
         report_pairs("pairs", [])

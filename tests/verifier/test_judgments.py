@@ -14,12 +14,13 @@ from edit_r1.records import (
     FEATURE_PRESERVATION,
     IMAGE_QUALITY,
     INSTRUCTION_FOLLOWING,
+    Judgment,
     Principle,
     Trace,
     Unparsed,
     Verdict,
 )
-from edit_r1.verifier.judgments import aggregate, failed, judgment_json, weighted_verdicts
+from edit_r1.verifier.judgments import aggregate, best_first, failed, judgment_json, weighted_verdicts
 
 PRINCIPLES = (
     Principle("Is the shirt red?", INSTRUCTION_FOLLOWING),
@@ -82,14 +83,42 @@ def test_json_is_exactly_the_contract() -> None:
         "traces": 1,
         "unparsed": 0,
         "score_std": None,
+        "expected_score": None,
         "principles": [
             {"question": p.question, "category": p.category, "verdict": v, "evidence": "seen"}
             for p, v in zip(PRINCIPLES, (1, 1, 0), strict=True)
         ],
         "categories": {INSTRUCTION_FOLLOWING: 1, FEATURE_PRESERVATION: 0.5, IMAGE_QUALITY: None},
         "model": "m",
+        "prompts": "",
         "seconds": 0.25,
     }
+
+
+def test_the_expected_score_is_over_the_parsed_traces_and_all_of_them() -> None:
+    outcomes = [trace(8), Unparsed("", "x"), trace(6)]
+
+    def expected(*values: float | None) -> float | None:
+        return aggregate(outcomes, PRINCIPLES, "m", 0.0, expected=values).expected_score
+
+    assert expected(7.5, None, 6.5) == expected(7.5, 0.0, 6.5) == 7
+    assert expected(7.5, 7.0, None) is None
+    assert aggregate(outcomes, PRINCIPLES, "m", 0.0).expected_score is None
+    assert aggregate([Unparsed("", "x")], PRINCIPLES, "m", 0.0, expected=[None]).expected_score is None
+    assert aggregate(outcomes, PRINCIPLES, "m", 0.0, expected=[1.0, None, 1.0]).score == 7
+
+
+def test_the_expected_score_breaks_ties_and_does_no_more() -> None:
+    def judged(score: float | None, expected: float | None) -> Judgment:
+        outcomes = [Unparsed("", "x") if score is None else trace(score)]
+        return aggregate(outcomes, PRINCIPLES, "m", 0.0, expected=[expected])
+
+    pairs = [(5, 9.0), (8, 7.0), (None, None), (8, 7.9), (5, 9.5), (9, 1.0), (None, None)]
+    assert best_first([judged(*pair) for pair in pairs]) == [5, 3, 1, 4, 0, 2, 6]
+    # One of the tied has none: their order is the caller's.
+    assert best_first([judged(8, 7.0), judged(8, None), judged(8, 7.9), judged(9, None)]) == [3, 0, 1, 2]
+    assert best_first([judged(8, 7.0), judged(8, 7.0)]) == [0, 1]
+    assert best_first([]) == []
 
 
 @given(

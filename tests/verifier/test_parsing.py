@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -18,6 +20,8 @@ from edit_r1.records import (
     Unparsed,
     Verdict,
 )
+from edit_r1.verifier.answer_text import answer_of, find_score
+from edit_r1.verifier.loose_json import AMBIGUOUS, _Reader, json_values
 from edit_r1.verifier.parsing import (
     MAX_TEXT_CHARS,
     parse_completion,
@@ -109,6 +113,29 @@ def test_the_compact_example_of_the_brief() -> None:
         COMPACT.replace(": yes", "：是").replace(": no", "：否"),
         "\n".join([COMPACT.splitlines()[index] for index in (1, 0, 2, 3, 4)]),
         "Let me see.\n" + COMPACT,
+        FULL.replace("},\n", "}, // seen in both pictures\n").replace("[{", "[  # my verdicts\n{"),
+        FULL.replace("},\n", "} /* next */,\n"),
+        FULL.replace("},\n", "}\n"),
+        FULL.replace('"score"', "score").replace('"question"', "question"),
+        FULL.replace("the hat is red too", 'the sign says "RED" and it\'s red').replace('\\"', '"'),
+        FULL.replace("the hat is red too", "the hat\nis red too"),
+        FULL.replace("the hat is red too", "about \\(50\\%\\) red"),
+        FULL.replace('"question"', "“question”").replace('"score"', "score"),
+        re.sub(r'"([^"\n]*)"', "‘\\1’", FULL),
+        FULL.replace('"score": 1', '"score": True').replace('"score": 0', '"score": False').replace("null", "None"),
+        FULL.replace('"score": 1', '"score": "**Yes**"').replace('"score": 0', '"score": no'),
+        FULL.replace("<score>4.5</score>", "**<score>4.5</score>**"),
+        FULL.replace("4.5", "\\boxed{4.5}"),
+        FULL.replace("4.5", "$\\boxed{4.5/10}$"),
+        FULL.replace("4.5", "\\(4.5\\)"),
+        FULL.replace("4.5", "4.5分"),
+        FULL.replace("4.5", '"4.5".'),
+        FULL.replace("<score>4.5</score>", "\\boxed{<score>4.5</score>}"),
+        "A draft: <score>9</score>\n" + FULL.replace("<score>4.5</score>", "**<score>4.5</score>**\n```"),
+        "<think>first</think>\n" + FULL.replace('{"average', '<think>second: <score>9</score></think>{"average'),
+        "<thinking>\n[{'question': 'x', 'score': 0}]</thinking>" + FULL,
+        "<think>a <think>nested</think> thought</think>" + FULL,
+        FULL + "\n<score> 4.50 </score> stands.",
     ],
 )
 def test_what_real_models_write_is_read(text: str) -> None:
@@ -150,6 +177,17 @@ def test_what_real_models_write_is_read(text: str) -> None:
         (COMPACT.replace("3 yes", "2 yes"), r"\[1, 2, 2\], not for 1 to 3"),
         (COMPACT.replace("3 yes\n", ""), "not for 1 to 3"),
         (COMPACT.replace("3 yes", "3 yes\n4 yes"), "not for 1 to 3"),
+        (FULL.replace("4.5", "4.5" + " " * 100), "not a number"),
+        (FULL.replace("<score>4.5</score>", "\\\\boxed{4.5}"), "no <score>"),
+        (FULL.replace("<score>4.5</score>", "Score: 4.5/10"), "no <score>"),
+        (FULL + "\n<score>5</score> or <score>4.5</score>, I think", "differ"),
+        ("<think>one</think>" + FULL + "<think>", "never ends"),
+        (FULL.replace('"score": 0', '"score": 0, "score": 1'), "two values for one key"),
+        (items(*rows_of(1, "partly", 1)), "not 0 or 1"),
+        (items(*rows_of(1, "pass", 1)), "not 0 or 1"),
+        (items(*rows_of(1, [0], 1)), "2 verdicts for 3"),
+        ("[1, 0, 1]\n<score>4.5</score>", "no verdicts"),
+        (FULL[: len(FULL) // 2], "no <score>"),
         ("x" * (MAX_TEXT_CHARS + 1), "characters"),
     ],
 )
@@ -321,21 +359,97 @@ def mutated_traces(draw: st.DrawFn) -> str:
     return text
 
 
+ASCII = str.maketrans("０１２３４５６７８９．＜＞／：，", "0123456789.<>/:,")
+DRESSES = {
+    "fence": lambda text: f"```json\n{text}\n```",
+    "trailing comma": lambda text: text.replace("}]", "},]"),
+    "comment": lambda text: text.replace("},\n", "}, // as seen\n"),
+    "no comma": lambda text: text.replace("},\n", "}\n"),
+    "python": lambda text: text.replace("null", "None"),
+    "single quotes": lambda text: text.replace('"', "'"),
+    "curly quotes": lambda text: re.sub(r'"([^"\n]*)"', "“\\1”", text),
+    "full width": lambda text: text.replace(":", "：").replace(",", "，"),
+    "bold": lambda text: text.replace("<score>", "**<score>").replace("</score>", "</score>**"),
+    "boxed": lambda text: text.replace("<score>4.5", "<score>\\boxed{4.5}"),
+    "out of ten": lambda text: text.replace("4.5</", "4.5/10</"),
+    "thought": lambda text: f"<think>maybe <score>9</score></think>{text}",
+    "end of a thought": lambda text: f"maybe <score>9</score></think>{text}",
+    "draft": lambda text: f"<score>9</score>\n{text}",
+    "end token": lambda text: f"{text}<|im_end|>",
+}
+
+
+@given(
+    text=st.sampled_from([FULL, COMPACT]),
+    names=st.lists(st.sampled_from(sorted(DRESSES)), min_size=1, max_size=5, unique=True),
+    mode=st.sampled_from(["think", "verify", "both"]),
+)
+def test_any_mix_of_dresses_gives_the_original_or_nothing(text: str, names: list[str], mode: str) -> None:
+    for name in names:
+        text = DRESSES[name](text)
+    for principles in (PRINCIPLES, 3):
+        outcome = parse_trace(text, principles, mode)
+        if isinstance(outcome, Trace):
+            assert outcome.score == 4.5
+            assert mode == "think" or (values(outcome), outcome.average_score) == ([1, 0, 1], 0.67)
+        else:
+            # Only what the table refuses: a fence or a bold mark glued into another dress's place.
+            assert len(names) > 1, outcome.reason
+
+
 @given(text=st.one_of(mutated_traces(), st.text(max_size=200)), mode=st.sampled_from(["think", "verify", "both"]))
 def test_no_exception_and_no_invented_number(text: str, mode: str) -> None:
+    plain = text.translate(ASCII).casefold()
     for principles in (PRINCIPLES, 3):
         outcome = parse_trace(text, principles, mode)
         if isinstance(outcome, Unparsed):
             assert outcome.reason
             continue
         assert 0 <= outcome.score <= 10
-        written = re.findall(
-            r"[0-9]+(?:\.[0-9]+)?", text.translate(str.maketrans("０１２３４５６７８９．", "0123456789."))
-        )
-        assert outcome.score in map(float, written)
-        if mode != "think":
-            assert len(values(outcome)) == 3
-            assert outcome.average_score is None or outcome.average_score in map(float, written)
+        # The first number after the last opening tag, read again in the plainest way.
+        inside = plain[plain.rindex("<score>") + len("<score>") :].split("<")[0]
+        assert outcome.score == float(re.findall(r"[0-9]+(?:\.[0-9]+)?", inside)[0])
+        where = find_score(answer_of(text))
+        assert float(plain[where.start : where.end]) == where.value == outcome.score
+        if mode == "think":
+            continue
+        assert len(values(outcome)) == 3
+        assert values(outcome).count(1) <= len(re.findall("1|yes|true|是", plain))
+        assert values(outcome).count(0) <= len(re.findall("0|no|false|否|uncertain|unsure", plain))
+        if outcome.average_score is not None:
+            after = plain.rindex("average_score")
+            assert outcome.average_score == float(re.findall(r"[0-9]+(?:\.[0-9]+)?", plain[after:])[0])
+
+
+json_like = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(10**9), 10**9), st.floats(-1e6, 1e6), st.text(max_size=12)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    ),
+    max_leaves=12,
+)
+
+
+@given(value=st.one_of(st.lists(json_like, max_size=4), st.dictionaries(st.text(), json_like, max_size=4)))
+def test_strict_json_is_read_as_json(value: object) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False), json.dumps(value, indent=1)):
+        assert json_values(f"Here: {text} and so on") == [json.loads(text)]
+
+
+@given(value=st.lists(st.dictionaries(st.text(max_size=8), st.one_of(st.booleans(), st.none(), st.text(max_size=12)))))
+def test_python_literals_are_read_as_python(value: object) -> None:
+    text = repr(value)
+    if "\\x" not in text and "\\U" not in text:  # Python's escapes of single bytes are not read
+        assert json_values(f"```python\n{text}\n```") == [value]
+
+
+def test_two_values_for_one_key_are_neither() -> None:
+    assert json_values('{"a": 1, "b": 2, "a": 1}') == [{"a": 1, "b": 2}]
+    assert json_values('{"a": 1, "a": 0}') == [{"a": AMBIGUOUS}]
+    assert json_values('{"a": 1, "a": true}') == [{"a": AMBIGUOUS}]
+    assert json_values("[1, 2,, 3] [4") == []
+    assert json_values('{"a": "\\ud83d\\ude00 \\ud83d"}') == [{"a": "\N{GRINNING FACE} \N{REPLACEMENT CHARACTER}"}]
 
 
 @given(text=st.one_of(mutated_traces(), st.text(max_size=200)))
@@ -344,11 +458,40 @@ def test_other_parsers_never_raise(text: str) -> None:
         assert isinstance(result, Unparsed) or len(result) > 0
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 50_000, "{'a':" * 20_000, "[" * 900 + "]" * 900, '{"score": ' + "1" * 5000 + "}"]
-)
-def test_hostile_brackets_neither_raise_nor_hang(text: str) -> None:
-    assert isinstance(parse_trace(text + "<score>5</score>", PRINCIPLES, "both"), Unparsed)
+# Each would take hours where a pattern or a loop has two ways to read the same characters.
+HOSTILE = [
+    *("[", "{'a':", '["', "<think>", "</think>", "< ", "[/*", '["#', '"[', '["\\', "[[1,2],", "'\" ", '{"score": 1, '),
+    *("<score>8" + " " * 40 + "x</score>", "average_score ", "1 a: yes\n", "1 : ", "1", "*", "\n", "<score>"),
+    *("1 a" + " " * 190_000 + "b\n", "1 yes" + " " * 190_000 + "b\n", "<" + " " * 190_000, "[/*" + "* " * 95_000),
+]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("unit", HOSTILE, ids=lambda unit: repr(unit[:12]))
+def test_hostile_text_neither_raises_nor_hangs(unit: str) -> None:
+    end = "<score>5</score>"
+    text = unit * ((MAX_TEXT_CHARS - len(end)) // len(unit)) + end
+    for outcome in (parse_trace(text, PRINCIPLES, "both"), parse_principles(text), parse_gold(text, PRINCIPLES)):
+        assert isinstance(outcome, Unparsed)
+    megabyte = unit * (1 + 1_000_000 // len(unit))
+    refused = parse_trace(megabyte, PRINCIPLES, "both")
+    assert isinstance(refused, Unparsed) and "are read" in refused.reason
+
+
+def test_brackets_that_open_nothing_cost_a_bounded_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Counter[str]()
+    for name in ("value", "_quoted", "_bare"):
+        original = getattr(_Reader, name)
+
+        def counted(reader: _Reader, *depth: int, name: str = name, original: Callable = original) -> object:
+            steps[name] += 1
+            return original(reader, *depth)
+
+        monkeypatch.setattr(_Reader, name, counted)
+    for text in ("[" * 200_000, "[1," * 66_000, '["a",' * 40_000, '{"a":' * 40_000, "[[1]," * 40_000):
+        steps.clear()
+        json_values(text)
+        assert sum(steps.values()) <= 3 * 200_000
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections import Counter
+
 import pytest
 
 from edit_r1.records import CATEGORIES, FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING, Principle
 from edit_r1.verifier import prompts
-from edit_r1.verifier.examples import EXAMPLES, draw_examples
+from edit_r1.verifier.examples import EXAMPLES, Example, draw_examples
+from edit_r1.verifier.parsing import parse_principles
 
 PRINCIPLES = [
     Principle("Is the circle blue?", INSTRUCTION_FOLLOWING),
@@ -44,6 +49,9 @@ RULES = {
     "anchor 0": ["0 is unusable (severe artefacts"],
     "anchor 5": ["5 is partly usable"],
     "anchor 8": ["8 is nearly usable"],
+    "anchor 10": ["10 is usable as it is with nothing to mend"],
+    "evidence before each verdict, may be null": ['"evidence": "one short sentence, or null", "score": 0 or 1'],
+    "the mean of the verdicts": ['{"average_score": a number from 0 to 1}'],
     "order of the output": ["1. Your reasoning", "2. A JSON list", "3. The mean", "4. The final score"],
     "score tag": ["<score>"],
 }
@@ -57,12 +65,90 @@ def test_judge_prompt_carries_the_rule(rule: str) -> None:
     assert positions == sorted(positions)
 
 
-def test_the_source_and_the_instruction_come_first_so_that_candidates_share_a_prefix() -> None:
-    first = prompts.judge_request([b"s"], b"e1", "Make it blue", PRINCIPLES, "both", "full")
-    second = prompts.judge_request([b"s"], b"e2", "Make it blue", PRINCIPLES, "both", "full")
-    assert first.parts[:3] == second.parts[:3]
-    assert first.images == (b"s", b"e1")
-    assert first.text.index("Instruction: Make it blue") < first.text.index("Rules:") < first.text.index("Edited image")
+# paper.md, step 1 "Decompose".
+DECOMPOSE_RULES = {
+    "about 10 principles": ["about 10 principles"],
+    "3 to 4 for following": ['3 to 4 of category "Instruction Following"'],
+    "3 to 4 for keeping": ['3 to 4 of category "Feature Preservation"'],
+    "2 to 3 for quality": ['2 to 3 of category "Image Quality"'],
+    "yes is good": ["yes/no questions about the edited image, for which yes is good"],
+    "core directive first": ["the core directive first"],
+    "the main subject's identity first": ["the main subject's identity first"],
+    "nothing that must change": ["nothing the instruction changes"],
+    "answerable from the images": ["answered from the two images alone"],
+    "one thing a question": ["asks one thing"],
+    "no contradiction": ["contradicts neither the instruction nor another question"],
+    "a JSON array": ['one JSON array of {"question": "...", "category": "..."}'],
+}
+# paper.md, step 4 "Verify".
+VERIFY_RULES = {
+    "references are not copied": ["may be wrong: do not copy them"],
+    "images and text decide": ["The images and the text decide"],
+    "gold is 0 or 1": ["gold is 1 only when", '"gold": 0 or 1'],
+    "uncertain means 0": ["uncertain, it is 0"],
+    "unedited zeroes the core edit only": ["unedited, the principles of the core edit are 0; the others are judged"],
+    "a shift under 10 percent is insufficient": ["less than 10% of the image is insufficient"],
+    "instruction wins": ["contradicts the instruction, the instruction wins"],
+    "own left and right": ["the person's own"],
+    "complete removal": ["removal must be complete"],
+    "one-sentence reasons": ['"reason": "one sentence"'],
+    "same length and order": ["as long as the principles and in their order"],
+}
+
+
+@pytest.mark.parametrize("rule", DECOMPOSE_RULES)
+def test_decompose_prompt_carries_the_rule(rule: str) -> None:
+    text = " ".join(prompts.decompose_request([b"s"], "Make it blue", (), "full").text.split())
+    assert all(phrase in text for phrase in DECOMPOSE_RULES[rule])
+
+
+@pytest.mark.parametrize("rule", VERIFY_RULES)
+def test_verify_prompt_carries_the_rule(rule: str) -> None:
+    text = " ".join(prompts.verify_request([b"s"], b"e", "Make it blue", PRINCIPLES, ["a"], "full").text.split())
+    assert all(phrase in text for phrase in VERIFY_RULES[rule])
+
+
+def test_rules_have_names_of_their_own() -> None:
+    names = [name for name, _ in prompts.JUDGE_RULES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("variant", ["full", "compact"])
+@pytest.mark.parametrize("sources", [[b"s"], [b"s", b"t"]])
+def test_all_edits_of_a_group_share_everything_up_to_the_edited_image(variant: str, sources: list[bytes]) -> None:
+    group = [
+        [
+            prompts.judge_request(sources, edited, "Make it blue", PRINCIPLES, "both", variant),
+            prompts.verify_request(sources, edited, "Make it blue", PRINCIPLES, [f"trace of {edited!r}"], variant),
+        ]
+        for edited in (b"e1", b"e2", b"e3")
+    ]
+    for requests in zip(*group, strict=True):
+        prefixes = [request.parts[: request.parts.index(request.images[-1])] for request in requests]
+        assert prefixes[0] == prefixes[1] == prefixes[2]
+        assert [part for part in prefixes[0] if isinstance(part, bytes)] == sources
+        shared = "".join(part for part in prefixes[0] if isinstance(part, str))
+        assert shared.index("Instruction: Make it blue") < shared.index("Is the circle blue?")
+        assert requests[0].images == (*sources, b"e1")
+    judge = group[0][0].text
+    if variant == "full":
+        assert judge.index("Instruction: Make it blue") < judge.index("Rules:") < judge.index("Edited image: ")
+
+
+def _fingerprint(variant: str) -> str:
+    """Hash of the wording of all three prompts, examples included."""
+    requests = [prompts.judge_request([b"s"], b"e", "x", PRINCIPLES, m, variant) for m in ("both", "verify", "think")]
+    requests.append(prompts.decompose_request([b"s"], "x", EXAMPLES, variant))
+    requests.append(prompts.verify_request([b"s"], b"e", "x", PRINCIPLES, ["a trace"], variant))
+    return hashlib.sha256("\0".join(request.text for request in requests).encode()).hexdigest()[:16]
+
+
+def test_a_change_of_wording_is_a_new_version() -> None:
+    """When this fails: a new entry in PROMPT_VERSIONS, then the new hash here. Never for "compact"."""
+    assert {prompts.PROMPT_VERSIONS[variant]: _fingerprint(variant) for variant in ("full", "compact")} == {
+        "full-2": "f26b612ae9a2df41",
+        "compact-1": "f55d4d634f0af64a",
+    }
 
 
 def test_full_modes_ask_for_what_they_need() -> None:
@@ -71,6 +157,7 @@ def test_full_modes_ask_for_what_they_need() -> None:
         for mode in ("think", "verify", "both")
     }
     assert '"evidence"' in texts["both"]
+    assert "without any reasoning" in texts["verify"]
     assert '"evidence"' not in texts["verify"]
     assert "JSON" not in texts["think"]
     assert all("<score>" in text for text in texts.values())
@@ -92,6 +179,17 @@ def test_compact_judge_prompt_is_exact(mode: str, end: str) -> None:
 def test_compact_decompose_prompt_is_exact() -> None:
     request = prompts.decompose_request([b"s"], "Make it blue", draw_examples(0), "compact")
     assert request.parts == ("Source: ", b"s", "\nInstruction: Make it blue\nList the principles.")
+
+
+def test_compact_verify_prompt_is_exact() -> None:
+    request = prompts.verify_request([b"s"], b"e", "Make it blue", PRINCIPLES[:1], ["1 yes\n", "1 no"], "compact")
+    assert request.parts == (
+        "Source: ",
+        b"s",
+        "\nInstruction: Make it blue\n1 [Follow] Is the circle blue?\nEdited: ",
+        b"e",
+        "\nReference 1:\n1 yes\nReference 2:\n1 no\nAnswer: gold",
+    )
 
 
 def test_full_decompose_prompt_shows_the_examples_and_names_the_counts() -> None:
@@ -142,15 +240,48 @@ def test_bad_input_is_refused(change: dict, message: str) -> None:
             prompts.judge_request(**arguments, mode="both", variant=variant)
 
 
-def test_examples_cover_the_eleven_categories_with_the_papers_counts() -> None:
-    assert len({example.category for example in EXAMPLES} - {"multi-step"}) == 11
-    for example in EXAMPLES:
-        counts = [sum(p.category == category for p in example.principles) for category in CATEGORIES]
-        assert counts[0] in (3, 4)
-        assert counts[1] in (3, 4)
-        assert counts[2] in (2, 3)
-        assert all(p.question.endswith("?") for p in example.principles)
-    assert draw_examples(5) == draw_examples(5)
+ELEVEN = {
+    "background change",
+    "colour alteration",
+    "material modification",
+    "motion change",
+    "portrait beautification",
+    "style transfer",
+    "subject addition",
+    "subject removal",
+    "subject replacement",
+    "text modification",
+    "tone transformation",
+}
+
+
+def test_sixty_examples_spread_evenly_over_the_eleven_categories() -> None:
+    counts = Counter(example.category for example in EXAMPLES)
+    assert (len(EXAMPLES), set(counts)) == (60, ELEVEN)
+    assert set(counts.values()) == {5, 6}
+    assert len({example.instruction for example in EXAMPLES}) == len({example.scene for example in EXAMPLES}) == 60
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.instruction[:40])
+def test_every_example_obeys_the_rules_of_the_prompt(example: Example) -> None:
+    counts = [sum(p.category == category for p in example.principles) for category in CATEGORIES]
+    assert counts[0] in (3, 4) and counts[1] in (3, 4) and counts[2] in (2, 3) and 9 <= sum(counts) <= 11
+    assert prompts.check_principles(example.principles) == example.principles
+    questions = [principle.question for principle in example.principles]
+    assert len({question.casefold() for question in questions}) == len(questions)
+    for question in questions:
+        assert re.fullmatch(r"(Is|Are|Does|Do|Was|Were|Has|Have|Can) .+[^ ]\?", question), question
+        assert 4 <= len(question.split()) <= 20 and question.count("?") == 1, question
+        # Only the two images are at hand, and a "maybe" has no verdict.
+        assert not re.search(r"\b(should|might|maybe|beautiful|good|nice|instruction|prompt)\b", question), question
+    assert len(example.scene.split()) >= 5 and example.scene.endswith(".") and example.scene[0].islower()
+    assert prompts.check_instruction(example.instruction) == example.instruction
+    assert parse_principles(example.principles_json()) == example.principles
+
+
+def test_four_examples_are_drawn_by_seed() -> None:
+    assert draw_examples(5) == draw_examples(5) != draw_examples(6)
     assert len(set(draw_examples(5))) == 4
-    with pytest.raises(ValueError, match="count=99"):
+    assert {example for seed in range(200) for example in draw_examples(seed)} == set(EXAMPLES)
+    with pytest.raises(ValueError, match="count=99: there are 60"):
         draw_examples(0, 99)

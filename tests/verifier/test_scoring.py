@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,12 @@ from edit_r1.records import (
 )
 from edit_r1.verifier.cards import ModelCard, write_card
 from edit_r1.verifier.parsing import parse_gold
+from edit_r1.verifier.principles_cache import PrinciplesCache
 from edit_r1.verifier.prompts import MAX_INSTRUCTION_CHARS, verify_request
 from edit_r1.verifier.scoring import Ranked, ScoreItem, UnparsedPrinciples, Verifier, judgment_json
 from edit_r1.verifier.traces import write_gold, write_principles, write_trace
 from edit_r1.vlm.errors import ModelError
-from edit_r1.vlm.protocol import Completion, Request, Sampling
+from edit_r1.vlm.protocol import Completion, Request, Sampling, TokenChoices
 
 PRINCIPLES = (
     Principle("Is the square blue?", INSTRUCTION_FOLLOWING),
@@ -139,6 +142,82 @@ def test_the_model_writes_the_principles_once_per_context() -> None:
     assert verifier.principles([SOURCE], "Make the square blue") == PRINCIPLES
     assert len(model.calls) == 2
     assert [result.question for result in judgments[0].principles] == QUESTIONS
+
+
+def test_a_group_of_24_edits_pays_for_one_decomposition_and_the_next_run_for_none(tmp_path: Path) -> None:
+    cache = PrinciplesCache(tmp_path)
+    group = [ScoreItem((SOURCE,), edited, "Make the square blue") for edited in (BLUE, GREEN, BLUE_ON_WHITE) * 8]
+    asked: list[str] = []
+
+    def counted(request: Request, copy: int) -> str:
+        asked.append("judge" if len(request.images) == 2 else "decompose")
+        return perfect("compact")(request, copy)
+
+    first = Verifier(Scripted(counted), variant="compact", cache=cache)
+    judgments = first.score_many(group)
+    assert (asked.count("decompose"), asked.count("judge")) == (1, 24)
+    assert not first.is_cached([SOURCE], "Make the square blue")
+    second = Verifier(Scripted(counted), variant="compact", cache=cache)
+    again = second.score_many(group)
+    assert (asked.count("decompose"), asked.count("judge")) == (1, 48)
+    assert second.is_cached([SOURCE], "Make the square blue")
+    assert [replace(one, seconds=0) for one in again] == [replace(one, seconds=0) for one in judgments]
+    for other in (
+        Verifier(Scripted(perfect("full")), cache=cache),
+        Verifier(Scripted(counted), variant="compact", cache=replace(cache, model="retrained")),
+        Verifier(Scripted(counted), variant="compact"),
+    ):
+        assert other.principles([SOURCE], "Make the square blue") == PRINCIPLES
+        assert not other.is_cached([SOURCE], "Make the square blue")
+    assert second.principles([BLUE], "Make the square blue") == PRINCIPLES
+    assert not second.is_cached([BLUE], "Make the square blue")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    ["Nice picture!", Completion("", 0, "error", "time-out"), Completion("1 [Follow] Is it?", 5, "length")],
+)
+def test_failures_are_never_cached(tmp_path: Path, failure: str | Completion) -> None:
+    cache = PrinciplesCache(tmp_path)
+    verifier = Verifier(Scripted(lambda request, copy: failure), variant="compact", cache=cache)
+    with pytest.raises(UnparsedPrinciples):
+        verifier.principles([SOURCE], "x")
+    assert list(tmp_path.rglob("*.json")) == []
+    better = Verifier(Scripted(perfect("compact")), variant="compact", cache=cache)
+    assert better.principles([SOURCE], "x") == PRINCIPLES
+    assert not better.is_cached([SOURCE], "x")
+
+
+def _with_choices(text: str, best: float, other: float) -> Completion:
+    """The text as tokens of one character, the score's digit with one alternative."""
+    place = text.rindex("<score>") + len("<score>")
+    choices = [TokenChoices(char, ((char, 0.0),)) for char in text]
+    digits = ((text[place], math.log(best)), ("2", math.log(other)))
+    choices[place] = TokenChoices(text[place], digits)
+    return Completion(text, len(choices), "stop", choices=tuple(choices))
+
+
+def test_the_expected_score_breaks_a_tie_of_rank_and_changes_no_score() -> None:
+    sureness = {BLUE: 0.6, GREEN: 0.9, BLUE_ON_WHITE: 0.7}
+
+    def answer(request: Request, copy: int) -> Completion:
+        best = sureness[request.images[-1]]
+        return _with_choices("1 yes\n2 yes\n3 no\n<score>8.0</score>", best, 1 - best)
+
+    model = Scripted(answer)
+    verifier = Verifier(model, variant="compact")
+    edits = [BLUE, GREEN, BLUE_ON_WHITE]
+    ranked = verifier.rank([SOURCE], edits, "x", PRINCIPLES)
+    assert [one.index for one in ranked] == [1, 2, 0]
+    assert [one.judgment.score for one in ranked] == [8.0] * 3
+    assert [one.judgment.expected_score for one in ranked] == pytest.approx([7.4, 6.2, 5.6])
+    assert model.calls[-1][2].top_logprobs == 20
+    assert ranked[0].judgment.prompts == "compact-1"
+    plain = verifier.score([SOURCE], BLUE, "x", PRINCIPLES)
+    assert model.calls[-1][2].top_logprobs == 0
+    asked = verifier.score([SOURCE], BLUE, "x", PRINCIPLES, traces=2, expected=True)
+    assert (plain.score, asked.score, asked.expected_score) == (8.0, 8.0, pytest.approx(5.6))
+    assert judgment_json(asked)["expected_score"] == asked.expected_score
 
 
 def test_another_model_may_write_the_principles_and_its_simulation_is_recorded() -> None:

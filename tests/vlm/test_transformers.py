@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from edit_r1.images import encode_png
+from edit_r1.images import decode_pil, encode_png
 from edit_r1.records import IMAGE_QUALITY, Principle
 from edit_r1.verifier.cards import ModelCard, write_card
+from edit_r1.verifier.prompts import judge_request
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.vlm import transformers as backend
+from edit_r1.vlm.chat import to_messages
 from edit_r1.vlm.errors import ModelError
-from edit_r1.vlm.protocol import Request, Sampling
+from edit_r1.vlm.protocol import Request, Sampling, TokenChoices
+from edit_r1.vlm.token_choices import ChoiceRecorder, token_choices
 from edit_r1.vlm.transformers import TransformersVLM
 
 GREEDY = Sampling(max_new_tokens=12, temperature=0.0)
@@ -66,13 +73,144 @@ def test_the_same_seed_gives_the_same_answers_and_leaves_the_generator_alone(vlm
     assert vlm.generate(requests(3), other, n=2) != first
 
 
-def test_reading_the_prompt_once_for_n_answers_changes_nothing(
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.1}],
+    ids=["sampled", "greedy", "shaped"],
+)
+def test_reading_prompts_once_and_dropping_ended_rows_changes_no_text(
+    vlm: TransformersVLM, monkeypatch: pytest.MonkeyPatch, n: int, change: dict
+) -> None:
+    """Against `transformers.generate` with the same seed; the end token is made likely, so that rows end all along."""
+    many = requests(6)
+    sampling = replace(SAMPLED, max_new_tokens=40, **change)
+    likely = vlm.model.register_forward_hook(_likelier_end(vlm._ends[-1]))
+    try:
+        ours = vlm.generate(many, sampling, n)
+        monkeypatch.setattr(backend, "read_prompts", lambda model, inputs, n: None)
+        theirs = vlm.generate(many, sampling, n)
+    finally:
+        likely.remove()
+    assert ours == theirs
+    if sampling.temperature > 0:
+        assert len({one.tokens for row in ours for one in row}) > 3
+
+
+def _likelier_end(token: int) -> Callable:
+    def hook(model: object, inputs: object, output: Any) -> None:
+        output.logits[..., token] += 3.0
+
+    return hook
+
+
+def test_ended_rows_are_not_computed(vlm: TransformersVLM) -> None:
+    sizes: list[int] = []
+    likely = vlm.model.register_forward_hook(_likelier_end(vlm._ends[-1]))
+    watch = vlm.model.register_forward_hook(lambda model, inputs, output: sizes.append(output.logits.shape[0]))
+    try:
+        (row,) = vlm.generate(requests(2)[:1], replace(SAMPLED, max_new_tokens=60), n=8)
+    finally:
+        likely.remove()
+        watch.remove()
+    assert sizes[:2] == [1, 8]  # the prompt once, then its eight answers
+    assert sizes[1:] == sorted(sizes[1:], reverse=True) and sizes[-1] < 8
+    needed = sum(one.tokens + (one.finish == "stop") for one in row)
+    assert needed <= sum(sizes[1:]) <= 1.2 * needed
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_alternatives_are_the_models_own_probabilities(
+    vlm: TransformersVLM, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    """Against one forward pass over prompt and answer, without a cache, sampler or batch."""
+    generated: dict[int, list[int]] = {}  # by the identity of its choices: texts alone do not tell every token
+
+    def spy(tokenizer: object, tokens: list[int], options: list) -> tuple[TokenChoices, ...]:
+        made = token_choices(tokenizer, tokens, options)
+        generated[id(made)] = tokens
+        return made
+
+    monkeypatch.setattr(backend, "token_choices", spy)
+    shaped = replace(SAMPLED, temperature=0.7, top_k=5, top_p=0.9, repetition_penalty=1.2, top_logprobs=4)
+    many = requests(4)
+    tokenizer = vlm.processor.tokenizer
+    compared = 0
+    for request, row in zip(many, vlm.generate(many, shaped, n=n), strict=True):
+        text = vlm.processor.apply_chat_template(to_messages(request), tokenize=False, add_generation_prompt=True)
+        images = [decode_pil(data) for data in request.images] or None
+        prompt = vlm.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+        for completion in row:
+            assert completion.choices is not None
+            assert len(completion.choices) == completion.tokens
+            tokens = generated[id(completion.choices)]
+            ids = torch.cat([prompt["input_ids"], torch.tensor([tokens], dtype=torch.long)], dim=1)
+            inputs = {**prompt, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if "mm_token_type_ids" in inputs:
+                kinds = inputs["mm_token_type_ids"]
+                inputs["mm_token_type_ids"] = torch.cat([kinds, kinds.new_zeros((1, len(tokens)))], dim=1)
+            with torch.no_grad():
+                logits = vlm.model(**inputs).logits[0, prompt["input_ids"].shape[1] - 1 : -1]
+            values, best = logits.float().log_softmax(-1).topk(4, dim=-1)
+            for place, choice in enumerate(completion.choices):
+                assert [text for text, _ in choice.alternatives] == [
+                    tokenizer.decode([t]) for t in best[place].tolist()
+                ]
+                np.testing.assert_allclose([v for _, v in choice.alternatives], values[place].numpy(), atol=2e-4)
+                compared += 1
+    assert compared > 12 * n
+
+
+def test_alternatives_change_no_answer_and_come_only_when_asked_for(
     vlm: TransformersVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = requests(3)
-    shared = vlm.generate(many, SAMPLED, n=2)
-    monkeypatch.setattr(backend, "_shared_prefill", lambda model, inputs, n: None)
-    assert vlm.generate(many, SAMPLED, n=2) == shared
+    many = requests(5)
+    for sampling, n in ((GREEDY, 1), (GREEDY, 2), (SAMPLED, 3)):
+        plain = vlm.generate(many, sampling, n)
+        told = vlm.generate(many, replace(sampling, top_logprobs=20), n)
+        assert [[replace(one, choices=None) for one in row] for row in told] == plain
+        assert all(one.choices is None for row in plain for one in row)
+        assert all(len(choice.alternatives) == 20 for row in told for one in row for choice in one.choices or ())
+        for choice in told[0][0].choices or ():
+            values = [value for _, value in choice.alternatives]
+            assert values == sorted(values, reverse=True) and math.fsum(map(math.exp, values)) <= 1 + 1e-5
+    monkeypatch.setattr(ChoiceRecorder, "_keep", lambda *_: pytest.fail("asked for nothing"))
+    vlm.generate(many, GREEDY)
+    assert not vlm.model._forward_hooks
+
+
+@pytest.mark.parametrize("reader", ["shared", "plain"])
+def test_alternatives_stay_with_their_answer(
+    vlm: TransformersVLM, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """Greedy: the token that came is the likeliest that is not a suppressed special one."""
+    if reader == "plain":
+        monkeypatch.setattr(backend, "read_prompts", lambda model, inputs, n: None)
+    suppressed = {vlm.processor.tokenizer.decode([token]) for token in vlm._suppressed}
+    cool = replace(SAMPLED, temperature=1e-4, top_logprobs=20)
+    seen = 0
+    for row in vlm.generate(requests(6), cool, n=2):
+        for completion in row:
+            for choice in completion.choices or ():
+                assert choice.token == next(text for text, _ in choice.alternatives if text not in suppressed)
+                seen += 1
+    assert seen > 50
+
+
+def test_edits_of_a_group_share_their_first_tokens(vlm: TransformersVLM) -> None:
+    """Up to the edited image the model reads the same tokens, so that a server reads them once a group."""
+    principles = [Principle("Is it sharp?", IMAGE_QUALITY)]
+    start = vlm.processor.tokenizer.convert_tokens_to_ids("<|vision_start|>")
+    for variant in ("full", "compact"):
+        group = [judge_request([picture(0)], picture(i), "Go", principles, "both", variant) for i in (1, 2)]
+        prompts = []
+        for request in group:
+            text = vlm.processor.apply_chat_template(to_messages(request), tokenize=False, add_generation_prompt=True)
+            images = [[decode_pil(data) for data in request.images]]
+            prompts.append(vlm.processor(text=[text], images=images)["input_ids"][0])
+        edited = [place for place, token in enumerate(prompts[0]) if token == start][1]
+        assert prompts[0][: edited + 1] == prompts[1][: edited + 1]
+        assert edited > len(prompts[0]) / 4
 
 
 def test_finish_and_token_counts(vlm: TransformersVLM) -> None:
@@ -129,6 +267,8 @@ def test_the_training_flag_survives(checkpoint: Path) -> None:
         ({"top_p": 0.0}, 1, "top_p=0.0"),
         ({"top_k": -1}, 1, "top_k=-1"),
         ({"repetition_penalty": 0.0}, 1, "repetition_penalty=0.0"),
+        ({"top_logprobs": 21}, 1, "top_logprobs=21"),
+        ({"top_logprobs": -1}, 1, "top_logprobs=-1"),
     ],
 )
 def test_bad_sampling_is_refused(vlm: TransformersVLM, change: dict, n: int, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edit_r1.cli import main
 from edit_r1.images import ImageError, encode_png
+from edit_r1.records import INSTRUCTION_FOLLOWING, Principle
+from edit_r1.verifier.prompts import PROMPT_VERSIONS, decompose_request
+from edit_r1.verifier.scoring import MAX_NEW_TOKENS
+from edit_r1.vlm.protocol import Sampling
 from edit_r1.world.edits import CATEGORIES, MULTI_STEP, sample_edit
 from edit_r1.world.phrases import JOINTS
 from edit_r1.world.scenes import SPLITS, sample_scene
@@ -103,3 +109,28 @@ def test_weights_are_found_or_their_absence_is_said(tmp_path: Path, monkeypatch:
         weights("editor")
     (folder / "model_index.json").write_text("{}")
     assert weights("editor") == folder
+
+
+def test_principles_say_that_they_came_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The packaged verifier writes no principles of its own, so that these can come from the cache alone."""
+    monkeypatch.setenv("EDIT_R1_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "source.png").write_bytes(PICTURE)
+    asked = ["principles", str(tmp_path / "source.png"), "-i", "Remove the red circle.", "--json"]
+    written = (Principle("Is the red circle gone?", INSTRUCTION_FOLLOWING),)
+    verifier = packaged_verifier()
+    assert verifier.cache is not None
+    request = decompose_request([PICTURE], "Remove the red circle.", (), verifier.variant)
+    greedy = Sampling(MAX_NEW_TOKENS[verifier.variant], temperature=0.0)
+    verifier.cache.put(
+        verifier.cache.key(request, PROMPT_VERSIONS[verifier.variant], verifier.vlm.name, greedy), written, {}
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(asked)
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "principles": [{"question": "Is the red circle gone?", "category": INSTRUCTION_FOLLOWING}],
+        "cached": True,
+        "model": "verifier-small-rrm",
+    }

@@ -41,7 +41,7 @@ from edit_r1.store import (
     read_rows,
     write_json,
 )
-from edit_r1.verifier.prompts import PROMPT_VERSION, Variant
+from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
 from edit_r1.vlm.protocol import VLM, Sampling
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class CurateStage:
             "rules": [self.candidates_per_context, self.variant, self.tie_break, self.filter_on, self.shard_size],
             "sampling": [asdict(self.decompose_sampling), asdict(self.verify_sampling)],
             "seed": self.seed,
-            "prompts": PROMPT_VERSION,
+            "prompts": sorted({PROMPT_VERSIONS[v] for v in (self.variant, *[m.variant for m in self.pool])}),
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

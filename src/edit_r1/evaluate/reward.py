@@ -30,6 +30,9 @@ class PairScore:
     winner: float | None
     """Mean score of x_w, 0 to 10; None when no trace could be parsed."""
     loser: float | None
+    winner_expected: float | None = None
+    """Expected score of x_w (`Judgment.expected_score`); None when there is none."""
+    loser_expected: float | None = None
 
     @property
     def parsed(self) -> bool:
@@ -48,6 +51,30 @@ class PairScore:
     def half_credit(self) -> float:
         """1, 0.5 for a tie, 0."""
         return 0.5 if self.tie else self.strict
+
+    @property
+    def tie_broken(self) -> float:
+        """Half credit after a tie of the scores was broken by the expected scores, where both edits have one."""
+        if not self.tie or self.winner_expected is None or self.loser_expected is None:
+            return self.half_credit
+        return 0.5 + 0.5 * float(np.sign(self.winner_expected - self.loser_expected))
+
+
+@dataclass(frozen=True)
+class TieBreakReport:
+    """What the expected score adds as a breaker of ties; it changes no pair that has a winner by score."""
+
+    half_credit: float
+    tie_rate: float
+    """Pairs that still tie."""
+    broken: int
+    """Ties that were broken."""
+    right: int
+    """Of those, in favour of x_w."""
+    gain: float
+    """Half credit with the breaker minus without."""
+    gain_ci95: list[float] | None
+    """Of the gain, paired and clustered by source; None with a single source."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +95,8 @@ class PairReport:
     """Half-credit accuracy per category of edit."""
     at_margin: dict[str, float]
     """Share of pairs won by more than 0.5 and by more than 1 point."""
+    tie_break: TieBreakReport | None = None
+    """With ties broken by the expected scores; None when no judgment has one."""
 
 
 def judge_candidates(
@@ -76,8 +105,12 @@ def judge_candidates(
     traces: int,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    expected: bool = False,
 ) -> dict[str, Judgment]:
-    """A judgment for every candidate that appears in `preferences`, by candidate id; each is judged once."""
+    """A judgment for every candidate that appears in `preferences`, by candidate id; each is judged once.
+
+    expected: also ask for expected scores, for the report with broken ties.
+    """
     items: dict[str, ScoreItem] = {}
     for preference in preferences:
         sample = preference.context.sample
@@ -88,7 +121,9 @@ def judge_candidates(
                 instruction=sample.instruction,
                 principles=preference.context.principles,
             )
-    judgments = verifier.score_many(list(items.values()), traces=traces, seed=seed, progress=progress)
+    judgments = verifier.score_many(
+        list(items.values()), traces=traces, seed=seed, progress=progress, expected=expected
+    )
     return dict(zip(items, judgments, strict=True))
 
 
@@ -102,6 +137,8 @@ def pair_scores(preferences: Sequence[Preference], judgments: Mapping[str, Judgm
             preference.loser.id,
             judgments[preference.winner.id].score,
             judgments[preference.loser.id].score,
+            judgments[preference.winner.id].expected_score,
+            judgments[preference.loser.id].expected_score,
         )
         for preference in preferences
         if preference.winner is not None and preference.loser is not None
@@ -136,6 +173,23 @@ def report_pairs(benchmark: str, scores: Sequence[PairScore], seed: int = 0) -> 
             for category in categories
         },
         at_margin={str(margin): float((gaps > margin).mean()) for margin in (0.5, 1.0)},
+        tie_break=_tie_break(scores, seed),
+    )
+
+
+def _tie_break(scores: Sequence[PairScore], seed: int) -> TieBreakReport | None:
+    if all(score.winner_expected is None and score.loser_expected is None for score in scores):
+        return None
+    credit = [score.tie_broken for score in scores]
+    broken = [score.tie_broken for score in scores if score.tie and score.tie_broken != 0.5]
+    gain = paired_difference(credit, [s.half_credit for s in scores], [s.sample_id for s in scores], seed)
+    return TieBreakReport(
+        half_credit=float(np.mean(credit)),
+        tie_rate=float(np.mean([score.tie for score in scores])) - len(broken) / len(scores),
+        broken=len(broken),
+        right=sum(value == 1 for value in broken),
+        gain=gain.mean,
+        gain_ci95=gain.ci95,
     )
 
 

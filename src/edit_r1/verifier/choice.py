@@ -8,7 +8,7 @@ from typing import Any, Literal
 from edit_r1.images import MAX_JUDGED_PIXELS
 from edit_r1.records import OutputMode
 from edit_r1.verifier.cards import read_card
-from edit_r1.verifier.prompts import PROMPT_VERSION, Variant
+from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.vlm.openai import OpenAIVLM, Prices
 from edit_r1.vlm.protocol import VLM
@@ -67,7 +67,7 @@ class ModelChoice:
         """What shapes an answer, for a record of a run: no key, no speed, no price."""
         left_out = {"api_key_env", "device", "concurrency", "timeout", "price_in", "price_out"}
         kept = {name: value for name, value in asdict(self).items() if name not in left_out}
-        return {**kept, "prompts": PROMPT_VERSION}
+        return {**kept, "prompts": dict(PROMPT_VERSIONS)}
 
     def writer(self) -> VLM | None:
         """The model of --principles-model; None when the judge writes the principles itself. Raises ModelError."""

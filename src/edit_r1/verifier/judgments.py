@@ -33,8 +33,11 @@ def aggregate(
     model: str,
     seconds: float,
     simulated: bool = False,
+    expected: Sequence[float | None] | None = None,
 ) -> Judgment:
     """One judgment from the traces of one edited image.
+
+    expected: each outcome's expected score (`expected_score`), None for one that has none; None when not asked for.
 
     The score is the mean over the parsed traces, `score_std` their population standard deviation; an
     unparsed trace is counted and enters no number. Evidence comes from the trace whose score is nearest
@@ -45,6 +48,7 @@ def aggregate(
     spread = None
     if score is not None and len(parsed) > 1:
         spread = math.sqrt(math.fsum((trace.score - score) ** 2 for trace in parsed) / len(parsed))
+    tie_breakers = [] if expected is None else _of_parsed(expected, outcomes)
     results = _results(parsed, principles, score)
     categories: dict[str, float | None] = {}
     for category in CATEGORIES:
@@ -60,8 +64,15 @@ def aggregate(
         model=model,
         seconds=seconds,
         simulated=simulated,
+        expected_score=None if None in tie_breakers else mean([value for value in tie_breakers if value is not None]),
         outcomes=tuple(outcomes),
     )
+
+
+def _of_parsed(expected: Sequence[float | None], outcomes: Sequence[Trace | Unparsed]) -> list[float | None]:
+    """The expected scores of the parsed outcomes, so that their mean is over the same traces as the score."""
+    pairs = zip(expected, outcomes, strict=True)
+    return [value for value, outcome in pairs if isinstance(outcome, Trace)]
 
 
 def _results(
@@ -89,6 +100,23 @@ def failed(reason: Unparsed, traces: int, principles: Sequence[Principle], model
     return aggregate([reason] * traces, principles, model, 0.0, simulated)
 
 
+def best_first(judgments: Sequence[Judgment]) -> list[int]:
+    """Places of the judgments, best first; those without a score last.
+
+    Higher scores stand before lower ones, always. Judgments of one score are ordered by their expected scores when
+    all of them have one; otherwise, and where those tie too, they keep their order.
+    """
+    alike: dict[float | None, list[int]] = {}
+    for place, judgment in enumerate(judgments):
+        alike.setdefault(judgment.score, []).append(place)
+    order: list[int] = []
+    for _, places in sorted(alike.items(), key=lambda group: -1.0 if group[0] is None else group[0], reverse=True):
+        breakers = {place: judgments[place].expected_score for place in places}
+        known = {place: value for place, value in breakers.items() if value is not None}
+        order += sorted(places, key=lambda place: -known[place]) if len(known) == len(places) else places
+    return order
+
+
 def weighted_verdicts(judgment: Judgment) -> float | None:
     """The checklist as one number, 0 to 10: category means weighted by `CATEGORY_WEIGHTS`.
 
@@ -110,6 +138,7 @@ def judgment_json(judgment: Judgment) -> dict[str, Any]:
         "traces": judgment.traces,
         "unparsed": judgment.unparsed,
         "score_std": judgment.score_std,
+        "expected_score": judgment.expected_score,
         "principles": [
             {
                 "question": result.question,
@@ -121,5 +150,6 @@ def judgment_json(judgment: Judgment) -> dict[str, Any]:
         ],
         "categories": dict(judgment.categories),
         "model": judgment.model,
+        "prompts": judgment.prompts,
         "seconds": judgment.seconds,
     }

@@ -1,18 +1,38 @@
 """From a model's text to a `Trace`, principles or gold verdicts; or to `Unparsed` with the reason.
 
-Never an exception, and never an invented number: a score that is returned stands in the text in
-digits, and every verdict was written by the model. Both variants are read, told apart by content.
+Never an exception, and never an invented number. That means: the score is the number that stands, in digits (full-width
+ones too), in the last <score> tag outside of thoughts; average_score stands in digits after that key; every verdict is
+one of the words below, written by the model for that principle. Both variants are read, told apart by content.
 
-Decisions, where real output is not what was asked for:
-- A text cut at the token limit is Unparsed, whatever it holds.
-- What stands inside <think>...</think> is not the answer; a block that is never closed has no answer.
-- Several <score> tags: equal ones count as one; otherwise the last one wins only when nothing follows
-  it (drafts before the final score), else the text is Unparsed.
-- `<score>8/10</score>` is 8; any other denominator, a range, a percentage or a value outside 0 to 10 is Unparsed.
-- A verdict is 0/1, true/false, yes/no, or "uncertain" (0, as the prompt says); anything else, or another
-  number of verdicts than of principles, is Unparsed.
-- Verdicts stand in the order of the principles, unless their questions say otherwise without doubt.
-- A missing average_score is None; one that cannot be read or lies outside 0 to 1 is Unparsed.
+| what models write                                   | what becomes of it |
+| --- | --- |
+| a text cut at the token limit                       | Unparsed, whatever it holds: its end is not known |
+| more than 200,000 characters                        | Unparsed |
+| <think>...</think>, <thinking>, also without the    | not the answer: only what stands outside is read |
+| opening tag (it stands in the prompt)               | |
+| a thought that is never closed                      | Unparsed: what was meant as the answer is not known |
+| code fences, markdown bold, LaTeX around tags       | read |
+| 8, 8.5, ８.５, **8**, $8$, \\boxed{8}, "8", 8分 in a tag | read |
+| 8/10, 8 out of 10                                   | 8; any other denominator is Unparsed: its scale is a guess |
+| 4-5, 4,5, 45%, 1e1, -1, 11, N/A in a tag            | Unparsed |
+| \\boxed{8}, "score: 8", "8/10" without a tag          | Unparsed: it may be the average, or a draft |
+| several tags of one value                           | that value |
+| several tags that differ                            | the last one if nothing follows it (drafts), else Unparsed |
+| a tag that is not closed after the last good one    | Unparsed |
+| JSON in single, curly or full-width quotes, with    | read, see `loose_json`; an object that cannot be read is no |
+| trailing commas, comments, Python literals          | verdict, and then the count is wrong |
+| verdicts 0/1, 1.0, true/false, yes/no, 是/否, "Yes."  | read |
+| "uncertain", "unsure"                               | 0, as the prompt says |
+| any other verdict (0.5, 2, null, "partly", "pass")  | Unparsed |
+| two verdicts that contradict each other in one object | Unparsed |
+| more or fewer verdicts than principles              | Unparsed, also when average_score would allow a guess |
+| questions left out                                  | the order of the principles |
+| questions reordered, word for word                  | each verdict goes to its principle |
+| one question renamed                                | it takes the place that is left |
+| several renamed, in the principles' order           | read, unless one resembles another principle more than its own |
+| renamed and reordered; one answered twice           | Unparsed |
+| average_score missing or null                       | None |
+| average_score outside 0 to 1 or no number           | Unparsed |
 """
 
 from __future__ import annotations
@@ -22,26 +42,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from edit_r1.records import CATEGORIES, OutputMode, Principle, Trace, Unparsed, Verdict
+from edit_r1.verifier.answer_text import MAX_TEXT_CHARS, BadAnswer, answer_of, find_average, find_score
 from edit_r1.verifier.loose_json import json_values, to_ascii_punctuation
 from edit_r1.verifier.prompts import MAX_PRINCIPLES, MAX_QUESTION_CHARS, SHORT_NAMES
 from edit_r1.vlm.protocol import Completion
 
-MAX_TEXT_CHARS = 200_000
-"""Longest text that is read; a longer one is Unparsed."""
+__all__ = ["MAX_TEXT_CHARS", "parse_completion", "parse_gold", "parse_principles", "parse_trace", "questions_of"]
 
-_THOUGHT = re.compile(r"<\s*(think|thinking)\s*>.*?<\s*/\s*\1\s*>", re.IGNORECASE | re.DOTALL)
-_THOUGHT_END = re.compile(r"<\s*/\s*think(?:ing)?\s*>", re.IGNORECASE)
-_THOUGHT_START = re.compile(r"<\s*think(?:ing)?\s*>", re.IGNORECASE)
-_SCORE = re.compile(r"<\s*score\s*>([^<>]*)<\s*/\s*score\s*>", re.IGNORECASE)
-_SCORE_OPEN = re.compile(r"<\s*score\s*>", re.IGNORECASE)
-_NUMBER = re.compile(r"\**\s*([0-9]{1,2}(?:\.[0-9]{1,10})?)\s*(?:(?:/|out of)\s*10(?:\.0)?)?\s*\**")
-_NOTHING = re.compile(r"(?:\s|`|<\|[a-z_]+\|>|</?s>)*", re.IGNORECASE)
-_AVERAGE = re.compile(r"[\"']?average_score[\"']?\s*[:=]\s*[\"']?([^\s\"',}\]]*)", re.IGNORECASE)
-_DECIMAL = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,20})?")
-_LINE = re.compile(r"\s*([0-9]{1,3})(?:[.):]\s+|、\s*|\s+)(?:\[(\w+)\]\s*)?(\S.*)?")
-_LAST_VERDICT = re.compile(
-    r"(?:(?P<evidence>.*?)\s*:\s*)?\**(?P<word>yes|no|true|false|[01]|是|否)\**\s*[.。]?\s*", re.IGNORECASE
-)
+_LINE = re.compile(r"\s*+([0-9]{1,3})(?:[.):]\s++|、\s*+|\s++)(?:\[(\w++)\]\s*+)?(\S.*+)?")
 
 _WORDS: dict[str, Literal[0, 1]] = {
     **dict.fromkeys(("1", "1.0", "yes", "true", "是"), 1),
@@ -54,10 +62,6 @@ _CATEGORY_NAMES: dict[str, str] = {
     **{category.casefold(): category for category in CATEGORIES},
     **{short.casefold(): category for category, short in SHORT_NAMES.items()},
 }
-
-
-class _Bad(Exception):
-    """A text breaks the format; the message is the reason. Never leaves this module."""
 
 
 def parse_trace(
@@ -74,7 +78,7 @@ def parse_trace(
     """
     try:
         return _trace(text, principles, mode, tokens, truncated)
-    except _Bad as bad:
+    except BadAnswer as bad:
         return Unparsed(text, str(bad), tokens)
 
 
@@ -92,9 +96,9 @@ def parse_principles(text: str, truncated: bool = False) -> tuple[Principle, ...
     """A decomposer's answer: a JSON array of {question, category}, or lines "1 [Follow] ..."."""
     try:
         if truncated:
-            raise _Bad("cut at the token limit")
-        return _principles(_answer(text))
-    except _Bad as bad:
+            raise BadAnswer("cut at the token limit")
+        return _principles(answer_of(text))
+    except BadAnswer as bad:
         return Unparsed(text, str(bad))
 
 
@@ -104,9 +108,9 @@ def parse_gold(
     """A verifier VLM's gold verdicts with their reasons, in the order of the principles (of the text, for a number)."""
     try:
         if truncated:
-            raise _Bad("cut at the token limit")
-        return _verdicts(_answer(text), principles)
-    except _Bad as bad:
+            raise BadAnswer("cut at the token limit")
+        return _verdicts(answer_of(text), principles)
+    except BadAnswer as bad:
         return Unparsed(text, str(bad))
 
 
@@ -120,58 +124,12 @@ def _trace(
     text: str, principles: Sequence[Principle] | int, mode: OutputMode, tokens: int, truncated: bool
 ) -> Trace | Unparsed:
     if truncated:
-        raise _Bad("cut at the token limit")
-    answer = _answer(text)
-    score = _score(answer)
+        raise BadAnswer("cut at the token limit")
+    answer = answer_of(text)
+    score = find_score(answer).value
     if mode == "think":
         return Trace(text, score, None, tokens=tokens)
-    return Trace(text, score, _verdicts(answer, principles), _average(answer), tokens)
-
-
-def _answer(text: str) -> str:
-    """The text without its thoughts."""
-    if len(text) > MAX_TEXT_CHARS:
-        raise _Bad(f"{len(text)} characters, at most {MAX_TEXT_CHARS} are read")
-    answer = _THOUGHT.sub("", text)
-    ends = list(_THOUGHT_END.finditer(answer))
-    if ends:  # the opening tag stands in some chat templates' prompts, not in the answer
-        answer = answer[ends[-1].end() :]
-    if _THOUGHT_START.search(answer):
-        raise _Bad("a <think> block that never ends")
-    if not answer.strip():
-        raise _Bad("an empty answer")
-    return answer
-
-
-def _score(answer: str) -> float:
-    """The number in the score tag, 0 to 10."""
-    plain = to_ascii_punctuation(answer)
-    tags = list(_SCORE.finditer(plain))
-    if not tags:
-        raise _Bad("no <score> tag" if not _SCORE_OPEN.search(plain) else "a <score> tag that is not closed")
-    last = tags[-1]
-    if _SCORE_OPEN.search(plain, last.end()):
-        raise _Bad("a <score> tag that is not closed")
-    written = {tag.group(1).strip() for tag in tags}
-    if len(written) > 1 and not _NOTHING.fullmatch(plain, last.end()):
-        raise _Bad(f"{len(tags)} <score> tags that differ, and the last one does not end the text")
-    number = _NUMBER.fullmatch(last.group(1).strip())
-    if number is None:
-        raise _Bad(f"the score {last.group(1).strip()[:40]!r} is not a number from 0 to 10")
-    score = float(number.group(1))
-    if score > 10:
-        raise _Bad(f"the score {number.group(1)} is outside 0 to 10")
-    return score
-
-
-def _average(answer: str) -> float | None:
-    """The mean of the verdicts as the model wrote it, 0 to 1."""
-    found = _AVERAGE.findall(to_ascii_punctuation(answer))
-    if not found or found[-1].casefold() in ("null", "none"):
-        return None
-    if not _DECIMAL.fullmatch(found[-1]) or float(found[-1]) > 1:
-        raise _Bad(f"the average_score {found[-1][:40]!r} is not a number from 0 to 1")
-    return float(found[-1])
+    return Trace(text, score, _verdicts(answer, principles), find_average(answer), tokens)
 
 
 def _verdicts(answer: str, principles: Sequence[Principle] | int) -> tuple[Verdict, ...]:
@@ -182,11 +140,11 @@ def _verdicts(answer: str, principles: Sequence[Principle] | int) -> tuple[Verdi
     if len(items) != n and _numbers(lines) == list(range(1, n + 1)):
         return tuple(verdict for _, verdict in sorted(lines, key=lambda line: line[0]))
     if not items:
-        raise _Bad(
+        raise BadAnswer(
             f"verdicts for the principles {_numbers(lines)}, not for 1 to {n}" if lines else "no verdicts in the answer"
         )
     if len(items) != n:
-        raise _Bad(f"{len(items)} verdicts for {n} principles")
+        raise BadAnswer(f"{len(items)} verdicts for {n} principles")
     verdicts = [_item_verdict(item) for item in items]
     if isinstance(principles, int):
         return tuple(verdicts)
@@ -202,24 +160,22 @@ def _compact_verdicts(answer: str) -> list[tuple[int, Verdict]]:
     found: list[tuple[int, Verdict]] = []
     for line in answer.splitlines():
         head = _LINE.fullmatch(to_ascii_punctuation(line))
-        rest = head.group(3) if head else None
-        verdict = _LAST_VERDICT.fullmatch(rest) if rest else None
-        if head is None or verdict is None:
+        if head is None or not head[3]:
             continue
-        start = head.start(3)
-        evidence = (
-            line[start + verdict.start("evidence") : start + verdict.end("evidence")] if verdict["evidence"] else ""
-        )
-        found.append((int(head.group(1)), Verdict(_WORDS[verdict["word"].casefold()], evidence.strip() or None)))
+        seen, colon, word = head[3].rpartition(":")
+        value = _word(word)
+        if value is not None:
+            evidence = line[head.start(3) : head.start(3) + len(seen)] if colon else ""
+            found.append((int(head[1]), Verdict(value, evidence.strip() or None)))
     return found
 
 
-def _items(answer: str) -> list[dict[Any, Any]]:
+def _items(answer: str) -> list[dict[str, Any]]:
     """Every JSON object that holds a verdict, in the order of the text."""
     return [item for value in json_values(answer) for item in _walk(value, depth=0)]
 
 
-def _walk(value: Any, depth: int) -> Iterator[dict[Any, Any]]:
+def _walk(value: Any, depth: int) -> Iterator[dict[str, Any]]:
     if depth > 6:  # deeper than any wrapping that models put around the list
         return
     if isinstance(value, dict):
@@ -237,23 +193,23 @@ def _walk(value: Any, depth: int) -> Iterator[dict[Any, Any]]:
 def _word(value: Any) -> Literal[0, 1] | None:
     """0 or 1 for a verdict as models write it; None for anything else."""
     if isinstance(value, str):
-        return _WORDS.get(to_ascii_punctuation(value).strip().rstrip(".。").casefold())
+        return _WORDS.get(to_ascii_punctuation(value).strip().rstrip(".。").strip("*").rstrip(".。").casefold())
     if isinstance(value, bool | int | float):
         return 1 if value == 1 else 0 if value == 0 else None
     return None
 
 
-def _item_verdict(item: dict[Any, Any]) -> Verdict:
+def _item_verdict(item: dict[str, Any]) -> Verdict:
     """The verdict of one JSON object; two keys that contradict each other are an error."""
     written = [item[key] for key in _VERDICT_KEYS if key in item]
     values = {_word(value) for value in written}
     value = values.pop()
     if value is None or values:
-        raise _Bad(f"the verdict {str(written)[:60]} is not 0 or 1")
+        raise BadAnswer(f"the verdict {str(written)[:60]} is not 0 or 1")
     return Verdict(value, _first_text(item, _EVIDENCE_KEYS))
 
 
-def _first_text(item: dict[Any, Any], keys: Sequence[str]) -> str | None:
+def _first_text(item: dict[str, Any], keys: Sequence[str]) -> str | None:
     """The first non-empty text under one of the keys, on one line."""
     for key in keys:
         if isinstance(item.get(key), str) and item[key].strip():
@@ -277,17 +233,17 @@ def _order(questions: Sequence[str | None], principles: Sequence[Principle]) -> 
         if same and words:
             item_at[index if index in same else same[0]] = index
         elif words and words in principle_words:
-            raise _Bad(f"one principle is answered twice: {questions[index]!r}")
+            raise BadAnswer(f"one principle is answered twice: {questions[index]!r}")
         else:
             unmatched.append(index)
     open_places = [place for place, index in enumerate(item_at) if index is None]
     if len(unmatched) > 1:
         if open_places != unmatched:
-            raise _Bad("the verdicts' questions are reordered and renamed: which verdict answers which is unclear")
+            raise BadAnswer("the verdicts' questions are reordered and renamed: which verdict answers which is unclear")
         for index in unmatched:
             likeness = {place: _likeness(item_words[index], principle_words[place]) for place in open_places}
             if max(likeness.values()) > likeness[index]:
-                raise _Bad(f"question {index + 1} resembles another principle more than its own")
+                raise BadAnswer(f"question {index + 1} resembles another principle more than its own")
     for place, index in zip(open_places, unmatched, strict=True):
         item_at[place] = index
     return [index for index in item_at if index is not None]
@@ -311,9 +267,9 @@ def _principles(answer: str) -> tuple[Principle, ...]:
         matches = [_LINE.fullmatch(line) for line in answer.splitlines()]
         rows = [(match[3], match[2]) for match in matches if match and match[2]]
     if not rows:
-        raise _Bad("no principles in the answer")
+        raise BadAnswer("no principles in the answer")
     if len(rows) > MAX_PRINCIPLES:
-        raise _Bad(f"{len(rows)} principles, at most {MAX_PRINCIPLES} are judged at once")
+        raise BadAnswer(f"{len(rows)} principles, at most {MAX_PRINCIPLES} are judged at once")
     return tuple(_principle(question, category) for question, category in rows)
 
 
@@ -333,8 +289,10 @@ def _principle_rows(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
 def _principle(question: Any, category: Any) -> Principle:
     text = " ".join(question.split()) if isinstance(question, str) else ""
     if not text or len(text) > MAX_QUESTION_CHARS:
-        raise _Bad(f"a question that is empty or longer than {MAX_QUESTION_CHARS} characters: {str(question)[:40]!r}")
+        raise BadAnswer(
+            f"a question that is empty or longer than {MAX_QUESTION_CHARS} characters: {str(question)[:40]!r}"
+        )
     name = " ".join(category.replace("_", " ").split()).casefold() if isinstance(category, str) else ""
     if name not in _CATEGORY_NAMES:
-        raise _Bad(f"the category {str(category)[:40]!r} is none of {list(CATEGORIES)}")
+        raise BadAnswer(f"the category {str(category)[:40]!r} is none of {list(CATEGORIES)}")
     return Principle(text, _CATEGORY_NAMES[name])

@@ -5,7 +5,9 @@ words, JSON output. "compact" is for models of a few million parameters, which l
 data and have no room to read them. The order is always source image and instruction first, so that
 all candidates of one context share a prefix that a server can cache.
 
-Any change of a wording changes `PROMPT_VERSION`: judgments of different versions are not comparable.
+Any change of a wording, of the examples too, changes the variant's entry in `PROMPT_VERSIONS`: judgments of different
+versions are not comparable. Judgments, caches and curations record it. The compact wording is what the packaged models
+were trained on, and stays as it is.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from edit_r1.records import (
 from edit_r1.verifier.examples import Example
 from edit_r1.vlm.protocol import Request
 
-PROMPT_VERSION = "1"
-
 Variant = Literal["full", "compact"]
+
+PROMPT_VERSIONS: dict[Variant, str] = {"full": "full-2", "compact": "compact-1"}
+"""The version of each variant's three prompts."""
 
 MAX_INSTRUCTION_CHARS = 2000
 """Longest instruction; far above any real one (ImgEdit's longest is some 400) and safe for the context."""
@@ -108,7 +111,7 @@ JUDGE_RULES: tuple[tuple[str, str], ...] = (
     (
         "anchors",
         "Scale of the final score, 0 to 10, decimals allowed: 0 is unusable (severe artefacts, hard to mend by "
-        "hand), 5 is partly usable, 8 is nearly usable with small mending.",
+        "hand), 5 is partly usable, 8 is nearly usable with small mending, 10 is usable as it is with nothing to mend.",
     ),
 )
 """(name, wording) of each rule the judge's prompt carries."""

@@ -8,20 +8,22 @@ costs a batch. What a model answers never raises: a trace that cannot be parsed 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from edit_r1.images import MAX_JUDGED_PIXELS, ImageError, decode_pil, judged_pictures, judged_sources
-from edit_r1.records import Judgment, OutputMode, Principle, Unparsed
+from edit_r1.images import MAX_JUDGED_PIXELS, judged_pictures, judged_sources
+from edit_r1.records import Judgment, OutputMode, Principle, Trace, Unparsed
 from edit_r1.verifier.cards import read_card
-from edit_r1.verifier.examples import draw_examples
-from edit_r1.verifier.judgments import aggregate, failed, judgment_json, weighted_verdicts
+from edit_r1.verifier.expected_score import expected_score
+from edit_r1.verifier.items import ScoreItem, check_item, check_pictures, context_key, examples_of
+from edit_r1.verifier.judgments import aggregate, best_first, failed, judgment_json, weighted_verdicts
 from edit_r1.verifier.parsing import parse_completion, parse_principles
+from edit_r1.verifier.principles_cache import PrinciplesCache, checkpoint_identity, default_cache
 from edit_r1.verifier.prompts import (
+    PROMPT_VERSIONS,
     Variant,
     check_instruction,
     check_principles,
@@ -30,7 +32,7 @@ from edit_r1.verifier.prompts import (
     judge_request,
 )
 from edit_r1.vlm.errors import ModelError
-from edit_r1.vlm.protocol import VLM, Completion, Request, Sampling
+from edit_r1.vlm.protocol import MAX_TOP_LOGPROBS, VLM, Completion, Request, Sampling
 
 if TYPE_CHECKING:
     from edit_r1.vlm.openai import Prices
@@ -46,19 +48,6 @@ MAX_TRACES = 64
 """Most traces per item."""
 _CHUNK_TRACES = 256
 """Traces asked for in one call of the model, between two reports of progress."""
-
-
-@dataclass(frozen=True)
-class ScoreItem:
-    """One edited image to be judged."""
-
-    sources: tuple[bytes, ...]
-    """x_ref, encoded; several for an edit that combines images."""
-    edited: bytes
-    """x_edit, encoded."""
-    instruction: str
-    principles: tuple[Principle, ...] | None = None
-    """P; None lets the model write them."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +76,7 @@ class Verifier:
         max_new_tokens: int | None = None,
         max_pixels: int = MAX_JUDGED_PIXELS,
         principles_variant: Variant | None = None,
+        cache: PrinciplesCache | None = None,
     ) -> None:
         """
         Args:
@@ -97,6 +87,7 @@ class Verifier:
             max_new_tokens: longest trace, None for the variant's `MAX_NEW_TOKENS`.
             max_pixels: most pixels of a picture shown to a model (see `edit_r1.images.judged_pictures`).
             principles_variant: prompt of `principles_vlm`; None for `variant`.
+            cache: where the principles that a model writes are kept between runs; None keeps them in memory alone.
         """
         if max_pixels < 64 * 64:
             raise ValueError(f"max_pixels={max_pixels}: in fewer than 4096 pixels nothing can be judged")
@@ -108,7 +99,9 @@ class Verifier:
         self.max_new_tokens = MAX_NEW_TOKENS[variant] if max_new_tokens is None else max_new_tokens
         self.max_pixels = max_pixels
         self.principles_variant = principles_variant or variant
+        self.cache = cache
         self._principles: dict[str, tuple[Principle, ...]] = {}
+        self._from_cache: set[str] = set()
 
     @classmethod
     def load(
@@ -124,11 +117,13 @@ class Verifier:
         max_new_tokens: int | None = None,
         max_pixels: int = MAX_JUDGED_PIXELS,
         principles_variant: Variant | None = None,
+        cache: PrinciplesCache | Literal["default"] | None = "default",
     ) -> Verifier:
         """A local checkpoint, asked as its `edit_r1.json` says unless `mode` or `variant` say otherwise.
 
         device: several, such as ("cuda:0", "cuda:1") or ("cpu", "cpu"), load a replica each in a process of its own;
         a script then needs the usual `if __name__ == "__main__"`, and `close` (or `with`) ends them.
+        cache: of the principles that the model writes; "default" for the one of `default_cache`, None for none.
         batch_size: sequences decoded at once, by each replica. Raises `edit_r1.vlm.errors.ModelError` (a ValueError).
         """
         # Here alone: scoring by an endpoint needs no torch.
@@ -141,6 +136,9 @@ class Verifier:
             vlm = TransformersVLM.load(path, device=device, dtype=dtype, batch_size=batch_size, adapter=adapter)
         else:
             vlm = TransformersReplicas(path, device, batch_size, dtype=dtype, adapter=adapter)
+        kept = default_cache() if cache == "default" else cache
+        if kept is not None and principles_vlm is None:
+            kept = replace(kept, model=checkpoint_identity(path, adapter))
         return cls(
             vlm,
             mode or card.mode,
@@ -150,6 +148,7 @@ class Verifier:
             max_new_tokens,
             max_pixels,
             principles_variant,
+            kept,
         )
 
     @classmethod
@@ -168,11 +167,13 @@ class Verifier:
         max_new_tokens: int | None = None,
         max_pixels: int = MAX_JUDGED_PIXELS,
         principles_variant: Variant | None = None,
+        cache: PrinciplesCache | Literal["default"] | None = "default",
     ) -> Verifier:
         """A model behind an OpenAI-compatible server; see `edit_r1.vlm.openai.OpenAIVLM` for the connection.
 
         model: as the server names it. Servers on this machine name a model by its folder: the `edit_r1.json` there
         is read, as in `load`; any other name is asked by the full prompts unless `mode` or `variant` say otherwise.
+        cache: as in `load`; a served model is told from others by its address and its name.
         For settings that are not here give `Verifier` an `OpenAIVLM` of your own. Raises ModelError (a ValueError)
         for an address or a key that cannot be one; whether the server answers shows `verifier.vlm.check()`.
         """
@@ -180,6 +181,9 @@ class Verifier:
 
         card = read_card(model)
         vlm = OpenAIVLM(endpoint, model, api_key_env, concurrency, timeout_s, server_n=server_n, prices=prices)
+        kept = default_cache() if cache == "default" else cache
+        if kept is not None and principles_vlm is None:
+            kept = replace(kept, model=vlm.endpoint)
         return cls(
             vlm,
             mode or card.mode,
@@ -189,6 +193,7 @@ class Verifier:
             max_new_tokens,
             max_pixels,
             principles_variant,
+            kept,
         )
 
     def close(self) -> None:
@@ -204,12 +209,12 @@ class Verifier:
         self.close()
 
     def principles(self, sources: Sequence[bytes], instruction: str) -> tuple[Principle, ...]:
-        """The model's principles for a context, greedy; kept in memory for the next question about it.
+        """The model's principles for a context, greedy; kept in memory, and in the cache, for the next question.
 
         Raises ValueError for bad input, `ModelError` (one too) when no answer came, `UnparsedPrinciples` when the
         answer holds no principles.
         """
-        _check_pictures(check_sources(sources), "source image")
+        check_pictures(check_sources(sources), "source image")
         check_instruction(instruction)
         written = self._decompose([(tuple(sources), instruction)])[0]
         if isinstance(written, Unparsed):
@@ -220,6 +225,10 @@ class Verifier:
             )
         return written
 
+    def is_cached(self, sources: Sequence[bytes], instruction: str) -> bool:
+        """True when the principles of this context were read from the cache instead of being asked for."""
+        return context_key(tuple(sources), instruction) in self._from_cache
+
     def score(
         self,
         sources: Sequence[bytes],
@@ -229,14 +238,16 @@ class Verifier:
         traces: int = 1,
         temperature: float | None = None,
         seed: int = 0,
+        expected: bool = False,
     ) -> Judgment:
         """Judges one edited image; score 0 to 10.
 
-        One trace is greedy by default, several are sampled at temperature 1. Raises ValueError for bad input.
+        One trace is greedy by default, several are sampled at temperature 1. expected: as in `score_many`. Raises
+        ValueError for bad input.
         """
         item = ScoreItem(tuple(sources), edited, instruction, None if principles is None else tuple(principles))
-        _check_item(item)
-        return self.score_many([item], traces, temperature, seed)[0]
+        check_item(item)
+        return self.score_many([item], traces, temperature, seed, expected=expected)[0]
 
     def rank(
         self,
@@ -247,17 +258,20 @@ class Verifier:
         traces: int = 1,
         temperature: float | None = None,
         seed: int = 0,
+        expected: bool = True,
     ) -> list[Ranked]:
         """Judges several edits of one context by the same principles: best first, those without a score last.
 
-        Ties keep the caller's order. Raises ValueError for bad input.
+        expected: edits of one score are ordered by their expected scores, where the model gives the probabilities
+        of its tokens (see `verifier.expected_score`). Other ties keep the caller's order. Raises ValueError for bad
+        input.
         """
         given = None if principles is None else tuple(principles)
         items = [ScoreItem(tuple(sources), image, instruction, given) for image in edited]
         for item in items:
-            _check_item(item)
-        ranked = [Ranked(*pair) for pair in enumerate(self.score_many(items, traces, temperature, seed))]
-        return sorted(ranked, key=lambda one: -1.0 if one.judgment.score is None else one.judgment.score, reverse=True)
+            check_item(item)
+        judgments = self.score_many(items, traces, temperature, seed, expected=expected)
+        return [Ranked(place, judgments[place]) for place in best_first(judgments)]
 
     def score_many(
         self,
@@ -266,14 +280,18 @@ class Verifier:
         temperature: float | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        expected: bool = False,
     ) -> list[Judgment]:
         """Judges many edits in batches; one judgment per item, in order.
 
         A bad item (unreadable image, empty or over-long instruction, malformed principles) comes back without
-        a score, its reason in `outcomes`. `seconds` is the call's time divided by the items. Raises ValueError
-        for `traces` or `temperature` out of range only.
+        a score, its reason in `outcomes`. `seconds` is the call's time divided by the items. expected: also ask for
+        the probabilities of the tokens, and give `expected_score` where they come. Raises ValueError for `traces` or
+        `temperature` out of range only.
         """
         sampling = self._sampling(traces, temperature, seed)
+        if expected:
+            sampling = replace(sampling, top_logprobs=MAX_TOP_LOGPROBS)
         start = time.monotonic()
         ready, judgments = self._ready(items, traces)
         done = len(judgments)
@@ -290,7 +308,8 @@ class Verifier:
             if progress is not None:
                 progress(done, len(items))
         seconds = (time.monotonic() - start) / max(1, len(items))
-        return [replace(judgments[place], seconds=seconds) for place in range(len(items))]
+        prompts = PROMPT_VERSIONS[self.variant]
+        return [replace(judgments[place], seconds=seconds, prompts=prompts) for place in range(len(items))]
 
     def _sampling(self, traces: int, temperature: float | None, seed: int) -> Sampling:
         if not 1 <= traces <= MAX_TRACES:
@@ -310,7 +329,7 @@ class Verifier:
         seen: set[bytes] = set()
         for place, item in enumerate(items):
             try:
-                _check_item(item, seen)
+                check_item(item, seen)
             except ValueError as error:
                 bad = Unparsed("", str(error), failed_call=True)
                 judgments[place] = failed(bad, traces, item.principles or (), self.vlm.name, self.vlm.simulated)
@@ -330,28 +349,46 @@ class Verifier:
 
     def _decompose(self, contexts: Sequence[tuple[tuple[bytes, ...], str]]) -> list[tuple[Principle, ...] | Unparsed]:
         """Principles for each context; each different context is asked about once."""
-        keys = [_context_key(*context) for context in contexts]
+        keys = [context_key(*context) for context in contexts]
         unknown = {key: context for key, context in zip(keys, contexts, strict=True) if key not in self._principles}
-        requests: list[Request] = [
-            decompose_request(
+        requests: dict[str, Request] = {
+            key: decompose_request(
                 judged_sources(sources, self.max_pixels),
                 instruction,
-                draw_examples(int(key[:8], 16)),
+                examples_of(key),
                 self.principles_variant,
             )
             for key, (sources, instruction) in unknown.items()
-        ]
+        }
+        sampling = Sampling(MAX_NEW_TOKENS[self.principles_variant], temperature=0.0)
+        entries = self._look_up(requests, sampling)
+        asked = {key: request for key, request in requests.items() if key not in self._principles}
         failures: dict[str, Unparsed] = {}
-        if requests:
-            sampling = Sampling(MAX_NEW_TOKENS[self.principles_variant], temperature=0.0)
-            answers = self.principles_vlm.generate(requests, sampling, 1)
-            for key, answer in zip(unknown, answers, strict=True):
+        if asked:
+            answers = self.principles_vlm.generate(list(asked.values()), sampling, 1)
+            for key, answer in zip(asked, answers, strict=True):
                 parsed = _principles_of(answer[0])
                 if isinstance(parsed, Unparsed):
                     failures[key] = parsed
-                else:
-                    self._principles[key] = parsed
+                    continue
+                self._principles[key] = parsed
+                if self.cache is not None:
+                    about = {"model": self.principles_vlm.name, "instruction": unknown[key][1]}
+                    self.cache.put(entries[key], parsed, about)
         return [failures[key] if key in failures else self._principles[key] for key in keys]
+
+    def _look_up(self, requests: dict[str, Request], sampling: Sampling) -> dict[str, str]:
+        """Takes what the cache holds into memory; returns each context's key there."""
+        if self.cache is None:
+            return {}
+        prompts, model = PROMPT_VERSIONS[self.principles_variant], self.principles_vlm.name
+        entries = {key: self.cache.key(request, prompts, model, sampling) for key, request in requests.items()}
+        for key, entry in entries.items():
+            found = self.cache.get(entry)
+            if found is not None:
+                self._principles[key] = found
+                self._from_cache.add(key)
+        return entries
 
     def _judge_request(self, item: ScoreItem, principles: Sequence[Principle]) -> Request:
         sources, edited = judged_pictures(item.sources, item.edited, self.max_pixels)
@@ -361,43 +398,21 @@ class Verifier:
         self, completions: Sequence[Completion], principles: Sequence[Principle], simulated: bool
     ) -> Judgment:
         outcomes = [parse_completion(completion, principles, self.mode) for completion in completions]
-        return aggregate(outcomes, principles, self.vlm.name, 0.0, simulated)
+        expected = None
+        if any(completion.choices is not None for completion in completions):
+            expected = [_expected(*pair) for pair in zip(completions, outcomes, strict=True)]
+        return aggregate(outcomes, principles, self.vlm.name, 0.0, simulated, expected)
 
     def _is_simulated(self, item: ScoreItem) -> bool:
         return self.vlm.simulated or (item.principles is None and self.principles_vlm.simulated)
+
+
+def _expected(completion: Completion, outcome: Trace | Unparsed) -> float | None:
+    found = expected_score(completion.choices, outcome.score) if isinstance(outcome, Trace) else None
+    return None if found is None else found.value
 
 
 def _principles_of(completion: Completion) -> tuple[Principle, ...] | Unparsed:
     if completion.finish == "error":
         return Unparsed(completion.text, f"no answer came: {completion.error}", failed_call=True)
     return parse_principles(completion.text, truncated=completion.finish == "length")
-
-
-def _context_key(sources: tuple[bytes, ...], instruction: str) -> str:
-    """Hash of sources and instruction, hexadecimal."""
-    digest = hashlib.sha256()
-    for part in (*sources, instruction.encode()):
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
-
-
-def _check_item(item: ScoreItem, seen: set[bytes] | None = None) -> None:
-    """ValueError for what no model should be asked about; pictures in `seen` were checked before."""
-    sources = check_sources(item.sources)
-    check_instruction(item.instruction)
-    if item.principles is not None:
-        check_principles(item.principles)
-    _check_pictures(sources, "source image", seen)
-    _check_pictures((item.edited,), "edited image", seen)
-
-
-def _check_pictures(pictures: Sequence[bytes], label: str, seen: set[bytes] | None = None) -> None:
-    known = set() if seen is None else seen
-    for picture in pictures:
-        if picture in known:
-            continue
-        try:
-            decode_pil(picture)
-        except ImageError as error:
-            raise ImageError(f"{label}: {error}") from error
-        known.add(picture)

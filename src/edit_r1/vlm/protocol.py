@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+MAX_TOP_LOGPROBS = 20
+"""Most alternatives that OpenAI-compatible servers report for a token."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -27,7 +30,7 @@ class Sampling:
     """1 means none."""
     seed: int = 0
     top_logprobs: int = 0
-    """Alternatives reported for every generated token, 0 to 20; 0 reports none."""
+    """Alternatives reported for every generated token, 0 to `MAX_TOP_LOGPROBS`; 0 reports none."""
 
 
 @dataclass(frozen=True)
@@ -105,5 +108,5 @@ def check_sampling(sampling: Sampling, n: int) -> None:
         raise ValueError(f"top_k={sampling.top_k}: use 0 (all tokens) or more")
     if sampling.repetition_penalty <= 0:
         raise ValueError(f"repetition_penalty={sampling.repetition_penalty}: use a factor above 0; 1 means none")
-    if not 0 <= sampling.top_logprobs <= 20:
-        raise ValueError(f"top_logprobs={sampling.top_logprobs}: use 0 (none) to 20")
+    if not 0 <= sampling.top_logprobs <= MAX_TOP_LOGPROBS:
+        raise ValueError(f"top_logprobs={sampling.top_logprobs}: use 0 (none) to {MAX_TOP_LOGPROBS}")

@@ -27,9 +27,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 
 from edit_r1.images import decode_pil
 from edit_r1.vlm.chat import to_messages
+from edit_r1.vlm.decoding import continue_prompts, read_prompts
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.growing_cache import growing_cache
 from edit_r1.vlm.protocol import Completion, Request, Sampling, check_sampling
+from edit_r1.vlm.shared_prefix import shared_attention
+from edit_r1.vlm.token_choices import ChoiceRecorder, token_choices
 
 __all__ = ["ModelError", "TransformersVLM"]
 
@@ -188,9 +191,16 @@ class TransformersVLM:
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.inference_mode(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(sampling.seed)
-            generated_NL = self._sample(inputs, sampling, n).cpu()
+            recorder = ChoiceRecorder(self.model, sampling.top_logprobs)
+            generated_NL = self._sample(inputs, sampling, n, recorder).cpu()
         self.model.train(was_training)
         completions = [self._completion(row.tolist()) for row in generated_NL]
+        if sampling.top_logprobs:
+            alternatives = recorder.rows(generated_NL.shape[0])
+            completions = [
+                replace(one, choices=token_choices(self.processor.tokenizer, row.tolist()[: one.tokens], options))
+                for one, row, options in zip(completions, generated_NL, alternatives, strict=True)
+            ]
         return [completions[start : start + n] for start in range(0, len(completions), n)]
 
     def _tensors(self, batch: Sequence[_Prepared]) -> dict[str, torch.Tensor]:
@@ -203,8 +213,19 @@ class TransformersVLM:
         )
         return dict(encoded.to(self.model.device, dtype=self.model.dtype))
 
-    def _sample(self, inputs: dict[str, torch.Tensor], sampling: Sampling, n: int) -> torch.Tensor:
+    def _sample(
+        self, inputs: dict[str, torch.Tensor], sampling: Sampling, n: int, recorder: ChoiceRecorder
+    ) -> torch.Tensor:
         """The generated tokens alone, (B*n, L), the n answers of a request side by side."""
+        prompts = read_prompts(self.model, inputs, n)
+        if prompts is None:
+            with recorder:
+                return self._generate(inputs, sampling, n)
+        with recorder, shared_attention(self.model):
+            return continue_prompts(self.model, prompts, sampling, self._ends, self._pad, self._suppressed, recorder)
+
+    def _generate(self, inputs: dict[str, torch.Tensor], sampling: Sampling, n: int) -> torch.Tensor:
+        """`transformers.generate`, for models and prompts that `read_prompts` does not know."""
         greedy = sampling.temperature == 0
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
@@ -216,17 +237,12 @@ class TransformersVLM:
             eos_token_id=self._ends,
             pad_token_id=self._pad,
             suppress_tokens=self._suppressed or None,
+            num_return_sequences=n,
             use_cache=True,
         )
+        cache = growing_cache(self.model) if n == 1 else None
         length = inputs["input_ids"].shape[1]
-        if n == 1:
-            cache = growing_cache(self.model)
-            return self.model.generate(**inputs, past_key_values=cache, generation_config=config)[:, length:]
-        shared = _shared_prefill(self.model, inputs, n)
-        if shared is None:
-            config.num_return_sequences = n
-            return self.model.generate(**inputs, generation_config=config)[:, length:]
-        return self.model.generate(**shared, generation_config=config)[:, length:]
+        return self.model.generate(**inputs, past_key_values=cache, generation_config=config)[:, length:]
 
     def _completion(self, tokens: list[int]) -> Completion:
         """Cut at the end token, which is neither text nor counted."""
@@ -234,26 +250,6 @@ class TransformersVLM:
         kept = tokens if end is None else tokens[:end]
         text = self.processor.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Completion(text, len(kept), "length" if end is None else "stop")
-
-
-def _shared_prefill(model: Any, inputs: dict[str, torch.Tensor], n: int) -> dict[str, Any] | None:
-    """Inputs for n answers per request that continue one reading of prompt and images; None where not possible.
-
-    The prompt but its last token is read once per request and its cache repeated. Done for models that keep
-    the offset of their multimodal positions in `rope_deltas` (Qwen2-VL and its successors), where the rest
-    of the positions follow from the attention mask; other models read every copy.
-    """
-    holders = [module for module in model.modules() if hasattr(module, "rope_deltas")]
-    if len(holders) != 1 or "image_grid_thw" not in inputs:  # without pictures there are no such positions
-        return None
-    holders[0].rope_deltas = None
-    per_token = ("input_ids", "attention_mask", "mm_token_type_ids")
-    prompt = {key: value[:, :-1] if key in per_token else value for key, value in inputs.items()}
-    cache = model(**prompt, past_key_values=growing_cache(model), use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_repeat_interleave(n)
-    holders[0].rope_deltas = holders[0].rope_deltas.repeat_interleave(n, dim=0)
-    repeated = {key: inputs[key].repeat_interleave(n, dim=0) for key in ("input_ids", "attention_mask")}
-    return {**repeated, "past_key_values": cache}
 
 
 def _decode(data: bytes, pictures: dict[bytes, Image.Image]) -> Image.Image:

@@ -16,7 +16,7 @@ from edit_r1.records import Judgment
 from edit_r1.serve.intake import Incoming
 from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Answer
 from edit_r1.serve.service import Service, reason
-from edit_r1.verifier.prompts import PROMPT_VERSION
+from edit_r1.verifier.prompts import PROMPT_VERSIONS
 
 REWARD = "edit_rrm"
 """The one reward this server has."""
@@ -86,7 +86,7 @@ class RewardsResponse(BaseModel):
 def routes(service: Service) -> APIRouter:
     """POST /score and GET /rewards."""
     router = APIRouter()
-    version = f"{service.verifier.vlm.name}, edit-r1 {__version__}, prompts {PROMPT_VERSION}"
+    version = f"{service.verifier.vlm.name}, edit-r1 {__version__}, prompts {PROMPT_VERSIONS[service.verifier.variant]}"
 
     @router.get("/rewards", response_model=RewardsResponse, summary="The rewards that /score gives")
     async def rewards() -> Answer:
