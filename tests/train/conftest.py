@@ -173,7 +173,7 @@ def preferences() -> list[Preference]:
 def sft_settings() -> dict:
     """Settings with which the tiny model learns the format of mode "verify" in 30 steps."""
     return {
-        "variant": "compact", "mode": "verify", "steps": 30, "batch_size": 8, "learning_rate": 1e-2,
+        "variant": "compact", "mode": "verify", "decompose": False, "steps": 30, "batch_size": 8, "learning_rate": 1e-2,
         "warmup_steps": 2, "schedule": "constant", "stored": "fp32", "cpu": True,
     }  # fmt: skip
 

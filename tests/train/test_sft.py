@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edit_r1.train import sft
 from edit_r1.train.sft import SFTStage, trace_text, train_sft
 from edit_r1.train.verifier_run import (
     RunFolder,
+    decompose_messages,
     load_trainable,
     lora_config,
     read_curves,
@@ -22,8 +24,11 @@ from edit_r1.train.verifier_run import (
 )
 from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.parsing import parse_trace
-from edit_r1.verifier.prompts import judge_request
-from edit_r1.vlm.protocol import Sampling
+from edit_r1.verifier.prompts import Variant, judge_request
+from edit_r1.verifier.scoring import Verifier
+from edit_r1.verifier.traces import write_principles
+from edit_r1.vlm.chat import to_messages
+from edit_r1.vlm.protocol import Completion, Request, Sampling
 from edit_r1.vlm.transformers import TransformersVLM
 
 
@@ -110,7 +115,7 @@ def test_another_run_or_no_resume_is_refused(
         train_sft(replace(stage, seed=0), quadruples)
 
 
-def test_the_loss_is_on_the_trace_only(
+def test_the_loss_is_on_the_answer_only_and_every_context_is_decomposed_once(
     checkpoint: Path, quadruples: list[Quadruple], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[int]] = []
@@ -122,12 +127,13 @@ def test_the_loss_is_on_the_trace_only(
             return super().training_step(model, inputs, num_items_in_batch)
 
     monkeypatch.setattr(sft, "VerifierSFTTrainer", Watched)
-    stage = SFTStage(str(checkpoint), str(tmp_path / "run"), variant="compact", steps=2, batch_size=3, cpu=True)
+    stage = SFTStage(str(checkpoint), str(tmp_path / "run"), variant="compact", epochs=1, batch_size=3, cpu=True)
     model = train_sft(stage, quadruples)
     tokenizer = TransformersVLM.load(model).processor.tokenizer
-    texts = {tokenizer.decode(row) for row in seen}
-    assert texts <= {f"{trace_text(q, 'both', 'compact')}<|im_end|>\n" for q in quadruples}
-    assert len(seen) == 6
+    contexts = {q.context.sample.id: q.context for q in quadruples}
+    wanted = [trace_text(q, "both", "compact") for q in quadruples]
+    wanted += [write_principles(context.principles, "compact") for context in contexts.values()]
+    assert sorted(tokenizer.decode(row) for row in seen) == sorted(f"{text}<|im_end|>\n" for text in wanted)
     assert weights(model)["visual.merger.mlp.0.weight"].dtype == torch.bfloat16  # as asked for on disk
 
 
@@ -217,3 +223,22 @@ def test_the_config_is_small_and_checked() -> None:
         SFTStage("m", "o", learning_rate=0)
     with pytest.raises(ValueError, match="lora_rank=-1"):
         SFTStage("m", "o", lora_rank=-1)
+
+
+@pytest.mark.parametrize("variant", ["compact", "full"])
+def test_decomposition_is_asked_as_a_scorer_asks(quadruples: list[Quadruple], variant: Variant) -> None:
+    """The prompt of the second task is that of `Verifier.principles`, worked examples included."""
+    context = quadruples[0].context
+    asked: list[Request] = []
+
+    class Recorder:
+        name, simulated = "recorder", False
+
+        def generate(self, requests: Sequence[Request], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+            asked.extend(requests)
+            return [[Completion(write_principles(context.principles, variant), 1, "stop")] for _ in requests]
+
+    Verifier(Recorder(), variant=variant).principles([context.sample.source], context.sample.instruction)
+    messages, pictures = decompose_messages(context, variant)
+    assert messages == to_messages(asked[0])
+    assert len(pictures) == len(asked[0].images) == 1

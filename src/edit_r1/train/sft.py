@@ -1,16 +1,19 @@
 """Cold-start SFT: the verifier learns to write the selected traces (Edit-R1, arXiv 2604.27505, section 2).
 
-TRL's SFTTrainer on the prompts a scorer would send, with the loss on the trace alone. The control "SFT
+TRL's SFTTrainer on the prompts a scorer would send, with the loss on the answer alone. Writing the principles of a
+context is a second task (ours): without it a verifier can judge only by principles that someone else wrote. The control "SFT
 continued for the same compute as GCPO" is this stage on the SFT model, bounded by `steps` or `max_seconds`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
 from trl import SFTConfig, SFTTrainer
 
 from edit_r1.records import OutputMode, Quadruple, Unparsed
@@ -24,6 +27,7 @@ from edit_r1.train.verifier_run import (
     RunFolder,
     Schedule,
     check_numbers,
+    decompose_messages,
     identity_hash,
     judge_messages,
     load_trainable,
@@ -36,7 +40,7 @@ from edit_r1.train.verifier_run import (
 from edit_r1.verifier.cards import ModelCard
 from edit_r1.verifier.parsing import parse_trace
 from edit_r1.verifier.prompts import Variant
-from edit_r1.verifier.traces import project
+from edit_r1.verifier.traces import project, write_principles
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class SFTStage:
     """Folder of the run; the result is `out`/model."""
     mode: OutputMode = "both"
     """What the traces hold; targets of mode "both" are projected onto it."""
+    decompose: bool = True
+    """Also learn to write the principles: each context that the quadruples hold is one more row, with its principles as
+    the target."""
     variant: Variant = "full"
     """Prompts and traces in full, or compact for models of a few million parameters."""
     steps: int = 0
@@ -122,8 +129,8 @@ def train_sft(
     """
     _check_targets(quadruples)
     folder = RunFolder(Path(stage.out))
-    targets = [trace_text(quadruple, stage.mode, stage.variant) for quadruple in quadruples]
-    data = identity_hash((q.candidate.id, target) for q, target in zip(quadruples, targets, strict=True))
+    rows = _rows(stage, quadruples)
+    data = identity_hash((row.id, row.target) for row in rows)
     folder.check(stage, data, resume)
     if folder.model.exists():
         return folder.model
@@ -131,22 +138,19 @@ def train_sft(
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels)
     folder.claim(stage, data)
 
-    def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        asked = [
-            judge_messages(quadruples[row].context, quadruples[row].candidate, stage.mode, stage.variant)
-            for row in batch["row"]
-        ]
+    def messages(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        asked = [rows[place].ask() for place in batch["row"]]
         return {
             "prompt": [messages for messages, _ in asked],
             "images": [images for _, images in asked],
-            "completion": [[{"role": "assistant", "content": targets[row]}] for row in batch["row"]],
+            "completion": [[{"role": "assistant", "content": rows[place].target}] for place in batch["row"]],
         }
 
     curves = CurvesCallback(folder.curves, stage.max_seconds, progress)
     trainer = VerifierSFTTrainer(
         model=model,
         args=_arguments(stage, folder),
-        train_dataset=row_dataset(len(quadruples), rows, str(folder.root)),
+        train_dataset=row_dataset(len(rows), messages, str(folder.root)),
         processing_class=processor,
         peft_config=lora_config(stage.lora_rank),
         callbacks=[curves],
@@ -158,6 +162,32 @@ def train_sft(
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, folder, stage.model, card, stage.stored)
     trainer.accelerator.wait_for_everyone()
     return folder.model
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One question and the answer to learn."""
+
+    id: str
+    ask: Callable[[], tuple[list[dict[str, Any]], list[Image.Image]]]
+    target: str
+
+
+def _rows(stage: SFTStage, quadruples: Sequence[Quadruple]) -> list[_Row]:
+    """A row per quadruple, then one per different context when the stage trains decomposition too."""
+    rows = [
+        _Row(
+            quadruple.candidate.id,
+            partial(judge_messages, quadruple.context, quadruple.candidate, stage.mode, stage.variant),
+            trace_text(quadruple, stage.mode, stage.variant),
+        )
+        for quadruple in quadruples
+    ]
+    contexts = {quadruple.context.sample.id: quadruple.context for quadruple in quadruples} if stage.decompose else {}
+    for name, context in contexts.items():
+        target = write_principles(context.principles, stage.variant)
+        rows.append(_Row(name, partial(decompose_messages, context, stage.variant), target))
+    return rows
 
 
 def trace_text(quadruple: Quadruple, mode: OutputMode, variant: Variant) -> str:

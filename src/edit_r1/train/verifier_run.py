@@ -34,7 +34,8 @@ from edit_r1.images import decode_pil
 from edit_r1.records import Candidate, Context, OutputMode
 from edit_r1.store import new_folder, read_json, write_json, write_text, writing
 from edit_r1.verifier.cards import ModelCard, read_card, write_card
-from edit_r1.verifier.prompts import Variant, judge_request
+from edit_r1.verifier.items import context_key, examples_of
+from edit_r1.verifier.prompts import Variant, decompose_request, judge_request
 from edit_r1.vlm.chat import to_messages
 from edit_r1.vlm.transformers import TransformersVLM
 
@@ -222,6 +223,14 @@ def judge_messages(
     request = judge_request(
         [context.sample.source], candidate.image, context.sample.instruction, context.principles, mode, variant
     )
+    return to_messages(request), [_picture(data) for data in request.images]
+
+
+def decompose_messages(context: Context, variant: Variant) -> tuple[list[dict[str, Any]], list[Image.Image]]:
+    """Chat messages with image placeholders, and the pictures: what a scorer without principles would send."""
+    sample = context.sample
+    examples = examples_of(context_key([sample.source], sample.instruction))
+    request = decompose_request([sample.source], sample.instruction, examples, variant)
     return to_messages(request), [_picture(data) for data in request.images]
 
 
