@@ -1,8 +1,10 @@
 """Cold-start SFT: the verifier learns to write the selected traces (Edit-R1, arXiv 2604.27505, section 2).
 
 TRL's SFTTrainer on the prompts a scorer would send, with the loss on the answer alone. Writing the principles of a
-context is a second task (ours): without it a verifier can judge only by principles that someone else wrote. The control "SFT
-continued for the same compute as GCPO" is this stage on the SFT model, bounded by `steps` or `max_seconds`.
+context is a second task (ours): without it a verifier can judge only by principles that someone else wrote.
+
+The control "SFT continued for the same compute as GCPO" is this stage on the SFT model, bounded by `steps` or
+`max_seconds`.
 """
 
 from __future__ import annotations
