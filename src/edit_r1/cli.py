@@ -50,6 +50,7 @@ def score(
     principles: Path | None = None,
     traces: int = 1,
     seed: int = 0,
+    expected: bool = False,
     fail_under: float | None = None,
     html: Path | None = None,
     json: bool = False,
@@ -62,6 +63,7 @@ def score(
         also_source: a further source image, for an edit that combines several.
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
+        expected: also the score expected under the model's probabilities of its digits.
         fail_under: end with code 4 when the score is below this, 0 to 10.
         html: file for a page with the pictures, their difference and the checklist.
     """
@@ -73,7 +75,9 @@ def score(
     check_traces(traces)
     asked = read_question([source, *also_source], [edited], instruction, principles)
     with open_verifier(models, asked.sources, asked.instruction) as verifier:
-        judgment = verifier.score(asked.sources, asked.edited[0], instruction, asked.principles, traces, seed=seed)
+        judgment = verifier.score(
+            asked.sources, asked.edited[0], instruction, asked.principles, traces, None, seed, expected
+        )
     check_answered(judgment.outcomes)
     if html is not None:
         from edit_r1.report.judgment_page import write_judgment_page
@@ -104,6 +108,7 @@ def rank(
     principles: Path | None = None,
     traces: int = 1,
     seed: int = 0,
+    expected: bool = False,
     json: bool = False,
 ) -> int:
     """Order several edits of one image, best first; those without a score come last.
@@ -112,6 +117,7 @@ def rank(
         also_source: a further source image, for an edit that combines several.
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
+        expected: break ties of the score by what the model's probabilities of its digits make of it.
     """
     from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.judgments import judgment_json
@@ -122,7 +128,7 @@ def rank(
     check_traces(traces)
     asked = read_question([source, *also_source], edited, instruction, principles)
     with open_verifier(models, asked.sources, asked.instruction) as verifier:
-        ranked = verifier.rank(asked.sources, asked.edited, instruction, asked.principles, traces, seed=seed)
+        ranked = verifier.rank(asked.sources, asked.edited, instruction, asked.principles, traces, None, seed, expected)
     outcomes = [outcome for one in ranked for outcome in one.judgment.outcomes]
     check_answered(outcomes)
     rows = [{"path": str(edited[one.index]), **judgment_json(one.judgment)} for one in ranked]

@@ -180,7 +180,7 @@ def test_a_group_of_24_edits_pays_for_one_decomposition_and_the_next_run_for_non
 def test_failures_are_never_cached(tmp_path: Path, failure: str | Completion) -> None:
     cache = PrinciplesCache(tmp_path)
     verifier = Verifier(Scripted(lambda request, copy: failure), variant="compact", cache=cache)
-    with pytest.raises(UnparsedPrinciples):
+    with pytest.raises((UnparsedPrinciples, ModelError)):
         verifier.principles([SOURCE], "x")
     assert list(tmp_path.rglob("*.json")) == []
     better = Verifier(Scripted(perfect("compact")), variant="compact", cache=cache)
