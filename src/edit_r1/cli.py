@@ -108,7 +108,6 @@ def rank(
     principles: Path | None = None,
     traces: int = 1,
     seed: int = 0,
-    expected: bool = False,
     json: bool = False,
 ) -> int:
     """Order several edits of one image, best first; those without a score come last.
@@ -117,7 +116,6 @@ def rank(
         also_source: a further source image, for an edit that combines several.
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
-        expected: break ties of the score by what the model's probabilities of its digits make of it.
     """
     from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.judgments import judgment_json
@@ -128,7 +126,7 @@ def rank(
     check_traces(traces)
     asked = read_question([source, *also_source], edited, instruction, principles)
     with open_verifier(models, asked.sources, asked.instruction) as verifier:
-        ranked = verifier.rank(asked.sources, asked.edited, instruction, asked.principles, traces, None, seed, expected)
+        ranked = verifier.rank(asked.sources, asked.edited, instruction, asked.principles, traces, seed=seed)
     outcomes = [outcome for one in ranked for outcome in one.judgment.outcomes]
     check_answered(outcomes)
     rows = [{"path": str(edited[one.index]), **judgment_json(one.judgment)} for one in ranked]
