@@ -20,6 +20,7 @@ from edit_r1.records import (
     Trace,
     Unparsed,
 )
+from edit_r1.verifier import scoring
 from edit_r1.verifier.cards import ModelCard, write_card
 from edit_r1.verifier.parsing import parse_gold
 from edit_r1.verifier.principles_cache import PrinciplesCache
@@ -186,6 +187,19 @@ def test_failures_are_never_cached(tmp_path: Path, failure: str | Completion) ->
     better = Verifier(Scripted(perfect("compact")), variant="compact", cache=cache)
     assert better.principles([SOURCE], "x") == PRINCIPLES
     assert not better.is_cached([SOURCE], "x")
+
+
+def test_memory_forgets_the_oldest_principles_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "MAX_REMEMBERED", 2)
+    model = Scripted(perfect("compact"))
+    verifier = Verifier(model, variant="compact")
+    items = [ScoreItem((SOURCE,), BLUE, f"Make the square blue, please {number}") for number in range(4)]
+    assert all(judgment.score is not None for judgment in verifier.score_many(items))  # more than are remembered
+    before = len(model.calls)
+    verifier.principles([SOURCE], items[3].instruction)
+    assert len(model.calls) == before
+    verifier.principles([SOURCE], items[0].instruction)
+    assert len(model.calls) == before + 1
 
 
 def _with_choices(text: str, best: float, other: float) -> Completion:

@@ -46,6 +46,8 @@ MAX_NEW_TOKENS: dict[str, int] = {"full": 4096, "compact": 512}
 """Longest trace per variant, in tokens: about 10 principles with evidence, and room for reasoning in full."""
 MAX_TRACES = 64
 """Most traces per item."""
+MAX_REMEMBERED = 10_000
+"""Contexts whose principles stay in memory: a server runs for weeks."""
 _CHUNK_TRACES = 256
 """Traces asked for in one call of the model, between two reports of progress."""
 
@@ -375,7 +377,11 @@ class Verifier:
                 if self.cache is not None:
                     about = {"model": self.principles_vlm.name, "instruction": unknown[key][1]}
                     self.cache.put(entries[key], parsed, about)
-        return [failures[key] if key in failures else self._principles[key] for key in keys]
+        found = [failures[key] if key in failures else self._principles[key] for key in keys]
+        for key in list(self._principles)[: max(0, len(self._principles) - MAX_REMEMBERED)]:  # the oldest first
+            del self._principles[key]
+            self._from_cache.discard(key)
+        return found
 
     def _look_up(self, requests: dict[str, Request], sampling: Sampling) -> dict[str, str]:
         """Takes what the cache holds into memory; returns each context's key there."""
