@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from edit_r1.records import CATEGORIES
+from edit_r1.verifier.prompts import PROMPT_VERSIONS
 
 URL = "/v1/judge"
 
@@ -29,6 +30,7 @@ def test_a_judgment_is_that_of_the_command_line_with_its_id(kit: SimpleNamespace
     assert got.pop("seconds") >= 0
     assert got == {
         "id": "x", "score": 4.2, "reason": None, "traces": 1, "unparsed": 0, "score_std": None, "model": "fake",
+        "expected_score": None, "prompts": PROMPT_VERSIONS["compact"],
         "principles": [{**principles[0], "verdict": 1.0, "evidence": kit.evidence(42)}],
         "categories": {CATEGORIES[0]: 1.0, CATEGORIES[1]: None, CATEGORIES[2]: None}, "simulated": False,
     }  # fmt: skip

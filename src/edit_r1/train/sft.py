@@ -114,7 +114,13 @@ class SFTStage:
 
 
 class VerifierSFTTrainer(ExactResume, SFTTrainer):
-    """TRL's SFTTrainer, resumed exactly."""
+    """TRL's SFTTrainer, resumed exactly; every token of an update counts alike, over micro-batches and processes."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Qwen2.5-VL says that its own loss takes no count of tokens, and transformers then counts none; but the loss is
+        # TRL's, which does. Without it every process weighs its own mean alike, however many tokens it holds.
+        self.model_accepts_loss_kwargs = True
 
 
 def train_sft(

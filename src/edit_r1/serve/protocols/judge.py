@@ -83,9 +83,11 @@ class JudgeResult(BaseModel):
     traces: int
     unparsed: int
     score_std: float | None
+    expected_score: float | None = Field(description="null: the server does not ask for probabilities.")
     principles: list[JudgePrincipleResult]
     categories: dict[str, float | None]
     model: str
+    prompts: str = Field(description="Version of the prompts: scores of different versions are not comparable.")
     seconds: float
     simulated: bool
 
