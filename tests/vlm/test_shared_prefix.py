@@ -22,7 +22,7 @@ def test_against_repeated_prompts(rows: list[int]) -> None:
     padding[1, :3] = -torch.inf
     place_N = torch.arange(B * N)
     prefix = SharedPrefix(
-        [torch.empty(0), keys], [torch.empty(0), values], padding[:, None, None], place_N // N, place_N % N, N
+        [torch.empty(B, 0), keys], [torch.empty(B, 0), values], padding[:, None, None], place_N // N, place_N % N, N
     )
     prefix.keep(torch.tensor(list(rows)))
     query, own_keys, own_values = torch.randn(len(rows), K * R, 1, D), *torch.randn(2, len(rows), K, T, D)

@@ -33,25 +33,41 @@ class SharedPrefix:
     padding_B11P: Tensor
     """0 for a token, minus infinity for padding."""
     prompt_M: Tensor
-    """Each row's prompt."""
+    """Each row's prompt, ascending."""
     place_M: Tensor
-    """Each row's place among the n answers of its prompt."""
+    """Each row's place among the rows of its prompt, from 0."""
     n: int
+    """Most rows of a prompt."""
+
+    @property
+    def full(self) -> bool:
+        """Whether every prompt has n rows: then they only need to be seen in another shape."""
+        return len(self.prompt_M) == len(self.padding_B11P) * self.n
 
     def keep(self, rows: Tensor) -> None:
-        """Leaves the other rows out; `rows` are indices (M,). Prompts stay until all are done."""
-        self.prompt_M, self.place_M = self.prompt_M[rows], self.place_M[rows]
+        """Leaves the other rows out, and the prompts that have no row left; `rows` are ascending indices (M,)."""
+        left, self.prompt_M, counts = self.prompt_M[rows].unique_consecutive(return_inverse=True, return_counts=True)
+        starts = counts.cumsum(0) - counts
+        self.place_M = torch.arange(len(rows), device=rows.device) - starts[self.prompt_M]
+        self.n = int(counts.max())
+        if len(left) < len(self.padding_B11P):
+            self.padding_B11P = self.padding_B11P[left]
+            self.keys = [key[left] for key in self.keys]
+            self.values = [value[left] for value in self.values]
 
     def gathered(self, rows_M: Tensor) -> Tensor:
-        """(M, K, R, ...) to (B, K, n*R, ...): the rows of a prompt side by side, zeros where none is left."""
-        prompts = self.padding_B11P.shape[0]
-        slots = rows_M.new_zeros((prompts, self.n, *rows_M.shape[1:]))
-        slots[self.prompt_M, self.place_M] = rows_M
+        """(M, K, R, ...) to (B, K, n*R, ...): the rows of a prompt side by side, zeros where it has fewer than n."""
+        if self.full:
+            slots = rows_M.unflatten(0, (-1, self.n))
+        else:
+            slots = rows_M.new_zeros((len(self.padding_B11P), self.n, *rows_M.shape[1:]))
+            slots[self.prompt_M, self.place_M] = rows_M
         return slots.transpose(1, 2).flatten(2, 3)
 
     def spread(self, slots: Tensor) -> Tensor:
         """The way back: (B, K, n*R, ...) to (M, K, R, ...)."""
-        return slots.unflatten(2, (self.n, -1)).transpose(1, 2)[self.prompt_M, self.place_M]
+        rows = slots.unflatten(2, (self.n, -1)).transpose(1, 2)
+        return rows.flatten(0, 1) if self.full else rows[self.prompt_M, self.place_M]
 
 
 def shared_prefix_attention(
