@@ -61,11 +61,13 @@ def test_traces_of_a_group_differ_whatever_the_checkpoint_ships(
     assert {output["completion_mask"].sum(1).max().item()} <= set(range(1, 9))
 
 
+@pytest.mark.parametrize("sharded", [False, True])
 def test_reading_a_prompt_once_samples_what_reading_every_copy_would(
-    wavering: Path, preferences: list[Preference], tmp_path: Path
+    sharded: bool, wavering: Path, preferences: list[Preference], tmp_path: Path
 ) -> None:
     """One batch of all rows draws the same random numbers, so that TRL's own path is an exact twin."""
     trainer = trainer_for(wavering, tmp_path, preferences, decode_batch=24)
+    trainer.sharded = sharded
     prompts = [trainer.train_dataset[row] for row in list(trainer.sampler)[:24]]
     prompts = [prepare_multimodal_messages(row["prompt"], row["images"]) for row in prompts]
     prompt_ids, images, extra = trainer._tokenize_prompts(prompts)
@@ -74,6 +76,17 @@ def test_reading_a_prompt_once_samples_what_reading_every_copy_would(
     torch.manual_seed(3)
     copies, _ = GRPOTrainer._generate_single_turn(trainer, prompt_ids, images, extra, 4)
     assert once == copies
+    # Where a candidate's traces are torn between processes, prompts have unequal numbers of them.
+    torn = slice(2, 23)
+    few = dict(extra)
+    torn_images = images[torn]
+    per = [len(shown) for shown in images]
+    patches = extra["image_grid_thw"].prod(1).tolist()
+    first, last = sum(per[:2]), sum(per[:23])
+    few["image_grid_thw"] = extra["image_grid_thw"][first:last]
+    few["pixel_values"] = extra["pixel_values"][sum(patches[:first]) : sum(patches[:last])]
+    traces, _ = trainer._generate_single_turn(prompt_ids[torn], torn_images, few, 4)
+    assert len(traces) == 21 and all(traces)
 
 
 def test_on_a_cpu_bf16_is_of_the_update_alone(wavering: Path, preferences: list[Preference], tmp_path: Path) -> None:

@@ -215,7 +215,8 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
             callbacks=[*([self.average] if self.average else []), CurvesCallback(folder.curves, 0.0, progress)],
         )
         # Sharded weights are gathered layer by layer: every process must go through the layers equally often.
-        if self.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        if not self.sharded:
             share_prompt(model)
 
     def _rows(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -275,7 +276,9 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
                 inputs = self._padded([prompt_ids[i] for i in chosen])
                 inputs |= pictures_of(multimodal_fields, [len(shown) for shown in images], chosen)
                 inputs = {name: value.to(self.accelerator.device) for name, value in inputs.items()}
-                tokens_BL = sample_copies(model, inputs, copies[first : first + per_batch], self.generation_config)
+                tokens_BL = sample_copies(
+                    model, inputs, copies[first : first + per_batch], self.generation_config, self.sharded
+                )
                 traces += [until_end(row, self.eos_token_ids) for row in tokens_BL.tolist()]
         return traces, None
 

@@ -18,7 +18,11 @@ from torch import Tensor
 from transformers import GenerationConfig
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
+from edit_r1.vlm.decoding import continue_prompts, read_prompts
 from edit_r1.vlm.growing_cache import growing_cache
+from edit_r1.vlm.protocol import Sampling
+from edit_r1.vlm.shared_prefix import shared_attention
+from edit_r1.vlm.token_choices import ChoiceRecorder
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 
@@ -29,16 +33,32 @@ def runs_of(keys: Sequence[Any]) -> tuple[list[int], list[int]]:
     return starts, [end - start for start, end in zip(starts, [*starts[1:], len(keys)], strict=True)]
 
 
-def reads_once(model: Any) -> bool:
-    """Whether `sample_copies` knows the model: Qwen2-VL and its successors keep their offsets in `rope_deltas`."""
-    return sum(hasattr(module, "rope_deltas") for module in model.modules()) == 1
+def sample_copies(
+    model: Any, inputs_U: dict[str, Tensor], copies_U: list[int], config: GenerationConfig, in_step: bool = False
+) -> Tensor:
+    """`copies_U[u]` samples of prompt u, side by side; generated tokens alone, (B, L), padded after their end.
 
-
-def sample_copies(model: Any, inputs_U: dict[str, Tensor], copies_U: list[int], config: GenerationConfig) -> Tensor:
-    """`copies_U[u]` samples of prompt u, side by side; generated tokens alone, (B, L).
-
-    Every prompt but its last token is read once and its cache repeated. `inputs_U` is left-padded.
+    Every prompt but its last token is read once for its samples. `inputs_U` is left-padded. in_step: weights are
+    sharded over processes, which must then take equally many steps: transformers' own loop sees to that.
     """
+    most = max(copies_U)
+    prompts = None if in_step else read_prompts(model, inputs_U, most)
+    if prompts is None:
+        return _sample_repeated(model, inputs_U, copies_U, config)
+    rows = [most * prompt + copy for prompt, copies in enumerate(copies_U) for copy in range(copies)]
+    prompts.keep(torch.tensor(rows, device=prompts.tokens_NL.device))
+    sampling = Sampling(
+        config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.repetition_penalty or 1.0
+    )
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    with shared_attention(model):
+        return continue_prompts(
+            model, prompts, sampling, ends, config.pad_token_id, config.suppress_tokens or [], ChoiceRecorder(model, 0)
+        )
+
+
+def _sample_repeated(model: Any, inputs_U: dict[str, Tensor], copies_U: list[int], config: GenerationConfig) -> Tensor:
+    """The same by transformers' loop, the cache of each prompt repeated."""
     holder = next(module for module in model.modules() if hasattr(module, "rope_deltas"))
     holder.rope_deltas = None
     prompt = {name: value[:, :-1] if name in _PER_TOKEN else value for name, value in inputs_U.items()}

@@ -46,6 +46,11 @@ class Prompts:
     prefix: SharedPrefix
     """Keys and values of the B prompts, without those of their last tokens."""
 
+    def keep(self, rows: Tensor) -> None:
+        """Leaves the other rows out; `rows` are indices, ascending. Prompts may then have fewer than n answers."""
+        self.tokens_NL, self.mask_NL, self.offsets_N1 = self.tokens_NL[rows], self.mask_NL[rows], self.offsets_N1[rows]
+        self.prefix.keep(rows)
+
 
 def read_prompts(model: Any, inputs: dict[str, Tensor], n: int) -> Prompts | None:
     """Reads prompts and pictures once, for n answers each; None where that is not possible.
