@@ -43,12 +43,15 @@ class FakeVLM:
         self.seconds = seconds
         self.calls: list[tuple[int, int, Sampling]] = []
         """(requests, answers each, sampling) of every call that judged or chatted."""
+        self.asked = threading.Event()
+        """Set once a call that judges or chats has begun."""
         self.gate = threading.Event()
         self.gate.set()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         if "List the principles." in requests[0].text:
             return [[_said(write_principles(PRINCIPLES, "compact"))] for _ in requests]
+        self.asked.set()
         self.gate.wait(60)
         time.sleep(self.seconds)
         self.calls.append((len(requests), n, sampling))

@@ -223,6 +223,7 @@ def test_what_a_gone_client_asked_is_not_judged(kit: SimpleNamespace) -> None:
 
         first = threading.Thread(target=lambda: httpx.post(f"{url}{URL}", json={"items": [kit.item(1)]}, timeout=300))
         first.start()
+        assert model.asked.wait(60)  # the first item is with the model before the others arrive
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}{URL}", json={"items": [kit.item(2), kit.item(3)]}, timeout=httpx.Timeout(300, read=2))
         while queued() > 0:
