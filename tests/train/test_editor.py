@@ -312,7 +312,7 @@ def test_a_few_iterations_raise_a_simple_reward(make_editor, tmp_path, train):
 
     stage = replace(
         STAGE,
-        steps=15,
+        steps=20,
         contexts_per_step=4,
         group_size=8,
         learning_rate=3e-3,

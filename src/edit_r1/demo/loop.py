@@ -7,7 +7,7 @@ finished shard, step or checkpoint, and ends with the same dataset hashes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,19 +22,22 @@ from edit_r1.recipes.tiny import (
     SIZES,
     TinySizes,
     tiny_editor,
-    tiny_editor_rl,
+    tiny_editor_nft,
     tiny_gcpo,
     tiny_judge,
     tiny_sft,
     tiny_sft_continued,
 )
+from edit_r1.report.terminal import quiet_libraries
 from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset, write_json
 from edit_r1.train.best_of_g import train_best_of_g
-from edit_r1.train.editor import train_editor
+from edit_r1.train.editor import EditorTraining
 from edit_r1.train.editor_reward import verifier_reward
 from edit_r1.train.gcpo import train_gcpo
+from edit_r1.train.nft import train_nft
 from edit_r1.train.processes import in_processes
 from edit_r1.train.sft import SFTStage, train_sft
+from edit_r1.train.verifier_run import Progress
 from edit_r1.zoo.packaged import weights
 
 PRELOAD = (
@@ -77,7 +80,10 @@ def run_demo(out: Path, seed: int = 0, size: str = "demo", controls: bool = Fals
             "editor rl, sft reward",
             lambda tick: train_by_reward(out, "sft_reward", out / "sft/model", sizes, seed, tick),
         )
-        stages.run("best of g", partial(train_on_best, out, sizes, seed))
+        stages.run(
+            "best of g",
+            lambda tick: train_by_reward(out, "best_of_g", out / "gcpo/model", sizes, seed, tick, train_best_of_g),
+        )
         editors |= {"sft_reward": out / "editor_sft_reward/editor", "best_of_g": out / "editor_best_of_g/editor"}
     for name, path in editors.items():
         stages.run(f"oracle on {name}", partial(judge_editor, out, name, path, sizes, seed))
@@ -129,27 +135,29 @@ def _shared(stage: SFTStage, sizes: TinySizes) -> SFTStage:
     return replace(stage, batch_size=stage.batch_size // sizes.processes)
 
 
-def train_by_reward(out: Path, name: str, verifier: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
-    """Flow-GRPO with a verifier's score as the only reward."""
-    contexts = read_dataset(out / "data", "rl_contexts", CONTEXTS)
-    stage = tiny_editor_rl(sizes, seed)
-    with tiny_judge(verifier, sizes) as judge:
-        reward = verifier_reward(judge, traces=1, seed=seed)
-        train_editor(
-            stage, tiny_editor(), contexts, reward, out / f"editor_{name}", resume=True,
-            progress=lambda line: tick(line["step"] + 1, stage.steps),
-        )  # fmt: skip
+def train_by_reward(
+    out: Path, name: str, verifier: Path, sizes: TinySizes, seed: int, tick: Tick,
+    train: Callable[..., EditorTraining] = train_nft,
+) -> dict[str, Any]:  # fmt: skip
+    """The editor trained with a verifier's score as the only reward, each process with a judge of its own."""
+    training = partial(_train_editor, out, name, verifier, sizes, seed, train)
+    in_processes(sizes.processes, training, lambda done, total, _: tick(done, total))
     return {}
 
 
-def train_on_best(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
-    """Control: fine-tuning on the best of G under the same reward, at equal compute."""
+def _train_editor(
+    out: Path, name: str, verifier: Path, sizes: TinySizes, seed: int, train: Callable[..., EditorTraining],
+    *, progress: Progress | None,
+) -> Path:  # fmt: skip
+    quiet_libraries()
     contexts = read_dataset(out / "data", "rl_contexts", CONTEXTS)
-    stage = tiny_editor_rl(sizes, seed)
-    with tiny_judge(out / "gcpo/model", sizes) as judge:
+    stage = tiny_editor_nft(sizes, seed)
+
+    def tell(line: Mapping[str, Any]) -> None:
+        if progress is not None:
+            progress(line["step"] + 1, stage.steps, {})
+
+    with tiny_judge(verifier) as judge:
         reward = verifier_reward(judge, traces=1, seed=seed)
-        train_best_of_g(
-            stage, tiny_editor(), contexts, reward, out / "editor_best_of_g", resume=True,
-            progress=lambda line: tick(line["step"] + 1, stage.steps),
-        )  # fmt: skip
-    return {}
+        editor = tiny_editor(bf16_products=True)
+        return train(stage, editor, contexts, reward, out / f"editor_{name}", resume=True, progress=tell).result

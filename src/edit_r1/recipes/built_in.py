@@ -10,6 +10,7 @@ edit-r1 train editor tiny_editor_nft --data runs/demo/data/rl_contexts
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from edit_r1.curate.run import CurateStage
@@ -42,7 +43,7 @@ def tiny_editor_grpo() -> EditorRecipe:
         data="runs/demo/data/rl_contexts",
         verifier="runs/tiny/gcpo/model",
         stage=tiny.tiny_editor_rl(),
-        load=tiny.tiny_editor,
+        load=partial(tiny.tiny_editor, bf16_products=True),
         out="runs/tiny/editor",
     )
 

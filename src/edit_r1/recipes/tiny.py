@@ -134,9 +134,11 @@ def tiny_judge(model: Path, sizes: TinySizes | None = None) -> Verifier:
     )
 
 
-def tiny_editor(path: Path | None = None, steps: int = FINISHED_STEPS) -> FluxKontextEditor:
+def tiny_editor(
+    path: Path | None = None, steps: int = FINISHED_STEPS, bf16_products: bool = False
+) -> FluxKontextEditor:
     """The zoo's FLUX.1-Kontext, or one trained from it."""
-    settings = FluxKontextSettings(steps=steps, max_area=64 * 64, batch_size=48)
+    settings = FluxKontextSettings(steps=steps, max_area=64 * 64, batch_size=48, bf16_products=bf16_products)
     name = "tiny-kontext" if steps == FINISHED_STEPS else f"tiny-kontext-{steps}-steps"
     return FluxKontextEditor.from_pretrained(path or weights("editor"), settings, name=name)
 

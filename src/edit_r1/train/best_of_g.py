@@ -11,7 +11,7 @@ best edit. `clip_range`, `advantage_clip`, `kl_beta` and `kl_scale` have no coun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from edit_r1.algo.group_advantage import GroupAdvantages, group_advantage
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
+from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor import Clock, EditorTraining, Evaluation, TrainingRun, judgment_metrics
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import Rollout, judge_edits, sample_edits
@@ -47,13 +48,13 @@ def train_best_of_g(
         iteration = plan_iteration(stage, step, len(contexts))
         contexts_B = [contexts[position] for position in iteration.contexts_B]
         with clock.phase("sample"):
-            rollouts = sample_edits(editor, stage, iteration, contexts_B)
+            rollouts = sample_edits(editor, stage, iteration, contexts_B, run.team)
         with clock.phase("judge"):
-            rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size)
+            rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size, run.team)
         groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
         advantages = group_advantage(rewards_N, groups_N)
         with clock.phase("update"):
-            changes = update_on_best(stage, run.policy, iteration, rollouts, rewards_N, advantages)
+            changes = update_on_best(stage, run.policy, iteration, rollouts, rewards_N, advantages, run.team)
         run.finish(step, {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds})
     return run.close()
 
@@ -79,6 +80,7 @@ def update_on_best(
     rollouts: Sequence[Rollout[E]],
     rewards_N: Sequence[float | None],
     advantages: GroupAdvantages,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """`inner_updates` optimiser steps of flow matching; none when no group has a spread."""
     best = set(best_of_groups(rewards_N, advantages, stage.group_size))
@@ -88,29 +90,56 @@ def update_on_best(
     rows = stage.train_batch * len(iteration.window)
     loss_sum, norm = 0.0, 0.0
     for inner in range(stage.inner_updates):
-        noise = generator(iteration.seeds_N[0] ^ (inner + 1))
         for rollout in rollouts:
-            chosen = [row for row, edit in enumerate(rollout.edits_M) if edit in best for _ in range(versions)]
-            for start in range(0, len(chosen), rows):
-                rows_M = torch.as_tensor(chosen[start : start + rows], device=policy.editor.device)
-                loss = flow_matching_loss(policy.editor, rollout, rows_M, stage.guidance, noise)
-                share = len(rows_M) / (len(best) * versions)
+            chosen = [row for row, edit in enumerate(rollout.edits_M) if edit in best]
+            seeds = [iteration.seeds_N[rollout.edits_M[row]] ^ (inner + 1) for row in chosen]
+            noisy = NoisyVersions.draw(policy.editor, rollout, chosen, seeds, versions)
+            for start in range(0, len(noisy.rows_F), rows):
+                part = slice(start, start + rows)
+                loss = flow_matching_loss(policy.editor, rollout, noisy.part(part), stage.guidance)
+                share = len(noisy.rows_F[part]) / (len(best) * versions)
                 (loss * share).backward()
                 loss_sum += float(loss.detach()) * share
+        team.sum_gradients(policy.parameters.values())
         norm = policy.update()
-    return {"updated": True, "loss": loss_sum / stage.inner_updates, "grad_norm": norm}
+    return {"updated": True, "loss": team.totals(loss=loss_sum)["loss"] / stage.inner_updates, "grad_norm": norm}
+
+
+@dataclass(frozen=True)
+class NoisyVersions:
+    """F = (best edits of a rollout) x (versions of each) rows: which edit, at which level, under which noise."""
+
+    rows_F: torch.Tensor
+    sigma_F: torch.Tensor
+    timestep_F: torch.Tensor
+    noise_FLC: torch.Tensor
+
+    @classmethod
+    def draw(
+        cls, editor: FlowEditor[E], rollout: Rollout[E], rows: Sequence[int], seeds: Sequence[int], versions: int
+    ) -> NoisyVersions:
+        """Levels over the sampler's whole path; an edit's draws are its seed's, whatever else is in the batch."""
+        schedule = editor.schedule(rollout.contexts, SIGMA_LEVELS)
+        shape = (versions, *rollout.final_MLC.shape[1:])
+        sources = [generator(seed) for seed in seeds]
+        levels = [torch.randint(SIGMA_LEVELS, (versions,), generator=source) for source in sources]
+        noises = [torch.randn(shape, generator=source) for source in sources]
+        level_F = torch.cat(levels or [torch.zeros(0, dtype=torch.long)]).to(editor.device)
+        noise_FLC = torch.cat(noises or [torch.zeros(0, *shape[1:])]).to(editor.device)
+        rows_F = torch.tensor(rows, dtype=torch.long, device=editor.device).repeat_interleave(versions)
+        return cls(rows_F, schedule.sigmas[level_F], schedule.timesteps[level_F], noise_FLC)
+
+    def part(self, rows: slice) -> NoisyVersions:
+        return NoisyVersions(self.rows_F[rows], self.sigma_F[rows], self.timestep_F[rows], self.noise_FLC[rows])
 
 
 def flow_matching_loss(
-    editor: FlowEditor[E], rollout: Rollout[E], rows_M: torch.Tensor, guidance: float, noise: torch.Generator
+    editor: FlowEditor[E], rollout: Rollout[E], versions: NoisyVersions, guidance: float
 ) -> torch.Tensor:
-    """Mean squared error of the velocity at random noise levels of finished edits, this module's equation."""
-    clean_MLC = rollout.final_MLC[rows_M]
-    levels = editor.schedule(rollout.contexts, SIGMA_LEVELS)
-    index_M = torch.randint(SIGMA_LEVELS, (len(rows_M),), generator=noise).to(clean_MLC.device)
-    noise_MLC = torch.randn(clean_MLC.shape, generator=noise).to(clean_MLC.device)
-    sigma_M11 = levels.sigmas[index_M][:, None, None]
-    noisy_MLC = (1 - sigma_M11) * clean_MLC + sigma_M11 * noise_MLC
-    contexts = rollout.contexts.rows(rollout.rows_M[rows_M])
-    velocity_MLC = editor.velocity(noisy_MLC, levels.timesteps[index_M], contexts, guidance)
-    return (velocity_MLC - (noise_MLC - clean_MLC)).square().mean()
+    """Mean squared error of the velocity at noise levels of finished edits, this module's equation."""
+    clean_FLC = rollout.final_MLC[versions.rows_F]
+    sigma_F11 = versions.sigma_F[:, None, None]
+    noisy_FLC = (1 - sigma_F11) * clean_FLC + sigma_F11 * versions.noise_FLC
+    contexts = rollout.contexts.rows(rollout.rows_M[versions.rows_F])
+    velocity_FLC = editor.velocity(noisy_FLC, versions.timestep_F, contexts, guidance)
+    return (velocity_FLC - (versions.noise_FLC - clean_FLC)).square().mean()

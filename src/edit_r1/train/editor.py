@@ -24,6 +24,7 @@ from edit_r1.algo.flow_sde import gaussian_kl, log_probability
 from edit_r1.algo.group_advantage import GroupAdvantages, group_advantage
 from edit_r1.editors.flow import E, FlowEditor, replay
 from edit_r1.records import Context
+from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import Rollout, judge_edits, sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, plan_iteration
@@ -72,8 +73,9 @@ def train_editor(
 
     contexts: what to train on; their principles reach the reward. evaluate: see `Evaluation`; it should
     sample with the full number of steps, which the editor's own `edit` does. progress: gets every line of
-    the metrics. resume: continue from `out/state.pt` if it is there; the run then ends with the same
-    weights as an uninterrupted one. Raises ValueError for unfit weights, contexts or saved states.
+    the metrics, in the first process. resume: continue from `out/state.pt` if it is there; the run then ends
+    with the same weights as an uninterrupted one. In several processes (`train.data_parallel`) each calls
+    this with a reward of its own. Raises ValueError for unfit weights, contexts or saved states.
     """
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress)
     for step in run.iterations():
@@ -81,14 +83,14 @@ def train_editor(
         iteration = plan_iteration(stage, step, len(contexts))
         contexts_B = [contexts[position] for position in iteration.contexts_B]
         with clock.phase("sample"):
-            rollouts = sample_edits(editor, stage, iteration, contexts_B)
+            rollouts = sample_edits(editor, stage, iteration, contexts_B, run.team)
         with clock.phase("judge"):
-            rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size)
+            rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size, run.team)
         # A context drawn twice in one iteration makes two groups: the key is the place, not the context.
         groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
         advantages = group_advantage(rewards_N, groups_N, clip=stage.advantage_clip)
         with clock.phase("update"):
-            changes = update(stage, run.policy, iteration, rollouts, advantages)
+            changes = update(stage, run.policy, iteration, rollouts, advantages, run.team)
         run.finish(step, {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds})
     return run.close()
 
@@ -99,8 +101,11 @@ def update(
     iteration: Iteration,
     rollouts: Sequence[Rollout[E]],
     advantages: GroupAdvantages,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """`inner_updates` optimiser steps on the edits that have an advantage; none when no edit has one.
+
+    rollouts: this process's; advantages: of all edits.
 
     ratio_deviation: largest |rho - 1| before the first of them, where rollout and replay should agree.
     clip_share, kl: means over edits, steps and inner updates. grad_norm: of the last, before clipping.
@@ -126,13 +131,15 @@ def update(
                 deviation = max(deviation, float((ratio_MK - 1).abs().max()))
             clipped += float(clipped_MK.sum())
             kl_sum += float(kl_MK.detach().sum())
+        team.sum_gradients(policy.parameters.values())
         norm = policy.update()
     total = terms * stage.inner_updates
+    sums = team.totals(clipped=clipped, kl=kl_sum)
     return {
         "updated": True,
-        "ratio_deviation": deviation,
-        "clip_share": clipped / total,
-        "kl": kl_sum / total if stage.kl_beta > 0 else None,
+        "ratio_deviation": team.largest(deviation),
+        "clip_share": sums["clipped"] / total,
+        "kl": sums["kl"] / total if stage.kl_beta > 0 else None,
         "grad_norm": norm,
     }
 
@@ -213,15 +220,19 @@ class TrainingRun:
         progress: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         plan_iteration(stage, 0, len(contexts))  # refuses too few contexts before anything is written
+        self.team = Team.current()
+        self.team.share(stage.contexts_per_step)
         self.stage, self.contexts, self.out = stage, contexts, out
         self.evaluate, self.progress = evaluate, progress
         self.state, self.metrics = out / "state.pt", out / "metrics.jsonl"
         if self.state.exists() and not resume:
             raise ValueError(f"{out} holds an earlier training run: continue it with --resume, or name another folder")
         self.policy: EditorPolicy[Any] = EditorPolicy(editor, stage)
-        out.mkdir(parents=True, exist_ok=True)
         self.start = self.policy.load_state(self.state, contexts) if self.state.exists() else 0
-        _drop_lines_after(self.metrics, self.start)
+        self.team.wait()
+        if self.team.first:
+            out.mkdir(parents=True, exist_ok=True)
+            _drop_lines_after(self.metrics, self.start)
 
     def iterations(self) -> Iterator[int]:
         if self.start == 0:
@@ -235,20 +246,24 @@ class TrainingRun:
         last = done == self.stage.steps
         if last or (self.stage.eval_every and done % self.stage.eval_every == 0):
             self._evaluate(done)
-        if last or (self.stage.save_every and done % self.stage.save_every == 0):
+        if self.team.first and (last or (self.stage.save_every and done % self.stage.save_every == 0)):
             self.policy.save_state(self.state, done, self.contexts)
 
     def close(self) -> EditorTraining:
         result = self.out / ("adapter" if self.stage.save_as == "adapter" else "editor")
-        self.policy.export(result)
+        if self.team.first:
+            self.policy.export(result)
+        self.team.wait()
         return EditorTraining(result, self.metrics, self.stage.steps)
 
     def _evaluate(self, done: int) -> None:
-        if self.evaluate is not None:
+        if self.evaluate is not None and self.team.first:
             with self.policy.averaged():
                 self._write({"kind": "evaluation", "step": done, **self.evaluate(done)})
 
     def _write(self, line: dict[str, Any]) -> None:
+        if not self.team.first:
+            return
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.progress is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from edit_r1.editors.flow import E, FlowEditor, Schedule, generator, sample_trajectory
 from edit_r1.images import encode_png
 from edit_r1.records import Context
+from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
 
 
@@ -45,13 +46,18 @@ class Rollout(Generic[E]):
 
 
 def sample_edits(
-    editor: FlowEditor[E], stage: EditorRLStage, iteration: Iteration, contexts_B: Sequence[Context]
+    editor: FlowEditor[E],
+    stage: EditorRLStage,
+    iteration: Iteration,
+    contexts_B: Sequence[Context],
+    team: Team = ALONE,
 ) -> list[Rollout[E]]:
-    """G edits of every context, one rollout per size; each context is encoded once."""
+    """G edits of every context that is this process's, one rollout per size; each context is encoded once."""
     rollouts = []
     group = stage.group_size
-    for positions, encoded in editor.encode([context.sample for context in contexts_B]):
-        edits = [position * group + index for position in positions for index in range(group)]
+    places = team.share(len(contexts_B))
+    for positions, encoded in editor.encode([contexts_B[place].sample for place in places]):
+        edits = [places[position] * group + index for position in positions for index in range(group)]
         rows_M = torch.arange(len(positions), device=editor.device).repeat_interleave(group)
         schedule = editor.schedule(encoded, stage.sampling_steps)
         parts, images = [], []
@@ -81,21 +87,28 @@ def sample_edits(
 
 
 def judge_edits(
-    reward: Reward, rollouts: Sequence[Rollout[E]], contexts_B: Sequence[Context], group_size: int
+    reward: Reward,
+    rollouts: Sequence[Rollout[E]],
+    contexts_B: Sequence[Context],
+    group_size: int,
+    team: Team = ALONE,
 ) -> list[float | None]:
-    """The reward of each of the N edits, in one call; NaN becomes None.
+    """The reward of each of the N edits; NaN becomes None. A process judges its own rollouts, in one call.
 
     Raises ValueError when the reward does not return one value per image.
     """
     images: dict[int, bytes] = {}
     for rollout in rollouts:
         images.update(zip(rollout.edits_M, rollout.images_M, strict=True))
-    count = len(contexts_B) * group_size
-    contexts_N = [contexts_B[edit // group_size] for edit in range(count)]
-    values = reward(contexts_N, [images[edit] for edit in range(count)])
-    if len(values) != count:
+    edits = sorted(images)
+    values = reward([contexts_B[edit // group_size] for edit in edits], [images[edit] for edit in edits])
+    if len(values) != len(edits):
         raise ValueError(
-            f"the reward returned {len(values)} values for {count} images: return one per image, None "
+            f"the reward returned {len(values)} values for {len(edits)} images: return one per image, None "
             "for a failed judgment"
         )
-    return [None if value is None or isnan(value) else float(value) for value in values]
+    own = {
+        edit: None if value is None or isnan(value) else float(value) for edit, value in zip(edits, values, strict=True)
+    }
+    rewards = team.gathered(own)
+    return [rewards[edit] for edit in range(len(contexts_B) * group_size)]

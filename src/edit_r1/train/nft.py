@@ -28,6 +28,7 @@ from edit_r1.algo.group_advantage import GroupAdvantages, group_advantage
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
 from edit_r1.train.best_of_g import SIGMA_LEVELS
+from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor import Clock, EditorTraining, Evaluation, TrainingRun, judgment_metrics
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import Rollout, judge_edits, sample_edits
@@ -54,13 +55,13 @@ def train_nft(
         iteration = replace(plan_iteration(stage, step, len(contexts)), window=(), starts_N=None)
         contexts_B = [contexts[position] for position in iteration.contexts_B]
         with clock.phase("sample"), run.policy.averaged():
-            rollouts = sample_edits(editor, stage, iteration, contexts_B)
+            rollouts = sample_edits(editor, stage, iteration, contexts_B, run.team)
         with clock.phase("judge"):
-            rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size)
+            rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size, run.team)
         groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
         advantages = group_advantage(rewards_N, groups_N)
         with clock.phase("update"):
-            changes = update_by_contrast(stage, run.policy, iteration, rollouts, advantages)
+            changes = update_by_contrast(stage, run.policy, iteration, rollouts, advantages, run.team)
         run.finish(step, {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds})
     return run.close()
 
@@ -86,6 +87,7 @@ def update_by_contrast(
     iteration: Iteration,
     rollouts: Sequence[Rollout[E]],
     advantages: GroupAdvantages,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """`inner_updates` optimiser steps, each at noise of its own; none when no edit has an advantage.
 
@@ -119,12 +121,14 @@ def update_by_contrast(
                 kl_sum += float(kl_F.detach().sum())
             (total / terms).backward()
             loss_sum += float(loss_F.detach().sum())
+        team.sum_gradients(policy.parameters.values())
         norm = policy.update()
     count = terms * stage.inner_updates
+    sums = team.totals(loss=loss_sum, kl=kl_sum)
     return {
         "updated": True,
-        "loss": loss_sum / count,
-        "kl": kl_sum / count if stage.kl_beta > 0 else None,
+        "loss": sums["loss"] / count,
+        "kl": sums["kl"] / count if stage.kl_beta > 0 else None,
         "grad_norm": norm,
     }
 

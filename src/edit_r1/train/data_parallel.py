@@ -1,0 +1,90 @@
+"""Editor training on several processes: each has its share of an iteration's contexts, all take the same step.
+
+A process samples and judges whole groups, the rewards are exchanged so that every process knows all advantages, and
+the gradients are summed before the optimiser's step. The plan of an iteration is a function of (seed, iteration) and
+every draw one of its edit's seed, so that any number of processes makes the same update, up to the rounding of sums.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among those that train one editor."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> Team:
+        """The team that `torchrun`, `accelerate launch` or `in_processes` has started, joined if need be."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if not dist.is_initialized():
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, contexts: int) -> range:
+        """Places of this process among the contexts of an iteration.
+
+        Raises ValueError when there are more processes than contexts.
+        """
+        if contexts < self.size:
+            raise ValueError(
+                f"contexts_per_step={contexts} on {self.size} processes leaves some without work: raise "
+                "contexts_per_step or start fewer processes"
+            )
+        return range(self.rank, contexts, self.size)
+
+    def gathered(self, own: Mapping[int, Any]) -> dict[int, Any]:
+        """The union of what the processes hold; the keys of one are not those of another."""
+        if self.size == 1:
+            return dict(own)
+        everyones: list[Any] = [None] * self.size
+        dist.all_gather_object(everyones, dict(own))
+        return {key: value for theirs in everyones for key, value in theirs.items()}
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """In place; a process that had nothing to learn from counts as zero."""
+        if self.size == 1:
+            return
+        works = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            works.append(dist.all_reduce(parameter.grad, async_op=True))
+        for work in works:
+            work.wait()
+
+    def totals(self, **values: float) -> dict[str, float]:
+        """The sum of each over the processes."""
+        everyones = self.gathered({self.rank: values})
+        return {name: sum(theirs[name] for theirs in everyones.values()) for name in values}
+
+    def largest(self, value: float) -> float:
+        return max(self.gathered({self.rank: value}).values())
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = Team()
+"""One process."""

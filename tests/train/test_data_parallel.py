@@ -1,0 +1,122 @@
+"""Editor training on two processes makes the update that one process makes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
+from edit_r1.images import decode_rgb, encode_png
+from edit_r1.records import Context, Principle, Sample
+from edit_r1.train.best_of_g import train_best_of_g
+from edit_r1.train.data_parallel import Team
+from edit_r1.train.editor import train_editor
+from edit_r1.train.editor_stage import EditorRLStage
+from edit_r1.train.nft import train_nft
+from edit_r1.train.processes import in_processes
+from edit_r1.train.verifier_run import Progress
+
+STAGE = EditorRLStage(
+    steps=2, contexts_per_step=3, group_size=3, sampling_steps=4, trained_steps=2, lora_rank=0, learning_rate=1e-3,
+    train_batch=3, sample_batch=3, kl_beta=0.1, max_grad_norm=1e9, save_every=1,
+)  # fmt: skip
+
+
+def _contexts() -> list[Context]:
+    rng = np.random.default_rng(0)
+    contexts = []
+    for index, (height, width) in enumerate([(16, 16), (16, 24), (16, 16), (16, 16)]):
+        source = encode_png(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        sample = Sample(f"s{index}", source, ["make it red", "add a star"][index % 2], "")
+        contexts.append(Context(sample, (Principle("Is it red?", "Instruction Following"),), "test"))
+    return contexts
+
+
+def _reward(contexts: Sequence[Context], images: Sequence[bytes]) -> list[float | None]:
+    """Brightness; every edit of s0 is worth the same, and of s1 the first is never judged."""
+    first = {context.sample.id: place for place, context in reversed(list(enumerate(contexts)))}
+    values: list[float | None] = []
+    for place, (context, image) in enumerate(zip(contexts, images, strict=True)):
+        fails = context.sample.id == "s1" and place == first["s1"]
+        values.append(None if fails else 5.0 if context.sample.id == "s0" else float(decode_rgb(image).mean()))
+    return values
+
+
+def _train(
+    train: Callable[..., Any], stage: EditorRLStage, model: Path, out: Path, *, progress: Progress | None
+) -> Path:
+    editor = FluxKontextEditor.from_pretrained(model, FluxKontextSettings(steps=4))
+
+    def tick(line: dict[str, Any]) -> None:
+        if progress is not None:
+            progress(line["step"] + 1, stage.steps, {})
+
+    done = train(stage, editor, _contexts(), _reward, out, resume=True, progress=tick)
+    return Path(done.result)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = importlib.util.spec_from_file_location(
+        "tiny_kontext", Path(__file__).parent.parent / "editors" / "conftest.py"
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = tmp_path_factory.mktemp("model")
+    module.make_kontext_pipeline(False).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("train", [train_editor, train_best_of_g, train_nft])
+def test_two_processes_make_the_update_of_one(tmp_path: Path, model: Path, train: Callable[..., Any]) -> None:
+    stage = STAGE if train is not train_best_of_g else replace(STAGE, kl_beta=0.0)
+    in_processes(1, partial(_train, train, stage, model, tmp_path / "one"))
+    heard: list[int] = []
+    in_processes(2, partial(_train, train, stage, model, tmp_path / "two"), lambda done, *_: heard.append(done))
+    assert heard == [1, 2]
+    one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True)["weights"] for name in ("one", "two"))
+    start = FluxKontextEditor.from_pretrained(model, FluxKontextSettings(steps=4)).transformer.state_dict()
+    moved = max(float((one[name] - start[name]).abs().max()) for name in one)
+    apart = max(float((one[name] - two[name]).abs().max()) for name in one)
+    assert moved > 1e-3
+    # Adam turns a gradient near zero into a whole step either way: compared where it is not near zero.
+    shares = [float(((one[name] - two[name]).abs() < 1e-5).float().mean()) for name in one]
+    assert apart < 2.1 * moved and min(shares) > 0.9
+    for kind in ("one", "two"):
+        assert len((tmp_path / kind / "metrics.jsonl").read_text().splitlines()) == 2
+    lines = [
+        [json.loads(text) for text in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for alone, together in zip(*lines, strict=True):
+        for key in ("edits", "failed_judgments", "groups_zero_spread", "groups_too_few", "trained_edits", "window"):
+            assert alone[key] == together[key]
+        assert together.keys() == alone.keys()
+        for key in {"reward_mean", "reward_std", "kl", "loss", "clip_share", "grad_norm"} & alone.keys():
+            if alone[key] is not None:
+                assert together[key] == pytest.approx(alone[key], rel=1e-3, abs=1e-6)
+
+
+def test_two_processes_resume_exactly(tmp_path: Path, model: Path) -> None:
+    for steps in (1, 2):
+        in_processes(2, partial(_train, train_nft, replace(STAGE, steps=steps), model, tmp_path / "stopped"))
+    in_processes(2, partial(_train, train_nft, STAGE, model, tmp_path / "whole"))
+    stopped, whole = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("stopped", "whole"))
+    assert all(torch.equal(whole["weights"][name], value) for name, value in stopped["weights"].items())
+
+
+def test_a_process_without_a_context_is_refused() -> None:
+    assert list(Team(1, 2).share(3)) == [1]
+    assert [place for rank in range(3) for place in Team(rank, 3).share(7)] == [0, 3, 6, 1, 4, 2, 5]
+    with pytest.raises(ValueError, match="contexts_per_step=3 on 4 processes"):
+        Team(0, 4).share(3)
