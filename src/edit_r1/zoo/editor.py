@@ -52,7 +52,7 @@ PATCH = 8
 """Side in px of the square that one image token stands for: f4 autoencoder, latents packed 2 x 2."""
 GRID = SIZE // PATCH
 TOKENS = GRID * GRID
-EDITOR_LOOP = LoopConfig(steps=3500, batch_size=32, learning_rate=3e-3, warmup_steps=60, decay_share=0.25)
+EDITOR_LOOP = LoopConfig(steps=14_500, batch_size=32, learning_rate=3e-3, warmup_steps=60, decay_share=0.25)
 OUTER = (
     *("x_embedder", "context_embedder", "transformer.proj_out", "embedding", "shared", "relative_attention_bias"),
     *(".norm", "norm_out", "time_text_embed"),
