@@ -9,7 +9,7 @@ from edit_r1.images import MAX_JUDGED_PIXELS
 from edit_r1.records import OutputMode
 from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
-from edit_r1.verifier.scoring import Verifier
+from edit_r1.verifier.scoring import Backend, Verifier
 from edit_r1.vlm.openai import OpenAIVLM, Prices
 from edit_r1.vlm.protocol import VLM
 
@@ -27,8 +27,11 @@ class ModelChoice:
     """Name of the environment variable that holds the server's key, if it wants one."""
     adapter: str | None = None
     """Folder of a LoRA adapter for a local model."""
+    backend: Backend = "transformers"
+    """What runs a local model: transformers, or vllm (the extra of that name; it takes the visible GPUs)."""
     device: str = "cpu"
-    """Of a local model: cpu, cuda, cuda:1; several (cuda:0,cuda:1) load a copy each."""
+    """Of a local model: cpu, cuda, cuda:1; several (cuda:0,cuda:1) load a copy each. vLLM: cuda, or cuda,cuda to
+    split the model over as many GPUs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of a local model's weights."""
     variant: Variant | None = None
@@ -58,6 +61,10 @@ class ModelChoice:
             raise ValueError("--adapter is for a local model: let the server load it, or leave --endpoint out")
         if self.adapter is not None and self.model is None:
             raise ValueError("--adapter needs the model it belongs to: add --model PATH")
+        if self.backend == "vllm" and self.endpoint is not None:
+            raise ValueError("--backend vllm runs a local model: leave --endpoint out, or leave --backend out")
+        if self.backend == "vllm" and not all(device.startswith("cuda") for device in self.device.split(",")):
+            raise ValueError(f"--backend vllm with --device {self.device}: vLLM needs a GPU, add --device cuda")
         if self.principles_endpoint is not None and self.principles_model is None:
             raise ValueError("--principles-endpoint needs a served model: add --principles-model NAME")
         if (self.price_in is None) != (self.price_out is None):
@@ -114,6 +121,7 @@ class ModelChoice:
             principles_vlm=writer,
             max_pixels=self.max_pixels,
             principles_variant=variant,
+            backend=self.backend,
         )
 
     def principles_verifier(self) -> Verifier:

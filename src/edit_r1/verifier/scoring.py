@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ranked", "ScoreItem", "Verifier", "judgment_json", "weighted_verdicts"]
 
+Backend = Literal["transformers", "vllm"]
+"""What runs a model of this machine."""
 Progress = Callable[[int, int], None]
 """Called with (items judged, items asked)."""
 
@@ -120,21 +122,27 @@ class Verifier:
         max_pixels: int = MAX_JUDGED_PIXELS,
         principles_variant: Variant | None = None,
         cache: PrinciplesCache | Literal["default"] | None = "default",
+        backend: Backend = "transformers",
     ) -> Verifier:
         """A local checkpoint, asked as its `edit_r1.json` says unless `mode` or `variant` say otherwise.
 
         device: several, such as ("cuda:0", "cuda:1") or ("cpu", "cpu"), load a replica each in a process of its own;
         a script then needs the usual `if __name__ == "__main__"`, and `close` (or `with`) ends them.
         cache: of the principles that the model writes; "default" for the one of `default_cache`, None for none.
-        batch_size: sequences decoded at once, by each replica. Raises `edit_r1.vlm.errors.ModelError` (a ValueError).
+        batch_size: sequences decoded at once, by each replica. backend: "vllm" runs it by `vlm.vllm.VLLM`, split over
+        as many GPUs as there are devices, with a batch of its own making. Raises `edit_r1.vlm.errors.ModelError` (a
+        ValueError).
         """
         # Here alone: scoring by an endpoint needs no torch.
         from edit_r1.vlm.replicas import TransformersReplicas
         from edit_r1.vlm.transformers import TransformersVLM
+        from edit_r1.vlm.vllm import VLLM
 
         card = read_card(path)
         vlm: VLM
-        if isinstance(device, str):
+        if backend == "vllm":
+            vlm = VLLM.load(path, dtype, adapter, gpus=1 if isinstance(device, str) else len(device))
+        elif isinstance(device, str):
             vlm = TransformersVLM.load(path, device=device, dtype=dtype, batch_size=batch_size, adapter=adapter)
         else:
             vlm = TransformersReplicas(path, device, batch_size, dtype=dtype, adapter=adapter)
