@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edit_r1.curate.failures import Failure
+from edit_r1.curate.pictures import shown_pair
 from edit_r1.records import Candidate, Context, PoolTrace, Unparsed
 from edit_r1.verifier.parsing import parse_completion
 from edit_r1.verifier.prompts import Variant, judge_request
@@ -78,8 +79,6 @@ def lost(traces: Sequence[PoolTrace]) -> list[Failure]:
 
 
 def _request(context: Context, candidate: Candidate, member: PoolMember) -> Request:
-    sample = context.sample
-    asked = judge_request(
-        [sample.source], candidate.image, sample.instruction, context.principles, "both", member.variant
-    )
+    source, edited = shown_pair(context.sample, candidate.image)
+    asked = judge_request([source], edited, context.sample.instruction, context.principles, "both", member.variant)
     return Request(asked.parts, member.system)

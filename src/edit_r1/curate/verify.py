@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from edit_r1.curate.failures import Failure
+from edit_r1.curate.pictures import shown_pair
 from edit_r1.curate.retry import ask
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Trace, Unparsed, Verdict
 from edit_r1.verifier.parsing import parse_gold
@@ -35,17 +36,13 @@ def verify(
         if isinstance(trace.outcome, Trace):
             texts[trace.candidate_id].append(trace.outcome.text)
     own = [contexts[candidate.sample_id] for candidate in candidates]
-    requests = [
-        verify_request(
-            [context.sample.source],
-            candidate.image,
-            context.sample.instruction,
-            context.principles,
-            texts[candidate.id],
-            variant,
+    requests = []
+    for context, candidate in zip(own, candidates, strict=True):
+        source, edited = shown_pair(context.sample, candidate.image)
+        references = texts[candidate.id]
+        requests.append(
+            verify_request([source], edited, context.sample.instruction, context.principles, references, variant)
         )
-        for context, candidate in zip(own, candidates, strict=True)
-    ]
 
     def parse(place: int, answer: Completion) -> tuple[Verdict, ...] | Unparsed:
         return parse_gold(answer.text, own[place].principles, truncated=answer.finish == "length")

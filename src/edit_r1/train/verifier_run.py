@@ -30,7 +30,7 @@ from PIL import Image
 from transformers import GenerationConfig, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from edit_r1.images import decode_pil
+from edit_r1.images import decode_pil, judged_pictures, judged_sources
 from edit_r1.records import Candidate, Context, OutputMode
 from edit_r1.store import new_folder, read_json, write_json, write_text, writing
 from edit_r1.verifier.cards import ModelCard, read_card, write_card
@@ -220,9 +220,8 @@ def judge_messages(
     context: Context, candidate: Candidate, mode: OutputMode, variant: Variant
 ) -> tuple[list[dict[str, Any]], list[Image.Image]]:
     """Chat messages with image placeholders, and the pictures: what a scorer would send for this candidate."""
-    request = judge_request(
-        [context.sample.source], candidate.image, context.sample.instruction, context.principles, mode, variant
-    )
+    sources, edited = judged_pictures([context.sample.source], candidate.image)
+    request = judge_request(sources, edited, context.sample.instruction, context.principles, mode, variant)
     return to_messages(request), [_picture(data) for data in request.images]
 
 
@@ -230,7 +229,7 @@ def decompose_messages(context: Context, variant: Variant) -> tuple[list[dict[st
     """Chat messages with image placeholders, and the pictures: what a scorer without principles would send."""
     sample = context.sample
     examples = examples_of(context_key([sample.source], sample.instruction))
-    request = decompose_request([sample.source], sample.instruction, examples, variant)
+    request = decompose_request(judged_sources([sample.source]), sample.instruction, examples, variant)
     return to_messages(request), [_picture(data) for data in request.images]
 
 

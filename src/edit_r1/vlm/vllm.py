@@ -74,6 +74,7 @@ class VLLM:
             request = LoRARequest("adapter", 1, str(adapter))
         if context is not None:
             options["max_model_len"] = context
+        refusals: tuple[type[Exception], ...] = (OSError, RuntimeError, *_refusals())
         try:
             engine = LLM(
                 model=str(path),
@@ -86,7 +87,7 @@ class VLLM:
                 limit_mm_per_prompt={"image": MAX_IMAGES},
                 **options,
             )
-        except (OSError, RuntimeError) + _refusals() as error:
+        except refusals as error:
             raise ModelError(f"{path}: vLLM cannot open this model ({' '.join(str(error).split())[:200]})") from error
         return cls(engine, Path(path).name, request)
 
