@@ -170,3 +170,21 @@ def test_every_job_gets_its_own_answer_and_no_batch_is_too_large(jobs: list[tupl
             assert len(batch) == 1 or sum(one.pixels for one in batch) <= LIMITS.pixels
 
     doing(test)
+
+
+def test_as_many_calls_as_may_run_at_once() -> None:
+    together = threading.Barrier(2)
+
+    def work(key: Any, payloads: Sequence[Any]) -> list[Any]:
+        together.wait(10)  # broken unless two calls are under way
+        return list(payloads)
+
+    async def main() -> None:
+        batcher = Batcher(work, BatchLimits(2, 1000, 0.0, 100), Metrics(), calls=2)
+        running = asyncio.create_task(batcher.run())
+        answers = await asyncio.gather(*batcher.submit([job("a", n) for n in range(4)]))
+        assert answers == [0, 1, 2, 3] and batcher.idle
+        running.cancel()
+        batcher.close()
+
+    asyncio.run(main())

@@ -98,13 +98,19 @@ def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         start_server(ServeSettings(), never, lambda item: None)
 
 
+def _jobs_taken(metrics: str) -> float:
+    """Jobs that wait and jobs whose call has begun."""
+    figures = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line[0] != "#")
+    return float(figures["edit_r1_queue_items"]) + float(figures["edit_r1_batch_items_sum"])
+
+
 def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(kit: SimpleNamespace) -> None:
     with process(SLOW_SERVER) as (server, url), ThreadPoolExecutor(2) as pool:
         items = [kit.item(number) for number in range(8)]
         accepted = pool.submit(httpx.post, f"{url}/v1/judge", json={"items": items}, timeout=60)
         other = pool.submit(httpx.post, f"{url}/compute", json=_compute(kit), timeout=60)
         with httpx.Client(timeout=60) as client:
-            while client.get(f"{url}/health").json()["queued"] < 7:
+            while _jobs_taken(client.get(f"{url}/metrics").text) < 9:
                 time.sleep(0.02)
             server.send_signal(signal.SIGTERM)
             while client.get(f"{url}/health").status_code == 200:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import tyro
@@ -18,6 +19,8 @@ def serve(settings: Settings = DEFAULTS, models: Models = PACKAGED) -> int:
     from edit_r1.zoo.packaged import open_chosen, refuse_foreign
 
     models.check()
+    if settings.calls is None and models.endpoint is not None:
+        settings = replace(settings, calls=4)
     start_server(
         settings, lambda: open_chosen(models, settings.batch_size), refuse_foreign if models.model is None else None
     )

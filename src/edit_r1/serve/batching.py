@@ -1,7 +1,7 @@
-"""Dynamic batching: jobs that arrive together are done together, in one call on one worker thread.
+"""Dynamic batching: jobs that arrive together are done together, in one call on a worker thread.
 
 Jobs of different keys never share a call. The oldest job decides which key is next, so none starves. A batch closes
-when it is full or when its oldest job has waited long enough; while a call runs, the next batch gathers.
+when it is full or when its oldest job has waited long enough; while as many calls run as may, the next batch gathers.
 """
 
 from __future__ import annotations
@@ -75,29 +75,38 @@ class _Waiting:
 
 
 class Batcher:
-    """A bounded queue before one worker thread. All methods but `_call` belong to the event loop's thread."""
+    """A bounded queue before worker threads. All methods but `_call` belong to the event loop's thread."""
 
     def __init__(
-        self, work: Callable[[Any, Sequence[Any]], Sequence[Any]], limits: BatchLimits, metrics: Metrics
+        self,
+        work: Callable[[Any, Sequence[Any]], Sequence[Any]],
+        limits: BatchLimits,
+        metrics: Metrics,
+        calls: int = 1,
     ) -> None:
-        """work: (key, payloads) to one result per payload, in order; called on the worker thread."""
+        """work: (key, payloads) to one result per payload, in order; called on `calls` threads at once."""
         self._work = work
         self._limits = limits
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
+        self._calls = calls
+        self._threads = ThreadPoolExecutor(calls, thread_name_prefix="judge")
+        self._under_way: set[asyncio.Task[None]] = set()
         self._accepting = True
         self._unanswered = 0
         self._seconds_per_job = 0.1
         self.failures_in_a_row = 0
-        self.calling = False
-        """True while the worker thread is inside a call."""
 
     @property
     def queued(self) -> int:
         """Jobs waiting."""
         return len(self._waiting)
+
+    @property
+    def calling(self) -> bool:
+        """True while a worker thread is inside a call."""
+        return bool(self._under_way)
 
     @property
     def accepting(self) -> bool:
@@ -153,24 +162,35 @@ class Batcher:
 
     async def run(self) -> None:
         """Does the jobs until cancelled."""
-        loop = asyncio.get_running_loop()
+        free = asyncio.Semaphore(self._calls)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._under_way.discard(task)
+            free.release()
+
         while True:
-            batch = await self._next_batch()
-            if not batch:
-                continue
-            start = loop.time()
-            for one in batch:
-                self._metrics.waiting_seconds.observe(start - one.since)
-            self._metrics.batch_items.observe(len(batch))
-            results = await loop.run_in_executor(self._thread, self._call, batch)
-            self._seconds_per_job += 0.2 * ((loop.time() - start) / len(batch) - self._seconds_per_job)
-            for one, result in zip(batch, results, strict=True):
-                if not one.future.done():
-                    one.future.set_result(result)
+            await free.acquire()
+            while not (batch := await self._next_batch()):
+                pass
+            task = asyncio.create_task(self._do(batch))
+            self._under_way.add(task)
+            task.add_done_callback(ended)
+
+    async def _do(self, batch: Sequence[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for one in batch:
+            self._metrics.waiting_seconds.observe(start - one.since)
+        self._metrics.batch_items.observe(len(batch))
+        results = await loop.run_in_executor(self._threads, self._call, batch)
+        self._seconds_per_job += 0.2 * ((loop.time() - start) / len(batch) / self._calls - self._seconds_per_job)
+        for one, result in zip(batch, results, strict=True):
+            if not one.future.done():
+                one.future.set_result(result)
 
     def close(self) -> None:
-        """Ends the worker thread after its present call."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Ends the worker threads after their present calls."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _next_batch(self) -> list[_Waiting]:
         loop = asyncio.get_running_loop()
@@ -220,9 +240,8 @@ class Batcher:
         self._unanswered -= 1
 
     def _call(self, batch: Sequence[_Waiting]) -> Sequence[Any]:
-        """On the worker thread. Whatever the model raises fails this batch, and nothing else."""
+        """On a worker thread. Whatever the model raises fails this batch, and nothing else."""
         start = time.monotonic()
-        self.calling = True
         try:
             results = self._work(batch[0].job.key, [one.job.payload for one in batch])
             if len(results) != len(batch):
@@ -237,5 +256,4 @@ class Batcher:
             self.failures_in_a_row = 0
             return results
         finally:
-            self.calling = False
             self._metrics.judging_seconds.observe(time.monotonic() - start)

@@ -56,7 +56,7 @@ class Service:
         limits = BatchLimits(
             settings.batch_size, int(settings.batch_megapixels * 1e6), settings.max_wait_ms / 1000, settings.queue
         )
-        self.batcher = Batcher(self._work, limits, self.metrics)
+        self.batcher = Batcher(self._work, limits, self.metrics, settings.calls or 1)
         self._accepts = accepts
         self._images = Limits(settings.max_image_mb * 2**20, int(settings.max_megapixels * 1e6))
         self._numbers = count()
@@ -78,9 +78,11 @@ class Service:
     ) -> list[Judgment]:
         """One judgment per item, in order; an item that cannot be judged has no score, and `reason` says why.
 
-        again: items without a score are judged once more, by a sampled trace of another seed when the model's
-        answer was unusable (a greedy one would be the same), by themselves when the call failed. Items that were
-        refused unread are not. Raises HTTPException for too many items, a full or a stopping server.
+        Items whose call failed are judged once more, by themselves: one that breaks a call costs its neighbours
+        nothing. again: so are items whose answer was unusable, by a sampled trace of another seed (a greedy one
+        would be the same). Items that were refused unread are not.
+
+        Raises HTTPException for too many items, a full or a stopping server.
         """
         if len(items) > self.settings.max_items:
             raise HTTPException(413, f"{len(items)} items, at most {self.settings.max_items} in one request: split it")
@@ -120,10 +122,13 @@ class Service:
         }
         self.metrics.items.labels("refused").inc(len(judgments))
         judged = await self._judge_ready(ready, dict.fromkeys(ready, asked), http)
-        if again:
-            tries = {place: self._second_try(asked, one) for place, one in judged.items() if one.score is None}
-            once_more = {place: ready[place] for place in tries}
-            judged |= await self._judge_ready(once_more, tries, http, accepted=True)
+        tries = {
+            place: self._second_try(asked, one)
+            for place, one in judged.items()
+            if one.score is None and (again or _failed_call(one))
+        }
+        once_more = {place: ready[place] for place in tries}
+        judged |= await self._judge_ready(once_more, tries, http, accepted=True)
         for one in judged.values():
             self._count(one)
         judgments |= judged
@@ -180,7 +185,7 @@ class Service:
         self.metrics.unparsed_traces.inc(judgment.unparsed)
         if judgment.score is not None:
             outcome = "scored"
-        elif all(isinstance(one, Unparsed) and one.failed_call for one in judgment.outcomes):
+        elif _failed_call(judgment):
             outcome = "failed"
         else:
             outcome = "unparsed"
@@ -190,7 +195,7 @@ class Service:
         vlm = self.verifier.vlm
         return failed(Unparsed("", reason, failed_call=True), traces, (), vlm.name, vlm.simulated)
 
-    # --- on the worker thread -----------------------------------------------------------------------------------
+    # --- on a worker thread -------------------------------------------------------------------------------------
 
     def _work(self, key: Judging | Chatting, payloads: Sequence[Any]) -> Sequence[Any]:
         if isinstance(key, Chatting):
@@ -207,6 +212,10 @@ class Service:
             return self._accepts(item)
         except ValueError as error:  # an image whose header was fine and whose pixels are not
             return " ".join(str(error).split())
+
+
+def _failed_call(judgment: Judgment) -> bool:
+    return all(isinstance(one, Unparsed) and one.failed_call for one in judgment.outcomes)
 
 
 def reason(judgment: Judgment) -> str | None:

@@ -22,6 +22,8 @@ class ServeSettings:
     """Traces per item where a protocol cannot say: 1 is greedy, more are sampled and their scores averaged."""
     batch_size: int = 64
     """Most traces judged in one call of the model."""
+    calls: int | None = None
+    """Calls of the model under way at once; by default 1, and 4 where the model is behind an endpoint."""
     max_wait_ms: float = 20.0
     """Longest wait of a request for others to be judged with it, in milliseconds."""
     queue: int = 1024
@@ -46,13 +48,16 @@ class ServeSettings:
     def __post_init__(self) -> None:
         """ValueError for a value out of range."""
         ranges: dict[str, tuple[float, float]] = {
-            "port": (0, 65535), "traces": (1, MAX_TRACES), "batch_size": (1, 4096), "max_wait_ms": (0, 10_000),
+            "port": (0, 65535), "traces": (1, MAX_TRACES), "batch_size": (1, 4096), "calls": (1, 64),
+            "max_wait_ms": (0, 10_000),
             "queue": (1, 100_000), "max_items": (1, 10_000), "max_body_mb": (1, 4096), "max_bodies_mb": (1, 1 << 20),
             "max_image_mb": (1, 64), "max_megapixels": (0.001, 50), "batch_megapixels": (0.001, 10_000),
             "body_seconds": (1, 3600), "grace_seconds": (1, 3600),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = self.__dict__[name]
+            if value is None:
+                continue
             if not low <= value <= high:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: use {low:g} to {high:g}")
         if self.queue < self.max_items:

@@ -8,6 +8,7 @@ costs a batch. What a model answers never raises: a trace that cannot be parsed 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +107,7 @@ class Verifier:
         self.cache = cache
         self._principles: dict[str, tuple[Principle, ...]] = {}
         self._from_cache: set[str] = set()
+        self._writing = threading.Lock()
 
     @classmethod
     def load(
@@ -358,7 +360,15 @@ class Verifier:
         return ready, judgments
 
     def _decompose(self, contexts: Sequence[tuple[tuple[bytes, ...], str]]) -> list[tuple[Principle, ...] | Unparsed]:
-        """Principles for each context; each different context is asked about once."""
+        """Principles for each context; each different context is asked about once, whatever threads ask."""
+        if not contexts:
+            return []
+        with self._writing:
+            return self._decompose_in_turn(contexts)
+
+    def _decompose_in_turn(
+        self, contexts: Sequence[tuple[tuple[bytes, ...], str]]
+    ) -> list[tuple[Principle, ...] | Unparsed]:
         keys = [context_key(*context) for context in contexts]
         unknown = {key: context for key, context in zip(keys, contexts, strict=True) if key not in self._principles}
         requests: dict[str, Request] = {
