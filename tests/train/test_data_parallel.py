@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.images import decode_rgb, encode_png
+from edit_r1.processes import process_context
 from edit_r1.records import Context, Principle, Sample
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.data_parallel import Team
@@ -96,6 +97,12 @@ def _train(
     evaluate = parts if stage.eval_every else None
     done = train(stage, editor, _contexts(), _reward, out, resume=True, evaluate=evaluate, progress=tick)
     return Path(done.result)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_once() -> None:
+    """The server that processes are forked from imports what they need before the first of them starts."""
+    process_context(["edit_r1.train.nft", "edit_r1.train.best_of_g", "edit_r1.editors.flux_kontext"])
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def test_the_loss_against_loops_over_edits_and_steps(make_editor, ratio, advanta
         def with_old(*args_):
             made = batches(*args_)
             for batch in made:
-                batch.old_MKLC = old[batch.rows_M].float()
+                batch.old_FLC = old[batch.rows_M].float().flatten(0, 1)
             return made
 
         monkey.setattr(module, "_batches", with_old)

@@ -109,8 +109,8 @@ class _Batch(Generic[E]):
     counts: bool
     """False where it only keeps other processes company."""
     reference_MKLC: torch.Tensor | None = None
-    old_MKLC: torch.Tensor | None = None
-    """Means of the policy that drew the edits. They are those of the first pass, which has its weights."""
+    old_FLC: torch.Tensor | None = None
+    """Means of the policy that drew the edits, F = M K; those of the first pass, which has its weights."""
 
 
 def update(
@@ -186,29 +186,33 @@ def _losses(
     batch: _Batch[E],
     advantages: GroupAdvantages,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Surrogate, ratio, clipped and KL, each [M, K], of a micro-batch replayed in one forward."""
+    """Surrogate, plain ratio, clipped and KL, each [M, K], of a micro-batch replayed in one forward."""
     rollout, rows_M = batch.rollout, batch.rows_M
     mean_MKLC, std_K, dt_K = _replay_rows(stage, policy.editor, iteration, rollout, rows_M)
     count, steps = mean_MKLC.shape[:2]
     std_F, dt_F = std_K.repeat(count), dt_K.repeat(count)
     mean_FLC, next_FLC = mean_MKLC.flatten(0, 1), rollout.next_MKLC[rows_M].flatten(0, 1)
-    if stage.loss.ratio == "guard":
-        if batch.old_MKLC is None:
-            batch.old_MKLC = mean_MKLC.detach()
-        log_ratio_F = normalised_log_ratio(next_FLC, mean_FLC, batch.old_MKLC.flatten(0, 1), std_F)
-        log_prob_MK, old_MK = log_ratio_F.unflatten(0, (count, steps)), torch.zeros(1, 1, device=std_K.device)
-    else:
-        log_prob_MK = log_probability(next_FLC, mean_FLC, std_F).unflatten(0, (count, steps))
-        old_MK = rollout.log_prob_MK[rows_M]
+    log_prob_MK = log_probability(next_FLC, mean_FLC, std_F).unflatten(0, (count, steps))
+    old_MK = rollout.log_prob_MK[rows_M]
     values = [advantages.advantages_N[rollout.edits_M[row]] for row in rows_M.tolist()]
     advantage_M1 = torch.tensor(values, device=mean_MKLC.device)[:, None]
-    surrogate = clipped_surrogate(log_prob_MK, old_MK, advantage_M1, stage.loss.clip_range)
-    objective_MK = surrogate.objective / -dt_K if stage.loss.ratio == "guard" else surrogate.objective
+    if stage.loss.ratio == "guard":
+        old_FLC = mean_FLC.detach() if batch.old_FLC is None else batch.old_FLC
+        if stage.updates.inner_updates > 1:
+            batch.old_FLC = old_FLC
+        log_ratio_MK = normalised_log_ratio(next_FLC, mean_FLC, old_FLC, std_F).unflatten(0, (count, steps))
+        unit_MK = torch.zeros_like(old_MK)
+        surrogate = clipped_surrogate(log_ratio_MK, unit_MK, advantage_M1, stage.loss.clip_range)
+        objective_MK = surrogate.objective / -dt_K
+    else:
+        surrogate = clipped_surrogate(log_prob_MK, old_MK, advantage_M1, stage.loss.clip_range)
+        objective_MK = surrogate.objective
+    ratio_MK = torch.exp(log_prob_MK.detach() - old_MK)
     kl_MK = torch.zeros_like(log_prob_MK)
     if batch.reference_MKLC is not None:
         kl_F = gaussian_kl(mean_FLC, batch.reference_MKLC.flatten(0, 1), std_F, dt_F, stage.loss.kl_scale)
         kl_MK = kl_F.unflatten(0, (count, steps))
-    return objective_MK, surrogate.ratio, surrogate.clipped, kl_MK
+    return objective_MK, ratio_MK, surrogate.clipped, kl_MK
 
 
 @torch.no_grad()

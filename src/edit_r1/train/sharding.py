@@ -30,7 +30,9 @@ def shard(transformer: nn.Module) -> None:
         if isinstance(child, nn.ModuleList):
             for block in child:
                 fully_shard(block)
-    fully_shard(transformer)
+    # By default the outermost unit stays together after a forward, and a forward without a gradient would leave it so
+    # for the next one, which may have other weights (averaged ones, or those after a step).
+    fully_shard(transformer, reshard_after_forward=True)
 
 
 def part(tensor: Tensor) -> Tensor:
