@@ -210,8 +210,9 @@ def make_editor():
     def build(guidance_embeds: bool = False, dtype: torch.dtype = torch.float32) -> FluxKontextEditor:
         pipeline = module.make_kontext_pipeline(guidance_embeds)
         pipeline.set_progress_bar_config(disable=True)
-        for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
-            part.to(dtype)
+        if dtype != torch.float32:
+            for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+                part.to(dtype)
         return FluxKontextEditor(pipeline, FluxKontextSettings(steps=4))
 
     return build

@@ -197,7 +197,7 @@ def test_fault_11_rewards_stay_with_their_edits(make_editor):
         [(_, encoded)] = editor.encode([context.sample])
         run = sample_trajectory(
             editor, encoded, [generator(iteration.seeds_N[edit])], editor.schedule(encoded, 4), stage.guidance,
-            stage.eta, iteration.window,
+            stage.sde.eta, iteration.window,
         )  # fmt: skip
         alone = editor.decode(run.final_BLC, encoded)[0].astype(int)
         assert np.abs(alone - decode_rgb(image).astype(int)).max() <= 1
