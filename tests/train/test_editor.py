@@ -298,7 +298,7 @@ def test_a_few_iterations_raise_a_simple_reward(make_editor, tmp_path, train):
         edits = editor.edit([context.sample for context in contexts], seeds)
         return {"brightness": float(np.mean([decode_rgb(edit.image).mean() for edit in edits]))}
 
-    stage = replace(
+    stage = _with(
         STAGE,
         steps=20,
         contexts_per_step=4,
