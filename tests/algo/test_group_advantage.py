@@ -11,26 +11,33 @@ from edit_r1.algo.group_advantage import group_advantage
 rewards = st.one_of(st.none(), st.just(float("nan")), st.sampled_from([0.0, 2.5, 5.0, 7.3, 10.0]), st.floats(0, 10))
 
 
-def _twin(rewards_N, groups_N, eps, clip, min_spread):
+def _twin(rewards_N, groups_N, eps, clip, min_spread, std_over="group"):
     """Straight from the definition, one edit at a time."""
     out = []
+    everyone = [r for r in rewards_N if r is not None and r == r]
     for reward, key in zip(rewards_N, groups_N, strict=True):
         group = [r for r, k in zip(rewards_N, groups_N, strict=True) if k == key and r is not None and r == r]
         if reward is None or reward != reward or len(group) < 2 or max(group) - min(group) <= min_spread:
             out.append((0.0, False))
             continue
         mean = sum(group) / len(group)
-        std = math.sqrt(sum((r - mean) ** 2 for r in group) / len(group))
+        spread = group if std_over == "group" else everyone
+        centre = sum(spread) / len(spread)
+        std = math.sqrt(sum((r - centre) ** 2 for r in spread) / len(spread))
         out.append((max(-clip, min(clip, (reward - mean) / (std + eps))), True))
     return out
 
 
-@given(st.lists(st.tuples(rewards, st.integers(0, 4)), max_size=30), st.sampled_from([0.5, 1.2, math.inf]))
-def test_against_the_brute_force_twin(pairs, clip):
+@given(
+    st.lists(st.tuples(rewards, st.integers(0, 4)), max_size=30),
+    st.sampled_from([0.5, 1.2, math.inf]),
+    st.sampled_from(["group", "batch"]),
+)
+def test_against_the_brute_force_twin(pairs, clip, std_over):
     rewards_N, groups_N = [reward for reward, _ in pairs], [key for _, key in pairs]
-    result = group_advantage(rewards_N, groups_N, clip=clip)
+    result = group_advantage(rewards_N, groups_N, clip=clip, std_over=std_over)
     for (value, trained), got, got_trained in zip(
-        _twin(rewards_N, groups_N, 1e-4, clip, 1e-6), result.advantages_N, result.trained_N, strict=True
+        _twin(rewards_N, groups_N, 1e-4, clip, 1e-6, std_over), result.advantages_N, result.trained_N, strict=True
     ):
         assert got == pytest.approx(value, rel=1e-6, abs=1e-6)
         assert got_trained == trained
@@ -71,3 +78,12 @@ def test_bad_input_raises():
         group_advantage([math.inf], [0])
     with pytest.raises(ValueError, match="clip"):
         group_advantage([1.0], [0], clip=0)
+
+
+def test_the_std_of_the_batch_keeps_a_quiet_group_quiet():
+    rewards, groups = [5.0, 5.2, 0.0, 10.0], [0, 0, 1, 1]
+    by_group = group_advantage(rewards, groups).advantages_N
+    by_batch = group_advantage(rewards, groups, std_over="batch").advantages_N
+    assert abs(by_group[0]) == pytest.approx(abs(by_group[2]), rel=1e-2)
+    assert abs(by_batch[0]) < 0.05 * abs(by_batch[2])
+    assert by_batch[3] == pytest.approx(5 / (math.sqrt(sum((r - 5.05) ** 2 for r in rewards) / 4) + 1e-4))

@@ -187,3 +187,32 @@ def wavering(
 
     out = tmp_path_factory.mktemp("wavering") / "run"
     return train_sft(SFTStage(str(checkpoint), str(out), **{**sft_settings, "steps": 17}), quadruples)
+
+
+@pytest.fixture
+def make_editor():
+    """Builds a tiny random Kontext: `make_editor(guidance_embeds=False, dtype=torch.float32)`.
+
+    The builder of tests/editors/conftest.py, loaded by path because tests are not a package.
+    """
+    import importlib.util
+
+    import torch
+
+    from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
+
+    path = Path(__file__).parent.parent / "editors" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("tiny_kontext", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def build(guidance_embeds: bool = False, dtype: torch.dtype = torch.float32) -> FluxKontextEditor:
+        pipeline = module.make_kontext_pipeline(guidance_embeds)
+        pipeline.set_progress_bar_config(disable=True)
+        if dtype != torch.float32:
+            for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+                part.to(dtype)
+        return FluxKontextEditor(pipeline, FluxKontextSettings(steps=4))
+
+    return build

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxKontextPipeline
+from torch.distributed.tensor import DTensor
 
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.images import decode_rgb, encode_png
+from edit_r1.processes import process_context
 from edit_r1.records import Context, Principle, Sample
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.data_parallel import Team
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_stage import EditorRLStage
+from edit_r1.train.editor_state import newest_state
 from edit_r1.train.nft import train_nft
 from edit_r1.train.processes import in_processes
 from edit_r1.train.verifier_run import Progress
 
-STAGE = EditorRLStage(
+
+def _with(stage: EditorRLStage, **changes: Any) -> EditorRLStage:
+    """A stage with fields changed, those of its groups by their own names."""
+    for group in ("sde", "loss", "updates"):
+        inner = getattr(stage, group)
+        names = {field.name for field in fields(inner)}
+        own = {name: changes.pop(name) for name in list(changes) if name in names}
+        if own:
+            changes[group] = replace(inner, **own)
+    return replace(stage, **changes)
+
+
+STAGE = _with(EditorRLStage(),
     steps=2, contexts_per_step=3, group_size=3, sampling_steps=4, trained_steps=2, lora_rank=0, learning_rate=1e-3,
     train_batch=3, sample_batch=3, kl_beta=0.1, max_grad_norm=1e9, save_every=1,
 )  # fmt: skip
@@ -52,16 +68,41 @@ def _reward(contexts: Sequence[Context], images: Sequence[bytes]) -> list[float 
 
 
 def _train(
-    train: Callable[..., Any], stage: EditorRLStage, model: Path, out: Path, *, progress: Progress | None
+    train: Callable[..., Any],
+    stage: EditorRLStage,
+    model: Path,
+    out: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    progress: Progress | None,
 ) -> Path:
-    editor = FluxKontextEditor.from_pretrained(model, FluxKontextSettings(steps=4))
+    editor = FluxKontextEditor.from_pretrained(model, FluxKontextSettings(steps=4), dtype=dtype)
+
+    def parts(step: int) -> dict[str, Any]:
+        """How the weights lie, and an edit; sharded, every process is asked."""
+        weights = [value for value in editor.transformer.parameters() if value.requires_grad]
+        parted = [value for value in weights if isinstance(value, DTensor)]
+        edited = editor.edit([context.sample for context in _contexts()[:1]], [0])[0].image
+        assert edited is not None
+        return {
+            "dtensors": len(parted) / len(weights),
+            "held": sum(value.to_local().numel() for value in parted) / max(1, sum(value.numel() for value in parted)),
+            "brightness": float(decode_rgb(edited).mean()),
+        }
 
     def tick(line: dict[str, Any]) -> None:
         if progress is not None:
             progress(line["step"] + 1, stage.steps, {})
 
-    done = train(stage, editor, _contexts(), _reward, out, resume=True, progress=tick)
+    evaluate = parts if stage.eval_every else None
+    done = train(stage, editor, _contexts(), _reward, out, resume=True, evaluate=evaluate, progress=tick)
     return Path(done.result)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_once() -> None:
+    """The server that processes are forked from imports what they need before the first of them starts."""
+    process_context(["edit_r1.train.nft", "edit_r1.train.best_of_g", "edit_r1.editors.flux_kontext"])
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +120,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("train", [train_editor, train_best_of_g, train_nft])
 def test_two_processes_make_the_update_of_one(tmp_path: Path, model: Path, train: Callable[..., Any]) -> None:
-    stage = STAGE if train is not train_best_of_g else replace(STAGE, kl_beta=0.0)
+    stage = STAGE if train is not train_best_of_g else _with(STAGE, kl_beta=0.0)
     in_processes(1, partial(_train, train, stage, model, tmp_path / "one"))
     heard: list[int] = []
     in_processes(2, partial(_train, train, stage, model, tmp_path / "two"), lambda done, *_: heard.append(done))
     assert heard == [1, 2]
-    one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True)["weights"] for name in ("one", "two"))
+    one, two = (newest_state(tmp_path / name / "state")[1]["weights"] for name in ("one", "two"))
     start = FluxKontextEditor.from_pretrained(model, FluxKontextSettings(steps=4)).transformer.state_dict()
     moved = max(float((one[name] - start[name]).abs().max()) for name in one)
     apart = max(float((one[name] - two[name]).abs().max()) for name in one)
@@ -109,9 +150,9 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path, model: Path, train
 
 def test_two_processes_resume_exactly(tmp_path: Path, model: Path) -> None:
     for steps in (1, 2):
-        in_processes(2, partial(_train, train_nft, replace(STAGE, steps=steps), model, tmp_path / "stopped"))
+        in_processes(2, partial(_train, train_nft, _with(STAGE, steps=steps), model, tmp_path / "stopped"))
     in_processes(2, partial(_train, train_nft, STAGE, model, tmp_path / "whole"))
-    stopped, whole = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("stopped", "whole"))
+    stopped, whole = (newest_state(tmp_path / name / "state")[1] for name in ("stopped", "whole"))
     assert all(torch.equal(whole["weights"][name], value) for name, value in stopped["weights"].items())
 
 
@@ -120,3 +161,68 @@ def test_a_process_without_a_context_is_refused() -> None:
     assert [place for rank in range(3) for place in Team(rank, 3).share(7)] == [0, 3, 6, 1, 4, 2, 5]
     with pytest.raises(ValueError, match="contexts_per_step=3 on 4 processes"):
         Team(0, 4).share(3)
+
+
+@pytest.mark.parametrize(
+    ("train", "lora_rank", "dtype"),
+    [
+        (train_editor, 0, torch.float32),
+        (train_editor, 2, torch.bfloat16),
+        (train_nft, 2, torch.float32),
+        (train_best_of_g, 0, torch.float32),
+    ],
+)
+def test_two_processes_with_a_part_each_make_the_update_of_one(
+    tmp_path: Path, model: Path, train: Callable[..., Any], lora_rank: int, dtype: torch.dtype
+) -> None:
+    """FSDP2: one process has two contexts of two sizes and the other one, so that they have unequal work."""
+    beta = 0.0 if train is train_best_of_g else 0.1
+    stage = _with(STAGE, kl_beta=beta, lora_rank=lora_rank, shard=True, ema_decay=0.5, eval_every=1, max_grad_norm=0.1)
+    in_processes(1, partial(_train, train, stage, model, tmp_path / "one", dtype))
+    in_processes(2, partial(_train, train, stage, model, tmp_path / "two", dtype))
+    # The second iteration again, from the saved state, by one process: what was saved from parts is whole.
+    first = _with(stage, steps=1)
+    in_processes(2, partial(_train, train, first, model, tmp_path / "mixed", dtype))
+    in_processes(1, partial(_train, train, stage, model, tmp_path / "mixed", dtype))
+    lines = {
+        name: [json.loads(text) for text in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two", "mixed")
+    }
+    for line in lines["two"]:
+        if line["kind"] == "evaluation":
+            assert line["dtensors"] == 1.0 and 0.3 < line["held"] < 0.7
+    assert all(line["dtensors"] == 0.0 for line in lines["one"] if line["kind"] == "evaluation")
+    states = {name: newest_state(tmp_path / name / "state")[1] for name in lines}
+    rounding = 1e-3 if dtype == torch.float32 else 2e-2
+    for name in ("two", "mixed"):
+        for alone, together in zip(lines["one"], lines[name], strict=True):
+            for key in {"reward_mean", "kl", "loss", "grad_norm", "brightness"} & alone.keys():
+                if alone[key] is not None:
+                    assert together[key] == pytest.approx(alone[key], rel=rounding, abs=1e-5), (name, key)
+        for part in ("weights", "average"):
+            one, other = states["one"][part], states[name][part]
+            assert one.keys() == other.keys()
+            if dtype == torch.float32:
+                shares = [float(((one[key] - other[key]).abs() < 1e-5).float().mean()) for key in one]
+                assert min(shares) > 0.9
+    results = [FluxKontextPipeline.from_pretrained(tmp_path / name / "editor").transformer for name in ("one", "two")]
+    start = FluxKontextPipeline.from_pretrained(model).transformer.state_dict()
+    one, two = (result.state_dict() for result in results)
+    assert one.keys() == two.keys() == start.keys()
+    assert any(not torch.allclose(one[key].float(), start[key].float(), atol=1e-4) for key in one)
+    assert min(float(((one[key] - two[key]).abs() < 1e-2).float().mean()) for key in one) > 0.9
+
+
+def test_the_adapter_is_saved_from_parts(tmp_path: Path, model: Path) -> None:
+    stage = _with(STAGE, lora_rank=2, shard=True, steps=1, save_as="adapter", learning_rate=0.05)
+    for count, name in ((1, "one"), (2, "two")):
+        in_processes(count, partial(_train, train_editor, stage, model, tmp_path / name))
+    edits = []
+    for name in ("one", "two"):
+        pipeline = FluxKontextPipeline.from_pretrained(model)
+        pipeline.load_lora_weights(tmp_path / name / "adapter")
+        editor = FluxKontextEditor(pipeline, FluxKontextSettings(steps=4))
+        edits.append(decode_rgb(editor.edit([_contexts()[0].sample], [1])[0].image or b"").astype(int))
+    untouched = FluxKontextEditor.from_pretrained(model, FluxKontextSettings(steps=4))
+    before = decode_rgb(untouched.edit([_contexts()[0].sample], [1])[0].image or b"").astype(int)
+    assert np.abs(edits[0] - edits[1]).mean() < 0.1 * np.abs(edits[0] - before).mean()

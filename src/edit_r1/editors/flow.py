@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edit_r1.algo.flow_sde import log_probability, transition
+from edit_r1.algo.flow_sde import SDEKind, log_probability, transition
 from edit_r1.records import Sample
 
 
@@ -120,8 +120,9 @@ def sample_trajectory(
     eta: float = 0.0,
     window: Sequence[int] = (),
     starts: Sequence[torch.Generator] | None = None,
+    kind: SDEKind = "flow",
 ) -> Trajectory:
-    """Sample one edit per row of `contexts`: stochastic steps of noise `eta` in `window`, Euler steps elsewhere.
+    """Sample one edit per row of `contexts`: stochastic steps of `kind` and `eta` in `window`, Euler steps elsewhere.
 
     Each edit's first latents and its later noise come from its own generator, or the first latents from `starts`.
     With an empty window this is the pipeline's deterministic sampler. Raises ValueError for a window that
@@ -136,7 +137,7 @@ def sample_trajectory(
         sigmas = (schedule.sigmas[step].expand(count), schedule.sigmas[step + 1].expand(count))
         cap_B = schedule.sigmas[1].expand(count)
         if step in window:
-            mean_BLC, std_B = transition(latents_BLC, velocity_BLC, *sigmas, eta, cap_B)
+            mean_BLC, std_B = transition(latents_BLC, velocity_BLC, *sigmas, eta, cap_B, kind)
             next_BLC = mean_BLC + std_B[:, None, None] * _normal_like(mean_BLC, generators)
             stored.append((latents_BLC, next_BLC, log_probability(next_BLC, mean_BLC, std_B)))
         else:
@@ -157,6 +158,7 @@ def replay(
     guidance: float,
     eta: float,
     window: Sequence[int],
+    kind: SDEKind = "flow",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [B, K, L, C], std [K] and dt [K] of the stored steps under the editor's weights of now.
 
@@ -170,7 +172,7 @@ def replay(
     sigma_K, next_K = schedule.sigmas[index_K], schedule.sigmas[index_K + 1]
     velocity_BLC = editor.velocity(flat_BLC, schedule.timesteps[index_K].repeat(count), contexts.rows(rows), guidance)
     cap_B = schedule.sigmas[1].expand(count * steps)
-    mean_BLC, std_B = transition(flat_BLC, velocity_BLC, sigma_K.repeat(count), next_K.repeat(count), eta, cap_B)
+    mean_BLC, std_B = transition(flat_BLC, velocity_BLC, sigma_K.repeat(count), next_K.repeat(count), eta, cap_B, kind)
     return mean_BLC.unflatten(0, (count, steps)), std_B[:steps], next_K - sigma_K
 
 

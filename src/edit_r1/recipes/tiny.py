@@ -14,7 +14,7 @@ from edit_r1.curate.run import CurateStage
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import Sample
-from edit_r1.train.editor_stage import EditorRLStage
+from edit_r1.train.editor_stage import EditorRLStage, LossSettings, SDESettings, UpdateSettings
 from edit_r1.train.gcpo import GCPOStage
 from edit_r1.train.sft import SFTStage
 from edit_r1.verifier.scoring import Verifier
@@ -241,12 +241,9 @@ def tiny_editor_rl(sizes: TinySizes = SIZES["demo"], seed: int = 0) -> EditorRLS
         contexts_per_step=sizes.rl_contexts_per_step,
         group_size=sizes.group_size,
         sampling_steps=FINISHED_STEPS,
-        trained_steps=2,
-        window_share=0.3,
-        same_start=True,
-        eta=0.7,
-        learning_rate=5e-4,
-        kl_beta=0.04,
+        sde=SDESettings(trained_steps=2, window_share=0.3, same_start=True, eta=0.7),
+        loss=LossSettings(kl_beta=0.04),
+        updates=UpdateSettings(learning_rate=5e-4),
         lora_rank=16,
         sample_batch=64,
         train_batch=24,
@@ -267,10 +264,9 @@ def tiny_editor_nft(sizes: TinySizes = SIZES["demo"], seed: int = 0) -> EditorRL
         contexts_per_step=sizes.rl_contexts_per_step,
         group_size=sizes.group_size,
         sampling_steps=6,
-        trained_steps=4,
-        window_share=0.7,
-        learning_rate=5e-5,
-        kl_beta=0.0,
+        sde=SDESettings(trained_steps=4, window_share=0.7),
+        loss=LossSettings(kl_beta=0.0),
+        updates=UpdateSettings(learning_rate=5e-5),
         lora_rank=0,
         sample_batch=64,
         train_batch=12,

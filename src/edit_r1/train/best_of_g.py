@@ -3,7 +3,7 @@
 An iteration draws the same contexts and the same stochastic edits as Flow-GRPO would with the same stage,
 asks the same reward, keeps the best edit of every group that has a spread, and takes as many optimiser
 steps on as many sample-steps: a group of G edits with K trained steps becomes G K noisy versions of its
-best edit. `clip_range`, `advantage_clip`, `kl_beta` and `kl_scale` have no counterpart and are not used.
+best edit. The fields of `loss` have no counterpart and are not used.
 
     x_sigma = (1 - sigma) x_0 + sigma e,    minimise |v(x_sigma, sigma) - (e - x_0)|^2 averaged
 """
@@ -20,7 +20,6 @@ import torch
 from edit_r1.algo.group_advantage import GroupAdvantages, group_advantage
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
-from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor import Clock, EditorTraining, Evaluation, TrainingRun, judgment_metrics
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import Rollout, judge_edits, sample_edits
@@ -41,7 +40,7 @@ def train_best_of_g(
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> EditorTraining:
     """Train `editor` in place on the best of its own edits; arguments and files as `train.editor.train_editor`."""
-    stage = replace(stage, kl_beta=0.0)
+    stage = replace(stage, loss=replace(stage.loss, kl_beta=0.0))
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress)
     for step in run.iterations():
         clock = Clock()
@@ -54,7 +53,7 @@ def train_best_of_g(
         groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
         advantages = group_advantage(rewards_N, groups_N)
         with clock.phase("update"):
-            changes = update_on_best(stage, run.policy, iteration, rollouts, rewards_N, advantages, run.team)
+            changes = update_on_best(stage, run.policy, iteration, rollouts, rewards_N, advantages)
         run.finish(step, {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds})
     return run.close()
 
@@ -80,29 +79,44 @@ def update_on_best(
     rollouts: Sequence[Rollout[E]],
     rewards_N: Sequence[float | None],
     advantages: GroupAdvantages,
-    team: Team = ALONE,
 ) -> dict[str, Any]:
-    """`inner_updates` optimiser steps of flow matching; none when no group has a spread."""
+    """`inner_updates` optimiser steps of flow matching, or a share of one; nothing is learned without a spread."""
     best = set(best_of_groups(rewards_N, advantages, stage.group_size))
-    if not best:
-        return {"updated": False, "loss": None, "grad_norm": None}
+    loss_sum = 0.0
+    norm: float | None = None
+    for inner in range(stage.updates.inner_updates):
+        for rollout, noisy, counts in _noisy_parts(stage, policy, iteration, rollouts, best, inner) if best else []:
+            loss = flow_matching_loss(policy.editor, rollout, noisy, stage.guidance)
+            share = counts * len(noisy.rows_F) / (len(best) * stage.group_size * len(iteration.window))
+            policy.learn(loss * share)
+            loss_sum += float(loss.detach()) * share
+        if best:
+            policy.expect_update()
+        if iteration.closes:
+            norm = policy.update()
+    mean = policy.team.totals(loss=loss_sum)["loss"] / stage.updates.inner_updates if best else None
+    return {"updated": norm is not None, "loss": mean, "grad_norm": norm}
+
+
+def _noisy_parts(
+    stage: EditorRLStage,
+    policy: EditorPolicy[E],
+    iteration: Iteration,
+    rollouts: Sequence[Rollout[E]],
+    best: set[int],
+    inner: int,
+) -> list[tuple[Rollout[E], NoisyVersions, bool]]:
+    """This process's noisy versions of its best edits, as many a forward as Flow-GRPO would replay."""
     versions = stage.group_size * len(iteration.window)
     rows = stage.train_batch * len(iteration.window)
-    loss_sum, norm = 0.0, 0.0
-    for inner in range(stage.inner_updates):
-        for rollout in rollouts:
-            chosen = [row for row, edit in enumerate(rollout.edits_M) if edit in best]
-            seeds = [iteration.seeds_N[rollout.edits_M[row]] ^ (inner + 1) for row in chosen]
-            noisy = NoisyVersions.draw(policy.editor, rollout, chosen, seeds, versions)
-            for start in range(0, len(noisy.rows_F), rows):
-                part = slice(start, start + rows)
-                loss = flow_matching_loss(policy.editor, rollout, noisy.part(part), stage.guidance)
-                share = len(noisy.rows_F[part]) / (len(best) * versions)
-                (loss * share).backward()
-                loss_sum += float(loss.detach()) * share
-        team.sum_gradients(policy.parameters.values())
-        norm = policy.update()
-    return {"updated": True, "loss": team.totals(loss=loss_sum)["loss"] / stage.inner_updates, "grad_norm": norm}
+    own = []
+    for rollout in rollouts:
+        chosen = [row for row, edit in enumerate(rollout.edits_M) if edit in best]
+        seeds = [iteration.seeds_N[rollout.edits_M[row]] ^ (inner + 1) for row in chosen]
+        noisy = NoisyVersions.draw(policy.editor, rollout, chosen, seeds, versions)
+        own += [(rollout, noisy.part(slice(start, start + rows))) for start in range(0, len(noisy.rows_F), rows)]
+    spare = (rollouts[0], NoisyVersions.draw(policy.editor, rollouts[0], [0], [0], 1))
+    return [(*item, counts) for item, counts in policy.team.evened(own, spare, policy.sharded)]
 
 
 @dataclass(frozen=True)

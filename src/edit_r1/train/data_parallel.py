@@ -1,20 +1,23 @@
 """Editor training on several processes: each has its share of an iteration's contexts, all take the same step.
 
 A process samples and judges whole groups, the rewards are exchanged so that every process knows all advantages, and
-the gradients are summed before the optimiser's step. The plan of an iteration is a function of (seed, iteration) and
-every draw one of its edit's seed, so that any number of processes makes the same update, up to the rounding of sums.
+the gradients are summed before the optimiser's step (by `train.sharding` where the weights are in parts). The plan of
+an iteration is a function of (seed, iteration) and every draw one of its edit's seed, so that any number of processes
+makes the same update, up to the rounding of sums.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,15 @@ class Team:
             works.append(dist.all_reduce(parameter.grad, async_op=True))
         for work in works:
             work.wait()
+
+    def evened(self, own: Sequence[Item], spare: Item, sharded: bool) -> list[tuple[Item, bool]]:
+        """This process's pieces of work, each with True, and, when the transformer is sharded, as many times `spare`
+        with False as make all processes' lists equally long: these only keep the others company and count nothing."""
+        work = [(item, True) for item in own]
+        if not sharded:
+            return work
+        longest = max(self.gathered({self.rank: len(work)}).values())
+        return work + [(spare, False)] * (longest - len(work))
 
     def totals(self, **values: float) -> dict[str, float]:
         """The sum of each over the processes."""

@@ -15,24 +15,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
 from edit_r1.algo.clipped_surrogate import clipped_surrogate
-from edit_r1.algo.flow_sde import gaussian_kl, log_probability
+from edit_r1.algo.flow_sde import gaussian_kl, log_probability, normalised_log_ratio
 from edit_r1.algo.group_advantage import GroupAdvantages, group_advantage
 from edit_r1.editors.flow import E, FlowEditor, replay
 from edit_r1.records import Context
-from edit_r1.train.data_parallel import ALONE, Team
+from edit_r1.train.data_parallel import Team
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import Rollout, judge_edits, sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, plan_iteration
+from edit_r1.train.editor_state import has_state
 
 __all__ = ["EditorRLStage", "EditorTraining", "Reward", "train_editor"]
 
 Evaluation = Callable[[int], dict[str, float]]
-"""Measures the editor after that many iterations; called with the averaged weights in place."""
+"""Measures the editor after that many iterations; called with the averaged weights in place, in the first process, or
+in every process when the transformer is sharded: then it samples alike in all of them."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,10 @@ def train_editor(
 
     contexts: what to train on; their principles reach the reward. evaluate: see `Evaluation`; it should
     sample with the full number of steps, which the editor's own `edit` does. progress: gets every line of
-    the metrics, in the first process. resume: continue from `out/state.pt` if it is there; the run then ends
-    with the same weights as an uninterrupted one. In several processes (`train.data_parallel`) each calls
-    this with a reward of its own. Raises ValueError for unfit weights, contexts or saved states.
+    the metrics, in the first process. resume: continue from the newest whole state in `out/state`, if there
+    is one; the run then ends with the same weights and metrics as an uninterrupted one. In several processes
+    (`train.data_parallel`) each calls this with a reward of its own. Raises ValueError for unfit weights,
+    contexts or saved states.
     """
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress)
     for step in run.iterations():
@@ -88,11 +91,26 @@ def train_editor(
             rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size, run.team)
         # A context drawn twice in one iteration makes two groups: the key is the place, not the context.
         groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
-        advantages = group_advantage(rewards_N, groups_N, clip=stage.advantage_clip)
+        advantages = group_advantage(
+            rewards_N, groups_N, clip=stage.loss.advantage_clip, std_over=stage.loss.advantage_std
+        )
         with clock.phase("update"):
-            changes = update(stage, run.policy, iteration, rollouts, advantages, run.team)
+            changes = update(stage, run.policy, iteration, rollouts, advantages)
         run.finish(step, {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds})
     return run.close()
+
+
+@dataclass
+class _Batch(Generic[E]):
+    """M edits of a rollout that are replayed in one forward."""
+
+    rollout: Rollout[E]
+    rows_M: torch.Tensor
+    counts: bool
+    """False where it only keeps other processes company."""
+    reference_MKLC: torch.Tensor | None = None
+    old_FLC: torch.Tensor | None = None
+    """Means of the policy that drew the edits, F = M K; those of the first pass, which has its weights."""
 
 
 def update(
@@ -101,72 +119,100 @@ def update(
     iteration: Iteration,
     rollouts: Sequence[Rollout[E]],
     advantages: GroupAdvantages,
-    team: Team = ALONE,
 ) -> dict[str, Any]:
-    """`inner_updates` optimiser steps on the edits that have an advantage; none when no edit has one.
+    """Learn from the edits that have an advantage, by `inner_updates` optimiser steps or a share of one.
 
-    rollouts: this process's; advantages: of all edits.
+    rollouts: this process's; advantages: of all edits. The loss is a mean over trained edits and steps, summed over
+    micro-batches and processes.
 
-    ratio_deviation: largest |rho - 1| before the first of them, where rollout and replay should agree.
-    clip_share, kl: means over edits, steps and inner updates. grad_norm: of the last, before clipping.
+    updated: whether the optimiser stepped. ratio_deviation: largest |rho - 1| before the first step, where rollout and
+    replay should agree. clip_share, kl: means over edits, steps and inner updates; None, as that, when no edit has an
+    advantage. grad_norm: of the last step, before clipping.
     """
-    if advantages.trained == 0:
-        return {"updated": False, "ratio_deviation": None, "clip_share": None, "kl": None, "grad_norm": None}
-    work = [
-        (rollout, rows_M, _reference_means(stage, policy, iteration, rollout, rows_M))
-        for rollout in rollouts
-        for rows_M in rollout.micro_batches(advantages.trained_N, stage.train_batch)
-    ]
+    work = _batches(stage, policy, iteration, rollouts, advantages) if advantages.trained else []
     terms = advantages.trained * len(iteration.window)
-    deviation, norm = 0.0, 0.0
-    clipped, kl_sum = 0.0, 0.0
-    for inner in range(stage.inner_updates):
-        for rollout, rows_M, reference_MKLC in work:
-            objective_MK, ratio_MK, clipped_MK, kl_MK = _losses(
-                stage, policy, iteration, rollout, rows_M, reference_MKLC, advantages
-            )
-            loss = (stage.kl_beta * kl_MK - objective_MK).sum() / terms
-            loss.backward()
+    deviation, clipped, kl_sum = 0.0, 0.0, 0.0
+    norm: float | None = None
+    for inner in range(stage.updates.inner_updates):
+        for batch in work:
+            objective_MK, ratio_MK, clipped_MK, kl_MK = _losses(stage, policy, iteration, batch, advantages)
+            loss = (stage.loss.kl_beta * kl_MK - objective_MK).sum() / terms
+            policy.learn(loss * batch.counts)
+            if not batch.counts:
+                continue
             if inner == 0:
                 deviation = max(deviation, float((ratio_MK - 1).abs().max()))
             clipped += float(clipped_MK.sum())
             kl_sum += float(kl_MK.detach().sum())
-        team.sum_gradients(policy.parameters.values())
-        norm = policy.update()
-    total = terms * stage.inner_updates
-    sums = team.totals(clipped=clipped, kl=kl_sum)
-    return {
-        "updated": True,
-        "ratio_deviation": team.largest(deviation),
-        "clip_share": sums["clipped"] / total,
-        "kl": sums["kl"] / total if stage.kl_beta > 0 else None,
-        "grad_norm": norm,
-    }
+        if advantages.trained:
+            policy.expect_update()
+        if iteration.closes:
+            norm = policy.update()
+    measured: dict[str, Any] = {"ratio_deviation": None, "clip_share": None, "kl": None}
+    if advantages.trained:
+        total = terms * stage.updates.inner_updates
+        sums = policy.team.totals(clipped=clipped, kl=kl_sum)
+        measured = {
+            "ratio_deviation": policy.team.largest(deviation),
+            "clip_share": sums["clipped"] / total,
+            "kl": sums["kl"] / total if stage.loss.kl_beta > 0 else None,
+        }
+    return {"updated": norm is not None, **measured, "grad_norm": norm}
+
+
+def _batches(
+    stage: EditorRLStage,
+    policy: EditorPolicy[E],
+    iteration: Iteration,
+    rollouts: Sequence[Rollout[E]],
+    advantages: GroupAdvantages,
+) -> list[_Batch[E]]:
+    own = [
+        (rollout, rows_M)
+        for rollout in rollouts
+        for rows_M in rollout.micro_batches(advantages.trained_N, stage.train_batch)
+    ]
+    spare = (rollouts[0], torch.zeros(1, dtype=torch.long, device=rollouts[0].rows_M.device))
+    return [
+        _Batch(rollout, rows_M, counts, _reference_means(stage, policy, iteration, rollout, rows_M))
+        for (rollout, rows_M), counts in policy.team.evened(own, spare, policy.sharded)
+    ]
 
 
 def _losses(
     stage: EditorRLStage,
     policy: EditorPolicy[E],
     iteration: Iteration,
-    rollout: Rollout[E],
-    rows_M: torch.Tensor,
-    reference_MKLC: torch.Tensor | None,
+    batch: _Batch[E],
     advantages: GroupAdvantages,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Surrogate, ratio, clipped and KL, each [M, K], of a micro-batch replayed in one forward."""
+    """Surrogate, plain ratio, clipped and KL, each [M, K], of a micro-batch replayed in one forward."""
+    rollout, rows_M = batch.rollout, batch.rows_M
     mean_MKLC, std_K, dt_K = _replay_rows(stage, policy.editor, iteration, rollout, rows_M)
     count, steps = mean_MKLC.shape[:2]
     std_F, dt_F = std_K.repeat(count), dt_K.repeat(count)
-    mean_FLC = mean_MKLC.flatten(0, 1)
-    log_prob_MK = log_probability(rollout.next_MKLC[rows_M].flatten(0, 1), mean_FLC, std_F).unflatten(0, (count, steps))
+    mean_FLC, next_FLC = mean_MKLC.flatten(0, 1), rollout.next_MKLC[rows_M].flatten(0, 1)
+    log_prob_MK = log_probability(next_FLC, mean_FLC, std_F).unflatten(0, (count, steps))
+    old_MK = rollout.log_prob_MK[rows_M]
     values = [advantages.advantages_N[rollout.edits_M[row]] for row in rows_M.tolist()]
     advantage_M1 = torch.tensor(values, device=mean_MKLC.device)[:, None]
-    surrogate = clipped_surrogate(log_prob_MK, rollout.log_prob_MK[rows_M], advantage_M1, stage.clip_range)
+    if stage.loss.ratio == "guard":
+        old_FLC = mean_FLC.detach() if batch.old_FLC is None else batch.old_FLC
+        if stage.updates.inner_updates > 1:
+            batch.old_FLC = old_FLC
+        log_ratio_MK = normalised_log_ratio(next_FLC, mean_FLC, old_FLC, std_F).unflatten(0, (count, steps))
+        unit_MK = torch.zeros_like(old_MK)
+        surrogate = clipped_surrogate(log_ratio_MK, unit_MK, advantage_M1, stage.loss.clip_range)
+        objective_MK = surrogate.objective / -dt_K
+    else:
+        surrogate = clipped_surrogate(log_prob_MK, old_MK, advantage_M1, stage.loss.clip_range)
+        objective_MK = surrogate.objective
+    ratio_MK = torch.exp(log_prob_MK.detach() - old_MK)
     kl_MK = torch.zeros_like(log_prob_MK)
-    if reference_MKLC is not None:
-        kl_F = gaussian_kl(mean_FLC, reference_MKLC.flatten(0, 1), std_F, dt_F, stage.kl_scale)
+    if batch.reference_MKLC is not None:
+        kl_F = gaussian_kl(mean_FLC, batch.reference_MKLC.flatten(0, 1), std_F, dt_F, stage.loss.kl_scale)
         kl_MK = kl_F.unflatten(0, (count, steps))
-    return surrogate.objective, surrogate.ratio, surrogate.clipped, kl_MK
+    return objective_MK, ratio_MK, surrogate.clipped, kl_MK
 
 
 @torch.no_grad()
@@ -174,7 +220,7 @@ def _reference_means(
     stage: EditorRLStage, policy: EditorPolicy[E], iteration: Iteration, rollout: Rollout[E], rows_M: torch.Tensor
 ) -> torch.Tensor | None:
     """Means [M, K, L, C] of the reference; only these are without a gradient, the KL itself has one."""
-    if stage.kl_beta == 0:
+    if stage.loss.kl_beta == 0:
         return None
     with policy.reference() as reference:
         return _replay_rows(stage, reference, iteration, rollout, rows_M)[0]
@@ -185,7 +231,16 @@ def _replay_rows(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     contexts = rollout.contexts.rows(rollout.rows_M[rows_M])
     latents_MKLC = rollout.latents_MKLC[rows_M]
-    return replay(editor, contexts, latents_MKLC, rollout.schedule, stage.guidance, stage.eta, iteration.window)
+    return replay(
+        editor,
+        contexts,
+        latents_MKLC,
+        rollout.schedule,
+        stage.guidance,
+        stage.sde.eta,
+        iteration.window,
+        stage.sde.kind,
+    )
 
 
 def judgment_metrics(
@@ -224,11 +279,11 @@ class TrainingRun:
         self.team.share(stage.contexts_per_step)
         self.stage, self.contexts, self.out = stage, contexts, out
         self.evaluate, self.progress = evaluate, progress
-        self.state, self.metrics = out / "state.pt", out / "metrics.jsonl"
-        if self.state.exists() and not resume:
+        self.state, self.metrics = out / "state", out / "metrics.jsonl"
+        if has_state(self.state) and not resume:
             raise ValueError(f"{out} holds an earlier training run: continue it with --resume, or name another folder")
-        self.policy: EditorPolicy[Any] = EditorPolicy(editor, stage)
-        self.start = self.policy.load_state(self.state, contexts) if self.state.exists() else 0
+        self.policy: EditorPolicy[Any] = EditorPolicy(editor, stage, self.team)
+        self.start = self.policy.load_state(self.state, contexts) if has_state(self.state) else 0
         self.team.wait()
         if self.team.first:
             out.mkdir(parents=True, exist_ok=True)
@@ -246,18 +301,20 @@ class TrainingRun:
         last = done == self.stage.steps
         if last or (self.stage.eval_every and done % self.stage.eval_every == 0):
             self._evaluate(done)
-        if self.team.first and (last or (self.stage.save_every and done % self.stage.save_every == 0)):
+        if last or (self.stage.save_every and done % self.stage.save_every == 0):
+            if self.team.first:
+                with self.metrics.open("rb") as file:
+                    os.fsync(file.fileno())  # the lines before a state are on the disk before it
             self.policy.save_state(self.state, done, self.contexts)
 
     def close(self) -> EditorTraining:
         result = self.out / ("adapter" if self.stage.save_as == "adapter" else "editor")
-        if self.team.first:
-            self.policy.export(result)
+        self.policy.export(result)
         self.team.wait()
         return EditorTraining(result, self.metrics, self.stage.steps)
 
     def _evaluate(self, done: int) -> None:
-        if self.evaluate is not None and self.team.first:
+        if self.evaluate is not None and (self.team.first or self.policy.sharded):
             with self.policy.averaged():
                 self._write({"kind": "evaluation", "step": done, **self.evaluate(done)})
 

@@ -1,15 +1,15 @@
 """The weights that editor training changes: LoRA or all, their reference, optimiser, average and state.
 
 The master weights are float32, always: at bf16's resolution of 2^-8 an update of 1e-4 is rounded away, the
-probability ratio stays 1 and the reward stays flat.
+probability ratio stays 1 and the reward stays flat. Products are bf16 where the frozen base is (LoRA), or where the
+editor's settings ask for it (`bf16_products`, LoRA and full), in rollout and replay alike.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +21,16 @@ from torch import Tensor, nn
 
 from edit_r1.editors.flow import E, FlowEditor
 from edit_r1.records import Context
-from edit_r1.store import new_folder, writing
+from edit_r1.store import new_folder
+from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor_stage import EditorRLStage
+from edit_r1.train.editor_state import newest_state, write_state
+from edit_r1.train.sharding import part, parted_like, shard, total_norm, whole_transformer, wholes
 
-_MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "save_every", "save_as", "sample_batch", "train_batch")
-"""Fields that do not change what an iteration computes (the batches only up to rounding)."""
+_MAY_CHANGE_ON_RESUME = (
+    "steps", "eval_every", "save_every", "save_as", "sample_batch", "train_batch", "shard", "checkpointing",
+)  # fmt: skip
+"""Fields that do not change what an iteration computes (some of them only up to rounding)."""
 
 
 class EditorPolicy(Generic[E]):
@@ -33,31 +38,40 @@ class EditorPolicy(Generic[E]):
 
     With `lora_rank` > 0 the transformer gets a fresh adapter named "default", the rest stays frozen, and
     the reference is the same transformer with the adapter off. With 0 every weight is trained and the
-    reference is a frozen copy, made only when `kl_beta` needs it.
+    reference is a frozen copy, made only when `kl_beta` needs it. With `shard` on several processes each holds a part
+    of the transformer and of that copy; then all methods below are called by all processes alike.
     Raises ValueError for trainable weights that are not float32.
     """
 
-    def __init__(self, editor: FlowEditor[E], stage: EditorRLStage) -> None:
+    def __init__(self, editor: FlowEditor[E], stage: EditorRLStage, team: Team = ALONE) -> None:
         self.editor = editor
         self.stage = stage
-        transformer = editor.transformer
+        self.team = team
+        self.sharded = stage.shard and team.size > 1
+        transformer: Any = editor.transformer
         transformer.eval()
         transformer.requires_grad_(False)
         self._frozen: FlowEditor[E] | None = None
-        if stage.lora_rank > 0:
-            _add_lora(editor, stage)
+        self._lora = lora_config(editor, stage) if stage.lora_rank > 0 else None
+        if self._lora is not None:
+            _add_lora(transformer, self._lora, stage.seed)
         else:
-            if stage.kl_beta > 0:
+            if stage.loss.kl_beta > 0:
                 self._frozen = editor.with_transformer(copy.deepcopy(transformer))
             transformer.requires_grad_(True)
-        self.parameters: dict[str, nn.Parameter] = {
-            name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad
-        }
-        check_float32(self.parameters)
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=stage.learning_rate, weight_decay=0.0)
+        if stage.checkpointing:
+            transformer.enable_gradient_checkpointing()
+        check_float32(_trained(transformer))
+        if self.sharded:
+            shard(transformer)
+            if self._frozen is not None:
+                shard(self._frozen.transformer)
+        self.parameters = _trained(transformer)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=stage.updates.learning_rate, weight_decay=0.0)
         self._average: dict[str, Tensor] | None = None
-        if stage.ema_decay > 0:
+        if stage.updates.ema_decay > 0:
             self._average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self._waiting = False
 
     @contextmanager
     def reference(self) -> Iterator[FlowEditor[E]]:
@@ -65,7 +79,7 @@ class EditorPolicy(Generic[E]):
         if self._frozen is not None:
             yield self._frozen
             return
-        if self.stage.lora_rank == 0:
+        if self._lora is None:
             raise ValueError("kl_beta=0 with full training keeps no reference model: set kl_beta above 0")
         transformer: Any = self.editor.transformer
         transformer.disable_adapters()
@@ -74,17 +88,34 @@ class EditorPolicy(Generic[E]):
         finally:
             transformer.enable_adapters()
 
-    def update(self) -> float:
-        """One optimiser step on the gradients gathered so far; returns their norm before clipping.
+    def learn(self, loss: Tensor) -> None:
+        """Add the gradient of a micro-batch's share of an iteration's loss to what waits for the next step."""
+        # FSDP2 takes the mean of the processes' gradients, and the loss wants their sum.
+        share = (self.team.size if self.sharded else 1) / self.stage.updates.accumulate
+        (loss * share).backward()
 
-        A norm that is not finite changes nothing: the gradients are dropped and the caller sees the norm.
+    def expect_update(self) -> None:
+        """To be called by all processes when any of them has learned something."""
+        self._waiting = True
+
+    def update(self) -> float | None:
+        """One optimiser step on the gradients of all processes; returns their norm before clipping.
+
+        None when there are none. A norm that is not finite changes nothing: the gradients are dropped and the caller
+        sees the norm.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.stage.max_grad_norm)
+        if not self._waiting:
+            return None
+        self._waiting = False
+        if not self.sharded:
+            self.team.sum_gradients(self.parameters.values())
+        norm = total_norm(self.parameters)
         if bool(torch.isfinite(norm)):
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.stage.updates.max_grad_norm, norm)
             self.optimizer.step()
             if self._average is not None:
                 for name, parameter in self.parameters.items():
-                    self._average[name].lerp_(parameter.detach(), 1 - self.stage.ema_decay)
+                    part(self._average[name]).lerp_(part(parameter.detach()), 1 - self.stage.updates.ema_decay)
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
@@ -104,52 +135,55 @@ class EditorPolicy(Generic[E]):
     @torch.no_grad()
     def _assign(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():
-            parameter.copy_(weights[name])
+            part(parameter).copy_(part(weights[name]))
 
     # --- results and state ----------------------------------------------------------------------------
 
     def export(self, path: Path) -> None:
-        """Write the result, averaged weights if there are any: a full pipeline, or the adapter alone."""
-        with self.averaged(), new_folder(path) as partial:
-            if self.stage.save_as == "adapter":
-                self.editor.save_lora(partial)
-            elif self.stage.lora_rank == 0:
-                self.editor.save(partial)
-            else:
-                merged: Any = copy.deepcopy(self.editor.transformer)
-                merged.fuse_lora()
-                merged.unload_lora()
-                self.editor.with_transformer(merged).save(partial)
+        """The first process writes the result, averaged if there is an average: a full pipeline, or the adapter."""
+        with self.averaged():
+            editor = self.editor
+            if self.sharded:
+                transformer = whole_transformer(editor.transformer, self._lora, keep=self.team.first)
+                editor = editor.with_transformer(transformer) if self.team.first else editor
+            if self.team.first:
+                with new_folder(path) as partial:
+                    self._write_result(editor, partial)
 
-    def save_state(self, path: Path, step: int, contexts: Sequence[Context]) -> None:
-        """Everything an exact continuation needs, written whole or not at all."""
+    def _write_result(self, editor: FlowEditor[E], path: Path) -> None:
+        if self.stage.save_as == "adapter":
+            editor.save_lora(path)
+        elif self._lora is None:
+            editor.save(path)
+        else:
+            merged: Any = editor.transformer if self.sharded else copy.deepcopy(editor.transformer)
+            merged.fuse_lora()
+            merged.unload_lora()
+            editor.with_transformer(merged).save(path)
+
+    def save_state(self, folder: Path, step: int, contexts: Sequence[Context]) -> None:
+        """The first process writes everything an exact continuation needs, on any number of processes."""
+        first = self.team.first
+        optimizer = self.optimizer.state_dict()
+        moments = {index: wholes(values, first) for index, values in optimizer["state"].items()}
         state = {
             "step": step,
             "stage": asdict(self.stage),
             "contexts": contexts_digest(contexts),
-            "weights": {name: parameter.detach() for name, parameter in self.parameters.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "average": self._average,
+            "weights": wholes(self.parameters, first),
+            "optimizer": {**optimizer, "state": moments},
+            "average": None if self._average is None else wholes(self._average, first),
         }
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with writing(path):
-                torch.save(state, partial)
-                os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        if first:
+            write_state(folder, step, state)
 
-    def load_state(self, path: Path, contexts: Sequence[Context]) -> int:
-        """Continue from a saved state; returns the number of iterations done.
+    def load_state(self, folder: Path, contexts: Sequence[Context]) -> int:
+        """Continue from the newest whole state in a folder; returns the number of iterations done.
 
-        Raises ValueError when the state belongs to another model, stage or list of contexts.
+        Raises ValueError when the state belongs to another model, stage or list of contexts, or when none is whole.
         """
-        state = torch.load(path, map_location=self.editor.device, weights_only=True)
-        changed = [
-            f"{name} was {state['stage'].get(name)!r} and is {value!r}"
-            for name, value in asdict(self.stage).items()
-            if name not in _MAY_CHANGE_ON_RESUME and state["stage"].get(name) != value
-        ]
+        path, state = newest_state(folder, tell=self.team.first)
+        changed = _differences(state["stage"], asdict(self.stage))
         if changed:
             raise ValueError(
                 f"{path} was saved with another stage ({'; '.join(changed)}): restore these fields to "
@@ -162,10 +196,42 @@ class EditorPolicy(Generic[E]):
         shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         if {name: tuple(weight.shape) for name, weight in state["weights"].items()} != shapes:
             raise ValueError(f"{path} holds the weights of another model: load the editor it was trained from")
-        self._assign(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._average = state["average"]
+        self._assign(self._parted(state["weights"]))
+        likes = list(self.parameters.values())
+        optimizer = state["optimizer"]
+        moments = {
+            index: {
+                name: value.clone() if name == "step" else parted_like(value, likes[index].detach()).clone()
+                for name, value in values.items()
+            }
+            for index, values in optimizer["state"].items()
+        }
+        self.optimizer.load_state_dict({**optimizer, "state": moments})
+        if state["average"] is not None:
+            self._average = self._parted(state["average"])
         return int(state["step"])
+
+    def _parted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies on the device, in parts where the parameters are."""
+        return {name: parted_like(weights[name], like.detach()).clone() for name, like in self.parameters.items()}
+
+
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Fields, nested ones by their dotted names, that a resumed run may not have changed."""
+    found = []
+    for name, value in now.items():
+        before = saved.get(name)
+        if name in _MAY_CHANGE_ON_RESUME:
+            continue
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            found += _differences(before, value, f"{prefix}{name}.")
+        elif before != value:
+            found.append(f"{prefix}{name} was {before!r} and is {value!r}")
+    return found
+
+
+def _trained(transformer: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
 
 
 def check_float32(parameters: dict[str, nn.Parameter]) -> None:
@@ -185,22 +251,25 @@ def contexts_digest(contexts: Sequence[Context]) -> str:
     digest = hashlib.sha256()
     for context in contexts:
         sample = context.sample
-        for part in (sample.id.encode(), sample.instruction.encode(), sample.source):
-            digest.update(len(part).to_bytes(8, "big") + part)
+        for content in (sample.id.encode(), sample.instruction.encode(), sample.source):
+            digest.update(len(content).to_bytes(8, "big") + content)
     return digest.hexdigest()
 
 
-def _add_lora(editor: FlowEditor[E], stage: EditorRLStage) -> None:
-    """A fresh adapter in float32; B starts at 0, so that the policy starts as the reference."""
-    transformer: Any = editor.transformer
-    config = LoraConfig(
+def lora_config(editor: FlowEditor[E], stage: EditorRLStage) -> LoraConfig:
+    """alpha is twice the rank, as everywhere for these editors."""
+    return LoraConfig(
         r=stage.lora_rank,
         lora_alpha=2 * stage.lora_rank,
         target_modules=list(editor.lora_targets),
         init_lora_weights="gaussian",
     )
+
+
+def _add_lora(transformer: Any, config: LoraConfig, seed: int) -> None:
+    """A fresh adapter in float32; B starts at 0, so that the policy starts as the reference."""
     with torch.random.fork_rng():
-        torch.manual_seed(stage.seed)
+        torch.manual_seed(seed)
         transformer.add_adapter(config)
     for name, parameter in transformer.named_parameters():
         if "lora_" in name:

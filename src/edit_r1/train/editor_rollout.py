@@ -14,7 +14,7 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from edit_r1.editors.flow import E, FlowEditor, Schedule, generator, sample_trajectory
+from edit_r1.editors.flow import E, FlowEditor, Schedule, Trajectory, generator, sample_trajectory
 from edit_r1.images import encode_png
 from edit_r1.records import Context
 from edit_r1.train.data_parallel import ALONE, Team
@@ -53,37 +53,56 @@ def sample_edits(
     team: Team = ALONE,
 ) -> list[Rollout[E]]:
     """G edits of every context that is this process's, one rollout per size; each context is encoded once."""
-    rollouts = []
     group = stage.group_size
     places = team.share(len(contexts_B))
-    for positions, encoded in editor.encode([contexts_B[place].sample for place in places]):
-        edits = [places[position] * group + index for position in positions for index in range(group)]
-        rows_M = torch.arange(len(positions), device=editor.device).repeat_interleave(group)
-        schedule = editor.schedule(encoded, stage.sampling_steps)
-        parts, images = [], []
-        for start in range(0, len(edits), stage.sample_batch):
-            chunk = slice(start, start + stage.sample_batch)
-            generators = [generator(iteration.seeds_N[edit]) for edit in edits[chunk]]
-            contexts = encoded.rows(rows_M[chunk])
-            starts = None
-            if iteration.starts_N is not None:
-                starts = [generator(iteration.starts_N[edit]) for edit in edits[chunk]]
-            run = sample_trajectory(
-                editor, contexts, generators, schedule, stage.guidance, stage.eta, iteration.window, starts
-            )
-            parts.append(run)
-            images += [encode_png(pixels_HWC) for pixels_HWC in editor.decode(run.final_BLC, contexts)]
-        rollouts.append(
-            Rollout(
-                tuple(edits), encoded, rows_M, schedule,
-                torch.cat([part.final_BLC for part in parts]),
-                torch.cat([part.latents_BKLC for part in parts]),
-                torch.cat([part.next_BKLC for part in parts]),
-                torch.cat([part.log_prob_BK for part in parts]),
-                tuple(images),
-            )
-        )  # fmt: skip
-    return rollouts
+    encoded = [
+        ([places[position] * group + index for position in positions for index in range(group)], contexts)
+        for positions, contexts in editor.encode([contexts_B[place].sample for place in places])
+    ]
+    chunks = [
+        (size, slice(start, start + stage.sample_batch))
+        for size, (edits, _) in enumerate(encoded)
+        for start in range(0, len(edits), stage.sample_batch)
+    ]
+    parts: list[list[Trajectory]] = [[] for _ in encoded]
+    images: list[list[bytes]] = [[] for _ in encoded]
+    for (size, chunk), counts in team.evened(chunks, chunks[-1], stage.shard and team.size > 1):
+        edits, contexts = encoded[size]
+        rows = contexts.rows(_rows(edits, group, editor)[chunk])
+        run = _sample_chunk(editor, stage, iteration, edits[chunk], rows)
+        if counts:
+            parts[size].append(run)
+            images[size] += [encode_png(pixels_HWC) for pixels_HWC in editor.decode(run.final_BLC, rows)]
+    return [
+        Rollout(
+            tuple(edits), contexts, _rows(edits, group, editor), editor.schedule(contexts, stage.sampling_steps),
+            torch.cat([run.final_BLC for run in parts[size]]),
+            torch.cat([run.latents_BKLC for run in parts[size]]),
+            torch.cat([run.next_BKLC for run in parts[size]]),
+            torch.cat([run.log_prob_BK for run in parts[size]]),
+            tuple(images[size]),
+        )
+        for size, (edits, contexts) in enumerate(encoded)
+    ]  # fmt: skip
+
+
+def _rows(edits: Sequence[int], group: int, editor: FlowEditor[E]) -> Tensor:
+    """Row of the encoded contexts that each edit belongs to; edits come a whole group after another."""
+    return torch.arange(len(edits) // group, device=editor.device).repeat_interleave(group)
+
+
+def _sample_chunk(
+    editor: FlowEditor[E], stage: EditorRLStage, iteration: Iteration, edits: Sequence[int], contexts: E
+) -> Trajectory:
+    """Edits of one size in one batch; `contexts` has a row for each."""
+    schedule = editor.schedule(contexts, stage.sampling_steps)
+    generators = [generator(iteration.seeds_N[edit]) for edit in edits]
+    starts = None
+    if iteration.starts_N is not None:
+        starts = [generator(iteration.starts_N[edit]) for edit in edits]
+    return sample_trajectory(
+        editor, contexts, generators, schedule, stage.guidance, stage.sde.eta, iteration.window, starts, stage.sde.kind
+    )
 
 
 def judge_edits(

@@ -6,16 +6,94 @@ Everything random is a function of (seed, iteration): nothing has to be remember
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
-from edit_r1.algo.flow_sde import KLScale
+from edit_r1.algo.flow_sde import KLScale, SDEKind, check_eta
+from edit_r1.algo.group_advantage import Spread
 from edit_r1.records import Context
 
 Reward = Callable[[Sequence[Context], Sequence[bytes]], Sequence[float | None]]
 """Rates edited images (encoded), one per context, in order. None is a failed judgment, never a score."""
+
+
+@dataclass(frozen=True)
+class SDESettings:
+    """Which steps of a rollout are stochastic, and how; `algo.flow_sde` has the equations."""
+
+    kind: SDEKind = "flow"
+    eta: float = 0.7
+    """Noise level of the stochastic steps, above 0; at most 1 for "cps"."""
+    trained_steps: int = 2
+    """K, stochastic steps of a rollout, all trained on; ignored with window "all"."""
+    window: Literal["random", "sliding", "all"] = "random"
+    """Which steps are stochastic, the same for every edit of an iteration: a random run of K, a run of K that
+    moves on by one each iteration (MixGRPO), or every step but the last."""
+    window_share: float = 0.5
+    """The window lies in this first share of the steps, (0, 1]; ignored with window "all"."""
+    same_start: bool = False
+    """The edits of a group start from one noise and part in the stochastic steps, so that what is rewarded is what is
+    trained (Flow-GRPO's "fast" variants do so). False: every edit has a start of its own, as in the paper."""
+
+    def __post_init__(self) -> None:
+        _above_0(self, "eta", "trained_steps")
+        check_eta(self.eta, self.kind)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is maximised: the clipped surrogate of normalised advantages, less the KL to the reference.
+
+    Log-probability and KL are means over latent dimensions; the loss is a mean over trained edits and steps.
+    """
+
+    ratio: Literal["plain", "guard"] = "plain"
+    """"guard" takes GRPO-Guard's ratio and divides a step's surrogate by its |dt| (arXiv 2510.22319); its clip_range
+    is another (2e-6), and it is published for the kinds "flow" and "dance"."""
+    clip_range: float = 1e-4
+    """eps of the clipped surrogate. With one inner update the ratio is 1 and the clip never acts."""
+    advantage_std: Spread = "group"
+    """Population std that a reward's distance from its group's mean is divided by: its group's, or the batch's."""
+    advantage_clip: float = 5.0
+    kl_beta: float = 0.04
+    """Weight of the KL to the reference model; 0 computes none. The paper: 0.04."""
+    kl_scale: KLScale = "with_dt"
+    """Which published scale `kl_beta` belongs to."""
+
+    def __post_init__(self) -> None:
+        _above_0(self, "advantage_clip")
+        _not_below_0(self, "kl_beta")
+        if not 0 < self.clip_range < 1:
+            raise ValueError(f"clip_range={self.clip_range}: must lie in (0, 1), usually 1e-4")
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How the weights move: AdamW without weight decay on float32 weights."""
+
+    learning_rate: float = 3e-4
+    """3e-4 suits LoRA; full training wants less (2e-4 at 5 M parameters)."""
+    inner_updates: int = 1
+    """Optimiser steps per iteration, each over all its trained edits. 1: the ratio is 1 and the clip never acts."""
+    accumulate: int = 1
+    """Iterations of sampling per optimiser step, each with a window, contexts and a mean of its own, which count
+    alike; needs inner_updates=1. (Micro-batches of `train_batch` edits are summed within an iteration in any case.)"""
+    max_grad_norm: float = 1.0
+    """The norm over all weights, on all processes, is cut to this."""
+    ema_decay: float = 0.0
+    """Of the averaged weights that are evaluated and saved; 0 averages nothing."""
+
+    def __post_init__(self) -> None:
+        _above_0(self, "learning_rate", "inner_updates", "accumulate", "max_grad_norm")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay}: must lie in [0, 1); 0 averages nothing")
+        if self.accumulate > 1 and self.inner_updates > 1:
+            raise ValueError(
+                f"accumulate={self.accumulate} with inner_updates={self.inner_updates}: an optimiser step either waits "
+                "for several iterations or is one of several in an iteration; set one of them to 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -29,40 +107,21 @@ class EditorRLStage:
     """G, edits per context; the paper: 24."""
     sampling_steps: int = 10
     """Steps of a rollout; evaluation uses the editor's own number."""
-    trained_steps: int = 2
-    """K, stochastic steps of a rollout, all trained on; ignored with window "all"."""
-    window: Literal["random", "sliding", "all"] = "random"
-    """Which steps are stochastic, the same for every edit of an iteration: a random run of K, a run of K that
-    moves on by one each iteration, or every step but the last."""
-    window_share: float = 0.5
-    """The window lies in this first share of the steps, (0, 1]; ignored with window "all"."""
-    same_start: bool = False
-    """The edits of a group start from one noise and part in the stochastic steps, so that what is rewarded is what is
-    trained (Flow-GRPO's "fast" variants do so). False: every edit has a start of its own, as in the paper."""
-    eta: float = 0.7
-    """Noise level of the stochastic steps, above 0."""
     guidance: float = 2.5
     """Embedded guidance of the rollouts; without effect when the transformer has no guidance embedding."""
-    learning_rate: float = 3e-4
-    """Of AdamW without weight decay. 3e-4 suits LoRA; full training wants less (2e-4 at 5 M parameters)."""
-    clip_range: float = 1e-4
-    """eps of the clipped surrogate. With one inner update the ratio is 1 and the clip never acts."""
-    advantage_clip: float = 5.0
-    kl_beta: float = 0.04
-    """Weight of the KL to the reference model; 0 computes none. The paper: 0.04."""
-    kl_scale: KLScale = "with_dt"
-    """Which published KL `kl_beta` belongs to."""
+    sde: SDESettings = field(default_factory=SDESettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    updates: UpdateSettings = field(default_factory=UpdateSettings)
     lora_rank: int = 64
     """0 trains every weight of the transformer. alpha is twice the rank, as everywhere for these editors."""
-    inner_updates: int = 1
-    """Optimiser steps per iteration, each over all trained edits."""
+    shard: bool = False
+    """Several processes hold a part each of the transformer (FSDP2) in place of a copy each."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass in place of keeping them: less memory, a third more work."""
     sample_batch: int = 64
     """Most edits sampled in one forward."""
     train_batch: int = 24
     """Most edits replayed in one forward; the forward holds K times as many rows."""
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.0
-    """Of the averaged weights that are evaluated and saved; 0 averages nothing."""
     seed: int = 0
     eval_every: int = 0
     """Iterations between evaluations; 0 evaluates only before the first and after the last."""
@@ -72,33 +131,37 @@ class EditorRLStage:
     """The result: a full pipeline with LoRA merged in, or the adapter alone (needs lora_rank > 0)."""
 
     def __post_init__(self) -> None:
-        positive = {
-            "steps": self.steps, "contexts_per_step": self.contexts_per_step, "trained_steps": self.trained_steps,
-            "eta": self.eta, "learning_rate": self.learning_rate, "inner_updates": self.inner_updates,
-            "sample_batch": self.sample_batch, "train_batch": self.train_batch, "max_grad_norm": self.max_grad_norm,
-            "advantage_clip": self.advantage_clip,
-        }  # fmt: skip
-        for name, value in positive.items():
-            if value <= 0:
-                raise ValueError(f"{name}={value}: must be above 0")
-        counts = {
-            "kl_beta": self.kl_beta, "lora_rank": self.lora_rank, "eval_every": self.eval_every,
-            "save_every": self.save_every, "seed": self.seed,
-        }  # fmt: skip
-        for name, value in counts.items():
-            if value < 0:
-                raise ValueError(f"{name}={value}: must be 0 or more")
+        _above_0(self, "steps", "contexts_per_step", "sample_batch", "train_batch")
+        _not_below_0(self, "lora_rank", "eval_every", "save_every", "seed")
         if self.group_size < 2:
             raise ValueError(f"group_size={self.group_size}: a group needs at least 2 edits to have an advantage")
         if self.sampling_steps < 2:
             raise ValueError(f"sampling_steps={self.sampling_steps}: the last step is never trained on; use at least 2")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay}: must lie in [0, 1); 0 averages nothing")
-        if not 0 < self.clip_range < 1:
-            raise ValueError(f"clip_range={self.clip_range}: must lie in (0, 1), usually 1e-4")
         if self.save_as == "adapter" and self.lora_rank == 0:
             raise ValueError("save_as='adapter' with lora_rank=0: there is no adapter; use save_as='merged'")
+        if self.sde.kind == "cps" and self.loss.ratio == "guard":
+            raise ValueError("ratio='guard' with kind='cps': its weighing by |dt| belongs to 'flow' and 'dance'")
+        if self.sde.kind == "cps" and self.loss.kl_scale == "without_dt":
+            raise ValueError("kl_scale='without_dt' with kind='cps': its std has no time step in it; use 'with_dt'")
+        for name in ("steps", "eval_every", "save_every"):
+            if getattr(self, name) % self.updates.accumulate:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: not a multiple of accumulate={self.updates.accumulate}, so that it "
+                    "would fall between two optimiser steps; make it one"
+                )
         _window_positions(self)
+
+
+def _above_0(settings: Any, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) <= 0:
+            raise ValueError(f"{name}={getattr(settings, name)}: must be above 0")
+
+
+def _not_below_0(settings: Any, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 0:
+            raise ValueError(f"{name}={getattr(settings, name)}: must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -113,6 +176,8 @@ class Iteration:
     """Stochastic steps, ascending, shared by all edits."""
     starts_N: tuple[int, ...] | None = None
     """Seed of each edit's first latents where its group shares them; None when `seeds_N` gives those too."""
+    closes: bool = True
+    """Whether the optimiser steps at its end; see `UpdateSettings.accumulate`."""
 
 
 def plan_iteration(stage: EditorRLStage, step: int, contexts: int) -> Iteration:
@@ -136,32 +201,33 @@ def plan_iteration(stage: EditorRLStage, step: int, contexts: int) -> Iteration:
     edits = stage.contexts_per_step * stage.group_size
     seeds = np.random.default_rng((stage.seed, 2, step)).integers(0, 2**63 - 1, size=edits)
     starts = None
-    if stage.same_start:
+    if stage.sde.same_start:
         drawn = np.random.default_rng((stage.seed, 4, step)).integers(0, 2**63 - 1, size=stage.contexts_per_step)
         starts = tuple(int(drawn[edit // stage.group_size]) for edit in range(edits))
-    return Iteration(tuple(chosen), tuple(int(seed) for seed in seeds), choose_window(stage, step), starts)
+    closes = (step + 1) % stage.updates.accumulate == 0
+    return Iteration(tuple(chosen), tuple(int(seed) for seed in seeds), choose_window(stage, step), starts, closes)
 
 
 def choose_window(stage: EditorRLStage, step: int) -> tuple[int, ...]:
     """The stochastic steps of iteration `step`; never the last step of the sampler."""
     positions = _window_positions(stage)
-    length = stage.sampling_steps - 1 if stage.window == "all" else stage.trained_steps
+    length = stage.sampling_steps - 1 if stage.sde.window == "all" else stage.sde.trained_steps
     start = step % positions
-    if stage.window == "random":
+    if stage.sde.window == "random":
         start = int(np.random.default_rng((stage.seed, 3, step)).integers(positions))
     return tuple(range(start, start + length))
 
 
 def _window_positions(stage: EditorRLStage) -> int:
     """How many places the window can start at; 1 for "all"."""
-    if stage.window == "all":
+    if stage.sde.window == "all":
         return 1
-    if not 0 < stage.window_share <= 1:
-        raise ValueError(f"window_share={stage.window_share}: must lie in (0, 1]")
-    room = min(round(stage.window_share * stage.sampling_steps), stage.sampling_steps - 1)
-    if stage.trained_steps > room:
+    if not 0 < stage.sde.window_share <= 1:
+        raise ValueError(f"window_share={stage.sde.window_share}: must lie in (0, 1]")
+    room = min(round(stage.sde.window_share * stage.sampling_steps), stage.sampling_steps - 1)
+    if stage.sde.trained_steps > room:
         raise ValueError(
-            f"trained_steps={stage.trained_steps}: only {room} of {stage.sampling_steps} sampling steps "
+            f"trained_steps={stage.sde.trained_steps}: only {room} of {stage.sampling_steps} sampling steps "
             "may be trained on (window_share, and never the last); lower it or raise sampling_steps"
         )
-    return room - stage.trained_steps + 1
+    return room - stage.sde.trained_steps + 1

@@ -5,7 +5,7 @@ its own, by the old policy, and the update is a regression on finished edits at 
 fields `trained_steps` is the number of noise levels an edit is trained at, `window_share` the share of the sampler's
 path, from the noise on, that they are drawn from, `advantage_clip` is Z, `ema_decay` the decay of the old policy, whose
 weights are evaluated and saved (0: the old policy is the present one), and `kl_beta` weighs |v - v_ref|^2, the paper's
-KL. `eta`, `window`, `same_start`, `clip_range` and `kl_scale` have no counterpart.
+KL. `kind`, `eta`, `window`, `same_start`, `ratio`, `clip_range`, `advantage_std` and `kl_scale` have no counterpart.
 
 An edit whose judgment failed is left out: an optimality of 1/2 would still pull towards the old policy. The edits of a
 group share noise levels and noise (ours), so that what they have in common cancels in the gradient.
@@ -28,7 +28,6 @@ from edit_r1.algo.group_advantage import GroupAdvantages, group_advantage
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
 from edit_r1.train.best_of_g import SIGMA_LEVELS
-from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor import Clock, EditorTraining, Evaluation, TrainingRun, judgment_metrics
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import Rollout, judge_edits, sample_edits
@@ -61,7 +60,7 @@ def train_nft(
         groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
         advantages = group_advantage(rewards_N, groups_N)
         with clock.phase("update"):
-            changes = update_by_contrast(stage, run.policy, iteration, rollouts, advantages, run.team)
+            changes = update_by_contrast(stage, run.policy, iteration, rollouts, advantages)
         run.finish(step, {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds})
     return run.close()
 
@@ -75,6 +74,8 @@ class NoisyEdits:
     sigma_MK: Tensor
     timestep_MK: Tensor
     noisy_MKLC: Tensor
+    counts: bool = True
+    """False where it only keeps other processes company."""
     old_FLC: Tensor | None = None
     """v_old, F = M K rows; None: the old policy is the present one, and its velocity the trained one's."""
     reference_FLC: Tensor | None = None
@@ -87,50 +88,50 @@ def update_by_contrast(
     iteration: Iteration,
     rollouts: Sequence[Rollout[E]],
     advantages: GroupAdvantages,
-    team: Team = ALONE,
 ) -> dict[str, Any]:
-    """`inner_updates` optimiser steps, each at noise of its own; none when no edit has an advantage.
+    """`inner_updates` optimiser steps, each at noise of its own, or a share of one; see `train.editor.update`.
 
-    loss, kl: means over edits, levels and inner updates. grad_norm: of the last step, before clipping.
+    loss, kl: means over edits, levels and inner updates; None when no edit has an advantage. grad_norm: of the last
+    step, before clipping.
     """
-    if advantages.trained == 0:
-        return {"updated": False, "loss": None, "kl": None, "grad_norm": None}
     # All noise is drawn and every old velocity computed before the first step: later the old policy is gone.
-    work = [
-        list(_noisy_edits(stage, policy, iteration, rollouts, advantages, inner))
-        for inner in range(stage.inner_updates)
+    work: list[list[NoisyEdits]] = [
+        list(_noisy_edits(stage, policy, iteration, rollouts, advantages, inner)) if advantages.trained else []
+        for inner in range(stage.updates.inner_updates)
     ]
-    terms = advantages.trained * stage.trained_steps
-    loss_sum, kl_sum, norm = 0.0, 0.0, 0.0
+    terms = advantages.trained * stage.sde.trained_steps
+    loss_sum, kl_sum = 0.0, 0.0
+    norm: float | None = None
     for batches in work:
         for batch in batches:
             velocity_FLC = _velocity(policy.editor, stage, batch)
             old_FLC = velocity_FLC.detach() if batch.old_FLC is None else batch.old_FLC
             values = [advantages.advantages_N[batch.rollout.edits_M[row]] for row in batch.rows_M.tolist()]
-            good_F = optimality(torch.tensor(values, device=velocity_FLC.device), stage.advantage_clip)
-            clean_FLC = batch.rollout.final_MLC[batch.rows_M].repeat_interleave(stage.trained_steps, 0)
+            good_F = optimality(torch.tensor(values, device=velocity_FLC.device), stage.loss.advantage_clip)
+            clean_FLC = batch.rollout.final_MLC[batch.rows_M].repeat_interleave(stage.sde.trained_steps, 0)
             loss_F = nft_loss(
                 velocity_FLC, old_FLC, batch.noisy_MKLC.flatten(0, 1), clean_FLC, batch.sigma_MK.flatten(),
-                good_F.repeat_interleave(stage.trained_steps), BETA,
+                good_F.repeat_interleave(stage.sde.trained_steps), BETA,
             )  # fmt: skip
             # r weighs an advantage by 1 / (2 Z): undone, so that Z clips and does not scale.
-            total = stage.advantage_clip * loss_F.sum()
+            total = stage.loss.advantage_clip * loss_F.sum()
             if batch.reference_FLC is not None:
                 kl_F = torch.square(velocity_FLC - batch.reference_FLC).mean(dim=(1, 2))
-                total = total + stage.kl_beta * kl_F.sum()
-                kl_sum += float(kl_F.detach().sum())
-            (total / terms).backward()
-            loss_sum += float(loss_F.detach().sum())
-        team.sum_gradients(policy.parameters.values())
-        norm = policy.update()
-    count = terms * stage.inner_updates
-    sums = team.totals(loss=loss_sum, kl=kl_sum)
-    return {
-        "updated": True,
-        "loss": sums["loss"] / count,
-        "kl": sums["kl"] / count if stage.kl_beta > 0 else None,
-        "grad_norm": norm,
-    }
+                total = total + stage.loss.kl_beta * kl_F.sum()
+                kl_sum += float(kl_F.detach().sum()) * batch.counts
+            policy.learn(total * batch.counts / terms)
+            loss_sum += float(loss_F.detach().sum()) * batch.counts
+        if advantages.trained:
+            policy.expect_update()
+        if iteration.closes:
+            norm = policy.update()
+    measured: dict[str, Any] = {"loss": None, "kl": None}
+    if advantages.trained:
+        count = terms * stage.updates.inner_updates
+        sums = policy.team.totals(loss=loss_sum, kl=kl_sum)
+        measured["loss"] = sums["loss"] / count
+        measured["kl"] = sums["kl"] / count if stage.loss.kl_beta > 0 else None
+    return {"updated": norm is not None, **measured, "grad_norm": norm}
 
 
 @torch.no_grad()
@@ -142,20 +143,25 @@ def _noisy_edits(
     advantages: GroupAdvantages,
     inner: int,
 ) -> Iterator[NoisyEdits]:
-    present = stage.ema_decay == 0 and stage.inner_updates == 1
-    for rollout in rollouts:
-        for rows_M in rollout.micro_batches(advantages.trained_N, stage.train_batch):
-            at = _noise(stage, policy.editor, iteration, rollout, rows_M, inner)
-            share_MK11 = at.sigma_MK[..., None, None]
-            noisy_MKLC = (1 - share_MK11) * rollout.final_MLC[rows_M][:, None] + share_MK11 * at.noise_MKLC
-            batch = NoisyEdits(rollout, rows_M, at.sigma_MK, at.timestep_MK, noisy_MKLC)
-            if not present:
-                with policy.averaged():
-                    batch = replace(batch, old_FLC=_velocity(policy.editor, stage, batch))
-            if stage.kl_beta > 0:
-                with policy.reference() as reference:
-                    batch = replace(batch, reference_FLC=_velocity(reference, stage, batch))
-            yield batch
+    present = stage.updates.ema_decay == 0 and stage.updates.inner_updates == 1
+    own = [
+        (rollout, rows_M)
+        for rollout in rollouts
+        for rows_M in rollout.micro_batches(advantages.trained_N, stage.train_batch)
+    ]
+    spare = (rollouts[0], torch.zeros(1, dtype=torch.long, device=policy.editor.device))
+    for (rollout, rows_M), counts in policy.team.evened(own, spare, policy.sharded):
+        at = _noise(stage, policy.editor, iteration, rollout, rows_M, inner)
+        share_MK11 = at.sigma_MK[..., None, None]
+        noisy_MKLC = (1 - share_MK11) * rollout.final_MLC[rows_M][:, None] + share_MK11 * at.noise_MKLC
+        batch = NoisyEdits(rollout, rows_M, at.sigma_MK, at.timestep_MK, noisy_MKLC, counts)
+        if not present:
+            with policy.averaged():
+                batch = replace(batch, old_FLC=_velocity(policy.editor, stage, batch))
+        if stage.loss.kl_beta > 0:
+            with policy.reference() as reference:
+                batch = replace(batch, reference_FLC=_velocity(reference, stage, batch))
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -170,14 +176,14 @@ def _noise(
 ) -> _Noise:
     """The same for all edits of a group; levels spread evenly over the first `window_share` of the sampler's path."""
     schedule = editor.schedule(rollout.contexts, SIGMA_LEVELS)
-    room = max(1, round(stage.window_share * SIGMA_LEVELS))
+    room = max(1, round(stage.sde.window_share * SIGMA_LEVELS))
     groups_M = [rollout.edits_M[row] // stage.group_size for row in rows_M.tolist()]
     levels, noises = {}, {}
     for group in set(groups_M):
         source = generator(iteration.seeds_N[group * stage.group_size] ^ (inner + 1))
-        place_K = torch.arange(stage.trained_steps) + torch.rand(stage.trained_steps, generator=source)
-        levels[group] = (place_K / stage.trained_steps * room).long()
-        noises[group] = torch.randn(stage.trained_steps, *rollout.final_MLC.shape[1:], generator=source)
+        place_K = torch.arange(stage.sde.trained_steps) + torch.rand(stage.sde.trained_steps, generator=source)
+        levels[group] = (place_K / stage.sde.trained_steps * room).long()
+        noises[group] = torch.randn(stage.sde.trained_steps, *rollout.final_MLC.shape[1:], generator=source)
     level_MK = torch.stack([levels[group] for group in groups_M]).to(editor.device)
     noise_MKLC = torch.stack([noises[group] for group in groups_M]).to(editor.device)
     return _Noise(schedule.sigmas[level_MK], schedule.timesteps[level_MK], noise_MKLC)
@@ -185,5 +191,7 @@ def _noise(
 
 def _velocity(editor: FlowEditor[E], stage: EditorRLStage, batch: NoisyEdits) -> Tensor:
     """v of all rows and levels in one forward, [M K, L, C]."""
-    contexts = batch.rollout.contexts.rows(batch.rollout.rows_M[batch.rows_M].repeat_interleave(stage.trained_steps))
+    contexts = batch.rollout.contexts.rows(
+        batch.rollout.rows_M[batch.rows_M].repeat_interleave(stage.sde.trained_steps)
+    )
     return editor.velocity(batch.noisy_MKLC.flatten(0, 1), batch.timestep_MK.flatten(), contexts, stage.guidance)

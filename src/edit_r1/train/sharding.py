@@ -1,0 +1,89 @@
+"""A transformer in parts, one a process (FSDP2), and the way between the parts and the whole.
+
+Every forward of a sharded transformer is an exchange between the processes, and so is every backward: all processes
+run through it equally often, with or without a gradient, and in the same order. `Team.evened` keeps that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def shard(transformer: nn.Module) -> None:
+    """In place: each block is one unit of exchange, what lies outside the blocks another.
+
+    Blocks are the entries of the transformer's `ModuleList`s. Call it when weights, adapters and their
+    `requires_grad` are final, and make the optimiser afterwards: its parameters are then DTensors.
+    Raises ValueError for a compiled transformer: torch.compile under FSDP2 can wait for ever where forwards with and
+    without a gradient alternate, as they do here.
+    """
+    if any(module._compiled_call_impl is not None for module in transformer.modules()):
+        raise ValueError("shard=True with a compiled transformer can hang: leave torch.compile or shard out")
+    for child in transformer.children():
+        if isinstance(child, nn.ModuleList):
+            for block in child:
+                fully_shard(block)
+    # By default the outermost unit stays together after a forward, and a forward without a gradient would leave it so
+    # for the next one, which may have other weights (averaged ones, or those after a step).
+    fully_shard(transformer, reshard_after_forward=True)
+
+
+def part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor; all of it when it is not sharded. Shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor put together from all processes, which must call this alike; itself when it is not sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def wholes(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """`whole` of each, on the CPU when they were sharded; a process that does not `keep` them gets an empty dict."""
+    kept = {}
+    for name, tensor in tensors.items():
+        gathered = whole(tensor.detach())
+        if keep:
+            kept[name] = gathered.cpu() if isinstance(tensor, DTensor) else gathered
+    return kept
+
+
+def parted_like(full: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor on the device of `like`, in parts when that is in parts; every process has the whole one."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return full.to(like.device)
+
+
+def whole_transformer(transformer: Any, lora: LoraConfig | None, keep: bool) -> Any:
+    """An ordinary transformer on the CPU with the weights of a sharded one, adapter included; None unless `keep`.
+
+    transformer: of a diffusers class. All processes must call this alike.
+    """
+    weights = wholes(transformer.state_dict(), keep)
+    if not keep:
+        return None
+    # fully_shard gives an instance a class of its own, derived from the one it had.
+    original: Any = next(
+        kind
+        for kind in type(transformer).__mro__
+        if kind.__module__.startswith("diffusers.") and "forward" in vars(kind)
+    )
+    copy: Any = original.from_config(dict(transformer.config))
+    if lora is not None:
+        copy.add_adapter(lora)
+    copy.load_state_dict(weights, assign=True)
+    return copy.eval().requires_grad_(False)
+
+
+def total_norm(parameters: Mapping[str, nn.Parameter]) -> Tensor:
+    """The norm of all gradients over all processes, a plain scalar tensor."""
+    gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
+    return whole(torch.nn.utils.get_total_norm(gradients))
