@@ -63,9 +63,10 @@ def gdpo_advantage(
 
     rewards_NK: all rewards in one unit (here 0 to 10); None for a whole row is a failed judgment; None or NaN in a row
     is a missing reward. A reward that fewer than two edits of a group have does not count in that group (a context
-    without principles of a category); an edit that misses one that counts is failed. A group in
-    which none counts has too few edits. std_floor: in units of the reward. batch_floor: of the weighted mean S, whose std is at most 1. clip: cuts A_i to [-clip, clip]. min_spread: a reward
-    that differs by no more in a group says nothing there; where none says anything the group is left out.
+    without principles of a category); an edit that misses one that counts is failed. A group in which none counts has
+    too few edits. std_floor: in units of the reward. batch_floor: of the weighted mean S, whose std is at most 1. clip:
+    cuts A_i to [-clip, clip]. min_spread: a reward that differs by no more in a group says nothing there; where none
+    says anything the group is left out.
     Raises ValueError for unequal lengths, weights that are not above 0, floors or clip not above 0, an infinite reward,
     or a key that is not an int.
     """
