@@ -63,7 +63,7 @@ class JudgeSettings:
             raise ValueError(f"seed={self.seed}: use 0 to 2^31 - 1")
         if self.concurrency < 1 or self.batch_size < 1 or self.timeout_s <= 0:
             raise ValueError(
-                f"concurrency={self.concurrency}, batch_size={self.batch_size}, timeout_s={self.timeout_s}: use more than 0"
+                f"concurrency={self.concurrency}, batch_size={self.batch_size}, timeout_s={self.timeout_s}: all above 0"
             )
 
 
