@@ -190,6 +190,10 @@ def test_a_reward_that_rises_while_the_held_out_one_falls_stops_the_run(tmp_path
     again = Guard(guard.settings, _pays_for_brightness, _contexts(4), _true_quality)
     again.restore([json.loads(json.dumps(line)) for line in guard.validations])
     assert again.stopped and again.validations == guard.validations
+    again.restore([{"kind": "step", "step": 0}])  # an iteration before there was a guard
+    assert not again.steps and not again.stopped
+    with pytest.raises(ValueError, match=r"validated on \[4\] contexts and the guard has 2"):
+        Guard(guard.settings, _pays_for_brightness, _contexts(2)).restore(guard.validations)
 
 
 def test_best_is_the_highest_held_out_reward(tmp_path):

@@ -132,9 +132,18 @@ class Guard:
     # --- what is remembered --------------------------------------------------------------------------------------
 
     def restore(self, lines: Sequence[dict[str, Any]]) -> None:
-        """The lines of metrics.jsonl that a resumed run keeps."""
-        self.steps = [line for line in lines if line["kind"] == "step"]
+        """The lines of metrics.jsonl that a resumed run keeps; iterations without a guard are left out.
+
+        Raises ValueError when they were validated on another number of contexts.
+        """
+        self.steps = [line for line in lines if line["kind"] == "step" and "guard" in line]
         self.validations = [line for line in lines if line["kind"] == "validation"]
+        counts = {len(line["reward"]) for line in self.validations}
+        if counts - {len(self.validation)}:
+            raise ValueError(
+                f"this run was validated on {sorted(counts)} contexts and the guard has {len(self.validation)}: give it "
+                "the same ones, or start in a new folder"
+            )
 
     @property
     def stopped(self) -> bool:
