@@ -14,7 +14,7 @@ import pytest
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.recipes.run import EditorRecipe, run_training
-from edit_r1.recipes.watched import keep_out, open_watched
+from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.records import CATEGORIES, Context, Judgment, Principle, PrincipleResult, Sample
 from edit_r1.store import CONTEXTS, write_dataset
 from edit_r1.train import rewards
@@ -84,6 +84,20 @@ def test_validation_contexts_are_kept_out_of_training():
     assert keep_out(contexts, 8, 5, None) == (contexts[:5], contexts[5:])
     assert keep_out(contexts, 8, 6, None) == (contexts, [])
     assert keep_out(contexts[:4], 1, 4, contexts[4:]) == (contexts[:4], contexts[4:5])
+
+
+def test_regions_are_boxes_or_masks(tmp_path):
+    mask = np.zeros((8, 8, 3), np.uint8)
+    mask[:4] = 255
+    (tmp_path / "mask.png").write_bytes(encode_png(mask))
+    path = tmp_path / "regions.json"
+    path.write_text(json.dumps({"a": [[1, 2, 3, 4]], "b": "mask.png"}))
+    regions = read_regions(path)
+    assert regions["a"] == [(1.0, 2.0, 3.0, 4.0)] and (regions["b"] == (mask[:, :, 0] > 0)).all()
+    for wrong, message in (({"a": [[1, 2, 3]]}, "a: give boxes"), ([1], "found list")):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=message):
+            read_regions(path)
 
 
 def test_principles_are_held_out_unless_a_judge_is(judges):

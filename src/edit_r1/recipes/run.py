@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from edit_r1.curate.run import CurateStage, curate
 from edit_r1.editors.flow import FlowEditor
 from edit_r1.recipes.load import load_recipe
-from edit_r1.recipes.watched import keep_out, open_watched
+from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset
 from edit_r1.train.editor import EditorTraining, train_editor
 from edit_r1.train.editor_stage import EditorRLStage
@@ -69,6 +69,9 @@ class EditorRecipe:
     """What is watched."""
     validation: str = ""
     """Dataset of contexts that the guard edits; empty: the last of `data`, which are then not trained on."""
+    regions: str = ""
+    """JSON file of where edits may change something (`recipes.watched.read_regions`); empty: what the judge's evidence
+    says."""
     heldout: JudgeSettings = field(default_factory=JudgeSettings)
     """A judge that is never trained on; without an address, principles are held out instead."""
     heldout_share: float = 0.25
@@ -150,7 +153,13 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
     count, needed = recipe.guard.contexts, recipe.stage.contexts_per_step
     contexts, validation = keep_out(_read(recipe.data, CONTEXTS), count, needed, given)
     contexts, rewarded, guard = open_watched(
-        reward, recipe.guard, recipe.heldout, recipe.heldout_share, contexts, validation
+        reward,
+        recipe.guard,
+        recipe.heldout,
+        recipe.heldout_share,
+        contexts,
+        validation,
+        read_regions(recipe.regions) if recipe.regions else None,
     )
     with rewarded:
         done = recipe.train(

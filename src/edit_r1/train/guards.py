@@ -141,8 +141,8 @@ class Guard:
         counts = {len(line["reward"]) for line in self.validations}
         if counts - {len(self.validation)}:
             raise ValueError(
-                f"this run was validated on {sorted(counts)} contexts and the guard has {len(self.validation)}: give it "
-                "the same ones, or start in a new folder"
+                f"this run was validated on {sorted(counts)} contexts and the guard has {len(self.validation)}: give "
+                "it the same ones, or start in a new folder"
             )
 
     @property
