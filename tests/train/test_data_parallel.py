@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,13 @@ from edit_r1.records import Context, Principle, Sample
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.data_parallel import Team
 from edit_r1.train.editor import train_editor
-from edit_r1.train.editor_stage import EditorRLStage
+from edit_r1.train.editor_stage import EditorRLStage, changed
 from edit_r1.train.editor_state import newest_state
 from edit_r1.train.nft import train_nft
 from edit_r1.train.processes import in_processes
 from edit_r1.train.verifier_run import Progress
 
-
-def _with(stage: EditorRLStage, **changes: Any) -> EditorRLStage:
-    """A stage with fields changed, those of its groups by their own names."""
-    for group in ("sde", "loss", "updates"):
-        inner = getattr(stage, group)
-        names = {field.name for field in fields(inner)}
-        own = {name: changes.pop(name) for name in list(changes) if name in names}
-        if own:
-            changes[group] = replace(inner, **own)
-    return replace(stage, **changes)
-
-
-STAGE = _with(EditorRLStage(),
+STAGE = changed(EditorRLStage(),
     steps=2, contexts_per_step=3, group_size=3, sampling_steps=4, trained_steps=2, lora_rank=0, learning_rate=1e-3,
     train_batch=3, sample_batch=3, kl_beta=0.1, max_grad_norm=1e9, save_every=1,
 )  # fmt: skip
@@ -120,7 +107,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("train", [train_editor, train_best_of_g, train_nft])
 def test_two_processes_make_the_update_of_one(tmp_path: Path, model: Path, train: Callable[..., Any]) -> None:
-    stage = STAGE if train is not train_best_of_g else _with(STAGE, kl_beta=0.0)
+    stage = STAGE if train is not train_best_of_g else changed(STAGE, kl_beta=0.0)
     in_processes(1, partial(_train, train, stage, model, tmp_path / "one"))
     heard: list[int] = []
     in_processes(2, partial(_train, train, stage, model, tmp_path / "two"), lambda done, *_: heard.append(done))
@@ -150,7 +137,7 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path, model: Path, train
 
 def test_two_processes_resume_exactly(tmp_path: Path, model: Path) -> None:
     for steps in (1, 2):
-        in_processes(2, partial(_train, train_nft, _with(STAGE, steps=steps), model, tmp_path / "stopped"))
+        in_processes(2, partial(_train, train_nft, changed(STAGE, steps=steps), model, tmp_path / "stopped"))
     in_processes(2, partial(_train, train_nft, STAGE, model, tmp_path / "whole"))
     stopped, whole = (newest_state(tmp_path / name / "state")[1] for name in ("stopped", "whole"))
     assert all(torch.equal(whole["weights"][name], value) for name, value in stopped["weights"].items())
@@ -177,11 +164,13 @@ def test_two_processes_with_a_part_each_make_the_update_of_one(
 ) -> None:
     """FSDP2: one process has two contexts of two sizes and the other one, so that they have unequal work."""
     beta = 0.0 if train is train_best_of_g else 0.1
-    stage = _with(STAGE, kl_beta=beta, lora_rank=lora_rank, shard=True, ema_decay=0.5, eval_every=1, max_grad_norm=0.1)
+    stage = changed(
+        STAGE, kl_beta=beta, lora_rank=lora_rank, shard=True, ema_decay=0.5, eval_every=1, max_grad_norm=0.1
+    )
     in_processes(1, partial(_train, train, stage, model, tmp_path / "one", dtype))
     in_processes(2, partial(_train, train, stage, model, tmp_path / "two", dtype))
     # The second iteration again, from the saved state, by one process: what was saved from parts is whole.
-    first = _with(stage, steps=1)
+    first = changed(stage, steps=1)
     in_processes(2, partial(_train, train, first, model, tmp_path / "mixed", dtype))
     in_processes(1, partial(_train, train, stage, model, tmp_path / "mixed", dtype))
     lines = {
@@ -214,7 +203,7 @@ def test_two_processes_with_a_part_each_make_the_update_of_one(
 
 
 def test_the_adapter_is_saved_from_parts(tmp_path: Path, model: Path) -> None:
-    stage = _with(STAGE, lora_rank=2, shard=True, steps=1, save_as="adapter", learning_rate=0.05)
+    stage = changed(STAGE, lora_rank=2, shard=True, steps=1, save_as="adapter", learning_rate=0.05)
     for count, name in ((1, "one"), (2, "two")):
         in_processes(count, partial(_train, train_editor, stage, model, tmp_path / name))
     edits = []

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,22 +19,10 @@ from edit_r1.train.best_of_g import best_of_groups, train_best_of_g
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import judge_edits, sample_edits
-from edit_r1.train.editor_stage import EditorRLStage, plan_iteration
+from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration
 from edit_r1.train.nft import train_nft, update_by_contrast
 
-
-def _with(stage: EditorRLStage, **changes: Any) -> EditorRLStage:
-    """A stage with fields changed, those of its groups by their own names."""
-    for group in ("sde", "loss", "updates"):
-        inner = getattr(stage, group)
-        names = {field.name for field in fields(inner)}
-        own = {name: changes.pop(name) for name in list(changes) if name in names}
-        if own:
-            changes[group] = replace(inner, **own)
-    return replace(stage, **changes)
-
-
-STAGE = _with(EditorRLStage(),
+STAGE = changed(EditorRLStage(),
     steps=2, contexts_per_step=2, group_size=3, sampling_steps=4, trained_steps=2, lora_rank=0, learning_rate=1e-3,
     train_batch=4, sample_batch=4, save_every=1,
 )  # fmt: skip
@@ -75,7 +62,7 @@ def test_fault_1_master_weights_are_float32(make_editor):
     with pytest.raises(ValueError, match=r"not float32.*dtype=torch.float32"):
         EditorPolicy(editor, STAGE)
     # LoRA on a bf16 base is fine: its own weights are float32, and a small update is kept.
-    lora = EditorPolicy(editor, _with(STAGE, lora_rank=2, learning_rate=1e-6))
+    lora = EditorPolicy(editor, changed(STAGE, lora_rank=2, learning_rate=1e-6))
     assert {parameter.dtype for parameter in lora.parameters.values()} == {torch.float32}
     before = {name: parameter.detach().clone() for name, parameter in lora.parameters.items()}
     for parameter in lora.parameters.values():
@@ -89,7 +76,7 @@ def test_fault_1_master_weights_are_float32(make_editor):
 @pytest.mark.parametrize("window", ["random", "all"])
 @pytest.mark.parametrize("bf16_products", [False, True])
 def test_fault_2_the_ratio_is_one_at_the_first_update(make_editor, lora_rank, window, bf16_products):
-    stage = _with(STAGE, lora_rank=lora_rank, window=window, inner_updates=2, learning_rate=1e-2)
+    stage = changed(STAGE, lora_rank=lora_rank, window=window, inner_updates=2, learning_rate=1e-2)
     editor = make_editor(guidance_embeds=True)
     editor.settings = replace(editor.settings, bf16_products=bf16_products)
     policy = EditorPolicy(editor, stage)
@@ -104,7 +91,7 @@ def test_fault_2_the_ratio_is_one_at_the_first_update(make_editor, lora_rank, wi
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_fault_3_the_kl_has_a_gradient(make_editor, lora_rank):
-    stage = _with(STAGE, lora_rank=lora_rank, kl_beta=1.0, max_grad_norm=1e9)
+    stage = changed(STAGE, lora_rank=lora_rank, kl_beta=1.0, max_grad_norm=1e9)
     editor = make_editor()
     policy = EditorPolicy(editor, stage)
     iteration, rollouts, _, advantages = _one_iteration(editor, stage, _contexts(2))
@@ -130,7 +117,7 @@ def test_reference_is_the_editor_before_training(make_editor):
         timestep = torch.tensor([500.0])
         with torch.no_grad():
             before = editor.velocity(latents, timestep, encoded, 2.5)
-            policy = EditorPolicy(editor, _with(STAGE, lora_rank=lora_rank))
+            policy = EditorPolicy(editor, changed(STAGE, lora_rank=lora_rank))
             for parameter in policy.parameters.values():
                 parameter.add_(0.1)
             with policy.reference() as reference:
@@ -153,7 +140,7 @@ def test_failed_judgments_are_masked_and_counted(make_editor, tmp_path):
         values = _brightness(contexts, images)
         return [None, float("nan"), values[2], None, *values[4:]]
 
-    done = train_editor(_with(STAGE, steps=1), make_editor(), _contexts(2), reward, tmp_path)
+    done = train_editor(changed(STAGE, steps=1), make_editor(), _contexts(2), reward, tmp_path)
     [line] = _lines(done.metrics, "step")
     assert (line["failed_judgments"], line["groups_too_few"], line["trained_edits"]) == (3, 1, 2)
     with pytest.raises(ValueError, match="one per image"):
@@ -161,7 +148,7 @@ def test_failed_judgments_are_masked_and_counted(make_editor, tmp_path):
 
 
 def test_fault_8_the_window_is_shared_and_the_last_step_is_left_out(make_editor):
-    stage = _with(STAGE, window="all", trained_steps=1, sampling_steps=5, sample_batch=2)
+    stage = changed(STAGE, window="all", trained_steps=1, sampling_steps=5, sample_batch=2)
     iteration, rollouts, _, _ = _one_iteration(make_editor(), stage, _contexts(2, ((16, 16), (16, 24))))
     assert iteration.window == (0, 1, 2, 3)
     for rollout in rollouts:
@@ -169,20 +156,20 @@ def test_fault_8_the_window_is_shared_and_the_last_step_is_left_out(make_editor)
 
 
 def test_edits_of_one_start_part_in_the_window_alone(make_editor):
-    stage = _with(STAGE, sampling_steps=6, window="random", trained_steps=2, same_start=True, group_size=2)
+    stage = changed(STAGE, sampling_steps=6, window="random", trained_steps=2, same_start=True, group_size=2)
     iteration, rollouts, _, _ = _one_iteration(make_editor(), stage, _contexts(2))
     first_MLC = rollouts[0].latents_MKLC[:, 0]
     assert torch.equal(first_MLC[0], first_MLC[1]) and torch.equal(first_MLC[2], first_MLC[3])
     assert not torch.equal(first_MLC[0], first_MLC[2])
     next_MLC = rollouts[0].next_MKLC[:, 0]
     assert not torch.equal(next_MLC[0], next_MLC[1])
-    own = _with(stage, same_start=False)
+    own = changed(stage, same_start=False)
     assert not torch.equal(*_one_iteration(make_editor(), own, _contexts(2))[1][0].latents_MKLC[:2, 0])
 
 
 def test_fault_11_rewards_stay_with_their_edits(make_editor):
     """Mixed sizes and several micro-batches: edit n is of context n // G, drawn from seed n."""
-    stage = _with(STAGE, contexts_per_step=4, sample_batch=2)
+    stage = changed(STAGE, contexts_per_step=4, sample_batch=2)
     editor = make_editor()
     contexts = _contexts(4, ((16, 16), (16, 24)))
     seen = []
@@ -208,7 +195,7 @@ def test_fault_11_rewards_stay_with_their_edits(make_editor):
 @pytest.mark.parametrize("train", [train_editor, train_best_of_g, train_nft])
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_resume_is_exact(make_editor, tmp_path, monkeypatch, train, lora_rank):
-    stage = _with(STAGE, steps=4, save_every=2, eval_every=1, lora_rank=lora_rank, ema_decay=0.5)
+    stage = changed(STAGE, steps=4, save_every=2, eval_every=1, lora_rank=lora_rank, ema_decay=0.5)
     contexts = _contexts(3)
     whole = make_editor()
     full = train(stage, whole, contexts, _brightness, tmp_path / "whole", evaluate=lambda step: {"x": float(step)})
@@ -227,7 +214,7 @@ def test_resume_is_exact(make_editor, tmp_path, monkeypatch, train, lora_rank):
     with pytest.raises(ValueError, match="--resume"):
         train(stage, make_editor(), contexts, _brightness, out)
     with pytest.raises(ValueError, match=r"learning_rate was 0\.001"):
-        train(_with(stage, learning_rate=0.1), make_editor(), contexts, _brightness, out, resume=True)
+        train(changed(stage, learning_rate=0.1), make_editor(), contexts, _brightness, out, resume=True)
     with pytest.raises(ValueError, match="other contexts"):
         train(stage, make_editor(), contexts[::-1], _brightness, out, resume=True)
     with (out / "metrics.jsonl").open("a") as file:
@@ -247,7 +234,7 @@ def test_resume_is_exact(make_editor, tmp_path, monkeypatch, train, lora_rank):
 
 @pytest.mark.parametrize(("lora_rank", "save_as"), [(0, "merged"), (2, "merged"), (2, "adapter")])
 def test_result_opens_in_diffusers_and_edits_like_the_trained_editor(make_editor, tmp_path, lora_rank, save_as):
-    stage = _with(STAGE, steps=1, lora_rank=lora_rank, save_as=save_as, learning_rate=0.05)
+    stage = changed(STAGE, steps=1, lora_rank=lora_rank, save_as=save_as, learning_rate=0.05)
     editor = make_editor()
     contexts = _contexts(2)
     untouched = editor.edit([contexts[0].sample], [1])[0].image
@@ -268,7 +255,7 @@ def test_ema_is_what_is_evaluated(make_editor, tmp_path):
     editor = make_editor()
     start = editor.transformer.proj_out.weight.detach().clone()
     seen = []
-    stage = _with(STAGE, steps=1, ema_decay=0.9)
+    stage = changed(STAGE, steps=1, ema_decay=0.9)
     train_editor(
         stage,
         editor,
@@ -298,7 +285,7 @@ def test_a_few_iterations_raise_a_simple_reward(make_editor, tmp_path, train):
         edits = editor.edit([context.sample for context in contexts], seeds)
         return {"brightness": float(np.mean([decode_rgb(edit.image).mean() for edit in edits]))}
 
-    stage = _with(
+    stage = changed(
         STAGE,
         steps=20,
         contexts_per_step=4,
@@ -317,7 +304,7 @@ def test_a_few_iterations_raise_a_simple_reward(make_editor, tmp_path, train):
 
 
 def test_nft_leaves_failed_judgments_out_and_shares_noise_within_a_group(make_editor):
-    stage = _with(STAGE, group_size=4, kl_beta=0.1, window_share=1.0)
+    stage = changed(STAGE, group_size=4, kl_beta=0.1, window_share=1.0)
     editor = make_editor()
     policy = EditorPolicy(editor, stage)
     contexts = _contexts(2)

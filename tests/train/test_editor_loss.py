@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,23 +17,11 @@ from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import judge_edits, sample_edits
-from edit_r1.train.editor_stage import EditorRLStage, plan_iteration
+from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration
 from edit_r1.train.nft import train_nft
 from edit_r1.train.sharding import shard
 
-
-def _with(stage: EditorRLStage, **changes: Any) -> EditorRLStage:
-    """A stage with fields changed, those of its groups by their own names."""
-    for group in ("sde", "loss", "updates"):
-        inner = getattr(stage, group)
-        names = {field.name for field in fields(inner)}
-        own = {name: changes.pop(name) for name in list(changes) if name in names}
-        if own:
-            changes[group] = replace(inner, **own)
-    return replace(stage, **changes)
-
-
-STAGE = _with(
+STAGE = changed(
     EditorRLStage(), steps=2, contexts_per_step=2, group_size=3, sampling_steps=4, trained_steps=2, lora_rank=0,
     learning_rate=1e-3, train_batch=4, sample_batch=4, save_every=0, kl_beta=0.0,
 )  # fmt: skip
@@ -69,7 +56,7 @@ def _moved(policy):
 @pytest.mark.parametrize("kind", ["flow", "dance", "cps"])
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_fault_2_the_ratio_is_one_for_every_kind(make_editor, kind, lora_rank):
-    stage = _with(STAGE, kind=kind, lora_rank=lora_rank, inner_updates=2, learning_rate=1e-2, kl_beta=0.1)
+    stage = changed(STAGE, kind=kind, lora_rank=lora_rank, inner_updates=2, learning_rate=1e-2, kl_beta=0.1)
     editor = make_editor()
     policy = EditorPolicy(editor, stage)
     iteration, rollouts, _, advantages = _one_iteration(editor, stage, _contexts(2))
@@ -80,7 +67,7 @@ def test_fault_2_the_ratio_is_one_for_every_kind(make_editor, kind, lora_rank):
 @pytest.mark.parametrize("ratio", ["plain", "guard"])
 def test_fault_2_the_ratio_is_one_on_a_bf16_base(make_editor, ratio):
     """LoRA in float32 on a base stored in bf16, encoders and autoencoder too: the usual way on a GPU."""
-    stage = _with(STAGE, lora_rank=2, ratio=ratio, inner_updates=2, learning_rate=1e-2, kl_beta=0.1)
+    stage = changed(STAGE, lora_rank=2, ratio=ratio, inner_updates=2, learning_rate=1e-2, kl_beta=0.1)
     editor = make_editor(dtype=torch.bfloat16)
     policy = EditorPolicy(editor, stage)
     assert {parameter.dtype for parameter in policy.parameters.values()} == {torch.float32}
@@ -96,7 +83,7 @@ def test_fault_2_the_ratio_is_one_on_a_bf16_base(make_editor, ratio):
 )
 def test_the_loss_against_loops_over_edits_and_steps(make_editor, ratio, advantage_std, kl_scale):
     """The gradient of one iteration, from the published forms of the ratios, edit by edit and step by step."""
-    stage = _with(STAGE, ratio=ratio, advantage_std=advantage_std, clip_range=0.5, kl_beta=0.3, kl_scale=kl_scale)
+    stage = changed(STAGE, ratio=ratio, advantage_std=advantage_std, clip_range=0.5, kl_beta=0.3, kl_scale=kl_scale)
     editor = make_editor()
     policy = EditorPolicy(editor, stage)
     iteration, rollouts, rewards, advantages = _one_iteration(editor, stage, _contexts(2))
@@ -154,7 +141,7 @@ def test_the_loss_against_loops_over_edits_and_steps(make_editor, ratio, advanta
 def test_the_guard_ratio_clips_on_its_own_scale(make_editor):
     shares = {}
     for clip in (0.9, 1e-7):
-        stage = _with(STAGE, ratio="guard", clip_range=clip, inner_updates=2, learning_rate=1e-3)
+        stage = changed(STAGE, ratio="guard", clip_range=clip, inner_updates=2, learning_rate=1e-3)
         editor = make_editor()
         policy = EditorPolicy(editor, stage)
         changes = update(stage, policy, *_pick(_one_iteration(editor, stage, _contexts(2))))
@@ -182,7 +169,7 @@ def test_fault_12_evaluation_takes_the_editors_own_number_of_steps(make_editor, 
         steps.append(len(calls) - before)
         return {}
 
-    train_editor(_with(STAGE, steps=1), editor, _contexts(2), _brightness, tmp_path, evaluate=evaluate)
+    train_editor(changed(STAGE, steps=1), editor, _contexts(2), _brightness, tmp_path, evaluate=evaluate)
     assert steps == [7, 7] and STAGE.sampling_steps == 4
 
 
@@ -196,7 +183,7 @@ def test_fault_10_a_compiled_transformer_is_not_sharded(make_editor):
 def test_trap_14_one_update_an_iteration_makes_the_clip_inert(make_editor):
     """Said in the settings' docstrings; with two the clip acts."""
     for inner, acts in ((1, False), (2, True)):
-        stage = _with(STAGE, inner_updates=inner, learning_rate=1e-2)
+        stage = changed(STAGE, inner_updates=inner, learning_rate=1e-2)
         editor = make_editor()
         policy = EditorPolicy(editor, stage)
         changes = update(stage, policy, *_pick(_one_iteration(editor, stage, _contexts(2))))
@@ -206,7 +193,7 @@ def test_trap_14_one_update_an_iteration_makes_the_clip_inert(make_editor):
 def test_micro_batches_do_not_change_the_update(make_editor):
     results = []
     for train_batch in (1, 4, 6):
-        stage = _with(STAGE, train_batch=train_batch, sample_batch=6, kl_beta=0.1)
+        stage = changed(STAGE, train_batch=train_batch, sample_batch=6, kl_beta=0.1)
         editor = make_editor()
         policy = EditorPolicy(editor, stage)
         made = _pick(_one_iteration(editor, stage, _contexts(2)))
@@ -216,13 +203,13 @@ def test_micro_batches_do_not_change_the_update(make_editor):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_recomputed_activations_give_the_same_gradient(make_editor, checkpointing):
-    stage = _with(STAGE, checkpointing=checkpointing, lora_rank=2, kl_beta=0.1)
+    stage = changed(STAGE, checkpointing=checkpointing, lora_rank=2, kl_beta=0.1)
     editor = make_editor()
     policy = EditorPolicy(editor, stage)
     assert editor.transformer.is_gradient_checkpointing == checkpointing
     changes = update(stage, policy, *_pick(_one_iteration(editor, stage, _contexts(2))))
     plain = make_editor()
-    other = EditorPolicy(plain, _with(stage, checkpointing=False))
+    other = EditorPolicy(plain, changed(stage, checkpointing=False))
     assert changes["grad_norm"] == pytest.approx(
         update(stage, other, *_pick(_one_iteration(plain, stage, _contexts(2))))["grad_norm"], rel=1e-5
     )
@@ -232,13 +219,13 @@ def test_an_optimiser_step_waits_for_as_many_iterations_as_asked(make_editor):
     """The gradient of a step over two iterations is the mean of theirs, each by its own weights of one policy."""
     norms, gradients = [], []
     for step in (0, 1):
-        stage = _with(STAGE, max_grad_norm=1e9)
+        stage = changed(STAGE, max_grad_norm=1e9)
         editor = make_editor()
         policy = EditorPolicy(editor, stage)
         policy.update = lambda: 1.0
         update(stage, policy, *_pick(_one_iteration(editor, stage, _contexts(4), step)))
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in policy.parameters.values()]))
-    stage = _with(STAGE, accumulate=2, max_grad_norm=1e9)
+    stage = changed(STAGE, accumulate=2, max_grad_norm=1e9)
     editor = make_editor()
     policy = EditorPolicy(editor, stage)
     start = {name: value.detach().clone() for name, value in policy.parameters.items()}
@@ -259,7 +246,7 @@ def test_fault_6_a_step_is_taken_when_its_last_iteration_taught_nothing(make_edi
         calls.append(1)
         return _brightness(contexts, images) if len(calls) == 1 else [5.0] * len(images)
 
-    stage = _with(STAGE, steps=4, accumulate=2)
+    stage = changed(STAGE, steps=4, accumulate=2)
     editor = make_editor()
     before = {name: value.clone() for name, value in editor.transformer.state_dict().items()}
     seen = []
@@ -285,7 +272,7 @@ def test_trap_17_the_old_policy_of_nft_is_the_decayed_one(make_editor, tmp_path)
     start = editor.transformer.proj_out.weight.detach().clone()
     trained = []
     train_nft(
-        _with(STAGE, ema_decay=0.75, learning_rate=1e-2), editor, _contexts(2), _brightness, tmp_path,
+        changed(STAGE, ema_decay=0.75, learning_rate=1e-2), editor, _contexts(2), _brightness, tmp_path,
         progress=lambda line: trained.append(editor.transformer.proj_out.weight.detach().clone()),
     )  # fmt: skip
     monkey.undo()

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import fields
 
 import pytest
 import tyro
@@ -13,21 +12,10 @@ from edit_r1.train.editor_stage import (
     LossSettings,
     SDESettings,
     UpdateSettings,
+    changed,
     choose_window,
     plan_iteration,
 )
-
-
-def _with(stage: EditorRLStage, **changes: Any) -> EditorRLStage:
-    """A stage with fields changed, those of its groups by their own names."""
-    for group in ("sde", "loss", "updates"):
-        inner = getattr(stage, group)
-        names = {field.name for field in fields(inner)}
-        own = {name: changes.pop(name) for name in list(changes) if name in names}
-        if own:
-            changes[group] = replace(inner, **own)
-    return replace(stage, **changes)
-
 
 STAGE = EditorRLStage(contexts_per_step=4, group_size=3)
 
@@ -42,7 +30,7 @@ def test_every_field_is_a_flag_by_its_own_name():
     flags = ["--kind", "cps", "--eta", "0.9", "--trained-steps", "3", "--clip-range", "1e-5",
              "--advantage-std", "batch", "--learning-rate", "1e-4", "--accumulate", "2", "--group-size", "24",
              "--shard"]  # fmt: skip
-    stage = tyro.cli(type(recipe), default=recipe, args=flags, config=(tyro.conf.OmitArgPrefixes,)).stage
+    stage = tyro.cli(type(recipe), default=recipe, args=flags).stage
     assert (stage.sde.kind, stage.sde.eta, stage.sde.trained_steps) == ("cps", 0.9, 3)
     assert (stage.loss.clip_range, stage.loss.advantage_std) == (1e-5, "batch")
     assert (stage.updates.learning_rate, stage.updates.accumulate) == (1e-4, 2)
@@ -66,7 +54,7 @@ def test_every_context_comes_before_any_comes_again():
 def test_plan_depends_on_seed_and_step_alone():
     first, again = plan_iteration(STAGE, 5, 9), plan_iteration(STAGE, 5, 9)
     assert first == again
-    assert plan_iteration(_with(STAGE, seed=1), 5, 9).seeds_N != first.seeds_N
+    assert plan_iteration(changed(STAGE, seed=1), 5, 9).seeds_N != first.seeds_N
     assert len(set(first.seeds_N)) == 12 and all(type(seed) is int for seed in first.seeds_N)
 
 
@@ -75,7 +63,7 @@ def test_plan_depends_on_seed_and_step_alone():
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_windows_lie_where_they_may(kind, sampling_steps, share):
     """Faults 7 and 8: one window per iteration, never the last step, all places visited."""
-    stage = _with(STAGE, window=kind, sampling_steps=sampling_steps, trained_steps=1, window_share=share)
+    stage = changed(STAGE, window=kind, sampling_steps=sampling_steps, trained_steps=1, window_share=share)
     windows = {choose_window(stage, step) for step in range(200)}
     for window in windows:
         assert list(window) == list(range(window[0], window[-1] + 1))
@@ -106,14 +94,14 @@ def test_bad_fields_say_what_to_do():
         ({"max_grad_norm": 0.0}, "max_grad_norm=0.0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            _with(STAGE, **change)
+            changed(STAGE, **change)
     with pytest.raises(ValueError, match="contexts_per_step"):
         plan_iteration(STAGE, 0, 3)
 
 
 def test_a_group_shares_its_start_when_asked_to():
     assert plan_iteration(STAGE, 5, 9).starts_N is None
-    iteration = plan_iteration(_with(STAGE, same_start=True), 5, 9)
+    iteration = plan_iteration(changed(STAGE, same_start=True), 5, 9)
     assert iteration.starts_N is not None
     groups = [
         set(iteration.starts_N[n : n + STAGE.group_size]) for n in range(0, len(iteration.starts_N), STAGE.group_size)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,13 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from edit_r1.curate.run import CurateStage, curate
 from edit_r1.editors.flow import FlowEditor
 from edit_r1.recipes.load import load_recipe
+from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset
 from edit_r1.train.editor import EditorTraining, train_editor
-from edit_r1.train.editor_reward import verifier_reward
-from edit_r1.train.editor_stage import EditorRLStage
+from edit_r1.train.editor_stage import EditorRLStage, Unprefixed
 from edit_r1.train.gcpo import GCPOStage, train_gcpo
+from edit_r1.train.guards import GuardSettings
+from edit_r1.train.judges import JudgeSettings
+from edit_r1.train.rewards import RewardSettings
 from edit_r1.train.sft import SFTStage, train_sft
-from edit_r1.verifier.scoring import Verifier
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class SFTRecipe:
 
     data: str
     """Dataset of quadruples with targets: a curation's "selected" folder."""
-    stage: SFTStage
+    stage: Annotated[SFTStage, Unprefixed]
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class GCPORecipe:
 
     data: str
     """Dataset of preferences in our Parquet format."""
-    stage: GCPOStage
+    stage: Annotated[GCPOStage, Unprefixed]
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class EditorRecipe:
     data: str
     """Dataset of contexts with principles."""
     verifier: str
-    """Folder of the verifier whose score is the reward."""
-    stage: EditorRLStage
+    """The judge whose word is the reward: a folder, PATH@cuda:1, http://HOST:8000/v1#MODEL, or the address of
+    `edit-r1 serve` (`edit_r1.train.judges`)."""
+    stage: Annotated[EditorRLStage, Unprefixed]
     load: Callable[[], FlowEditor[Any]]
     """Opens the editor to train."""
     train: Callable[..., EditorTraining] = train_editor
@@ -57,6 +60,19 @@ class EditorRecipe:
     """Folder of the run; the result is `out`/editor."""
     traces: int = 1
     """Of the verifier per image; 1 is greedy."""
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    """What of its word is rewarded, and how it is asked; the judge is `verifier` unless it has an address here."""
+    guard: GuardSettings = field(default_factory=GuardSettings)
+    """What is watched."""
+    validation: str = ""
+    """Dataset of contexts that the guard edits; empty: the last of `data`, which are then not trained on."""
+    regions: str = ""
+    """JSON file of where edits may change something (`recipes.watched.read_regions`); empty: what the judge's evidence
+    says."""
+    heldout: JudgeSettings = field(default_factory=JudgeSettings)
+    """A judge that is never trained on; without an address, principles are held out instead."""
+    heldout_share: float = 0.25
+    """Of every category's principles, kept from training to see whether the reward is earned; 0 keeps none."""
 
 
 def run_curation(stage: CurateStage, out: Path) -> Path:
@@ -86,7 +102,7 @@ def train_by_flags(kind: str, recipe: str, flags: Sequence[str]) -> Path:
         )
     rest = [flag for flag in flags if flag != "--resume"]
     prog = f"edit-r1 train {kind} {recipe}"
-    config = tyro.cli(type(config), default=config, args=rest, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
+    config = tyro.cli(type(config), default=config, args=rest, prog=prog)
     return run_training(kind, config, resume="--resume" in flags)
 
 
@@ -102,22 +118,56 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
             f"train {kind} takes a recipe that returns {wanted.__name__}, this one returns {type(recipe).__name__}"
         )
     with _bar() as bar:
-        task = bar.add_task(kind, total=None)
+        task = None if isinstance(recipe, EditorRecipe) else bar.add_task(kind, total=None)
 
         def progress(done: int, total: int, *_: object) -> None:
-            bar.update(task, completed=done, total=total)
+            if task is not None:
+                bar.update(task, completed=done, total=total)
 
         if isinstance(recipe, SFTRecipe):
             return train_sft(recipe.stage, _read(recipe.data, QUADRUPLES), resume, progress)
         if isinstance(recipe, GCPORecipe):
             return train_gcpo(recipe.stage, _read(recipe.data, PREFERENCES), resume, progress)
         assert isinstance(recipe, EditorRecipe)
-        reward = verifier_reward(Verifier.load(recipe.verifier), recipe.traces, seed=recipe.stage.seed)
-        steps = recipe.stage.steps
-        return recipe.train(
-            recipe.stage, recipe.load(), _read(recipe.data, CONTEXTS), reward, Path(recipe.out), resume,
-            progress=lambda line: progress(line["step"] + 1, steps),
-        ).result  # fmt: skip
+        return train_watched(recipe, resume, bar)
+
+
+def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
+    """Editor training with its reward and its guard; alerts go beside the bar. Returns the folder of the result."""
+    task = bar.add_task("editor", total=recipe.stage.steps)
+
+    def progress(line: dict[str, Any]) -> None:
+        if line["kind"] == "step":
+            bar.update(task, completed=line["step"] + 1)
+        for alert in line.get("alerts", ()):
+            bar.console.print(f"{line['kind']} {line['step']}: {alert['message']}", style="yellow", markup=False)
+
+    reward = recipe.reward
+    if not reward.judge.address:
+        judge = replace(reward.judge, address=recipe.verifier, traces=recipe.traces, seed=recipe.stage.seed)
+        reward = replace(reward, judge=judge)
+    given = None if not recipe.validation else _read(recipe.validation, CONTEXTS)
+    count, needed = recipe.guard.contexts, recipe.stage.contexts_per_step
+    contexts, validation = keep_out(_read(recipe.data, CONTEXTS), count, needed, given)
+    contexts, rewarded, guard = open_watched(
+        reward,
+        recipe.guard,
+        recipe.heldout,
+        recipe.heldout_share,
+        contexts,
+        validation,
+        read_regions(recipe.regions) if recipe.regions else None,
+    )
+    with rewarded:
+        done = recipe.train(
+            recipe.stage, recipe.load(), contexts, rewarded, Path(recipe.out), resume, progress=progress, guard=guard
+        )
+    if done.stopped:
+        bar.console.print(
+            f"stopped after {done.steps} iterations: the reward rose while the held-out one fell; the result is the "
+            "editor that the held-out reward liked best", style="yellow",
+        )  # fmt: skip
+    return done.result
 
 
 def _read(folder: str, table: Any) -> list[Any]:

@@ -15,20 +15,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import torch
 
 from edit_r1.algo.clipped_surrogate import clipped_surrogate
 from edit_r1.algo.flow_sde import gaussian_kl, log_probability, normalised_log_ratio
-from edit_r1.algo.group_advantage import GroupAdvantages, group_advantage
+from edit_r1.algo.group_advantage import GroupAdvantages
 from edit_r1.editors.flow import E, FlowEditor, replay
 from edit_r1.records import Context
 from edit_r1.train.data_parallel import Team
 from edit_r1.train.editor_policy import EditorPolicy
-from edit_r1.train.editor_rollout import Rollout, judge_edits, sample_edits
+from edit_r1.train.editor_rollout import Rollout, sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, plan_iteration
 from edit_r1.train.editor_state import has_state
+from edit_r1.train.guards import FullEditor, Guard
+from edit_r1.train.reward_queue import Judging
+from edit_r1.train.rewards import edit_advantages, reward_metrics
 
 __all__ = ["EditorRLStage", "EditorTraining", "Reward", "train_editor"]
 
@@ -44,8 +47,11 @@ class EditorTraining:
     result: Path
     """The trained editor: a pipeline in the Hugging Face layout, or the adapter's folder."""
     metrics: Path
-    """JSON lines: kind "step" per iteration, kind "evaluation" per evaluation."""
+    """JSON lines: kind "step" per iteration, "evaluation" per evaluation, "validation" per validation of a guard."""
     steps: int
+    """Iterations done; fewer than the stage's when a guard stopped the run."""
+    stopped: bool = False
+    """Whether a guard did."""
 
 
 @dataclass
@@ -70,33 +76,35 @@ def train_editor(
     resume: bool = False,
     evaluate: Evaluation | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
+    guard: Guard | None = None,
 ) -> EditorTraining:
     """Train `editor` in place by Flow-GRPO and save it under `out`.
 
     contexts: what to train on; their principles reach the reward. evaluate: see `Evaluation`; it should
     sample with the full number of steps, which the editor's own `edit` does. progress: gets every line of
-    the metrics, in the first process. resume: continue from the newest whole state in `out/state`, if there
-    is one; the run then ends with the same weights and metrics as an uninterrupted one. In several processes
-    (`train.data_parallel`) each calls this with a reward of its own. Raises ValueError for unfit weights,
-    contexts or saved states.
+    the metrics, in the first process. guard: watches for reward hacking and may stop the run
+    (`train.guards`). resume: continue from the newest whole state in `out/state`, if there is one; the run
+    then ends with the same weights and metrics as an uninterrupted one. In several processes
+    (`train.data_parallel`) each calls this with a reward and a guard of its own. Raises ValueError for unfit
+    weights, contexts or saved states.
     """
-    run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress)
+    run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
     for step in run.iterations():
         clock = Clock()
         iteration = plan_iteration(stage, step, len(contexts))
         contexts_B = [contexts[position] for position in iteration.contexts_B]
+        judging = Judging(reward, contexts_B, stage.group_size, run.team)
         with clock.phase("sample"):
-            rollouts = sample_edits(editor, stage, iteration, contexts_B, run.team)
+            rollouts = sample_edits(editor, stage, iteration, contexts_B, run.team, judging.put)
         with clock.phase("judge"):
-            rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size, run.team)
+            rewards_N = judging.rewards()
         # A context drawn twice in one iteration makes two groups: the key is the place, not the context.
         groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
-        advantages = group_advantage(
-            rewards_N, groups_N, clip=stage.loss.advantage_clip, std_over=stage.loss.advantage_std
-        )
+        advantages = edit_advantages(reward, rewards_N, groups_N, stage.loss.advantage_clip, stage.loss.advantage_std)
         with clock.phase("update"):
             changes = update(stage, run.policy, iteration, rollouts, advantages)
-        run.finish(step, {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds})
+        metrics = {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds}
+        run.finish(step, metrics, judging, rewards_N)
     return run.close()
 
 
@@ -273,13 +281,14 @@ class TrainingRun:
         resume: bool,
         evaluate: Evaluation | None,
         progress: Callable[[dict[str, Any]], None] | None,
+        guard: Guard | None = None,
     ) -> None:
         plan_iteration(stage, 0, len(contexts))  # refuses too few contexts before anything is written
         self.team = Team.current()
         self.team.share(stage.contexts_per_step)
         self.stage, self.contexts, self.out = stage, contexts, out
-        self.evaluate, self.progress = evaluate, progress
-        self.state, self.metrics = out / "state", out / "metrics.jsonl"
+        self.evaluate, self.progress, self.guard = evaluate, progress, guard
+        self.state, self.best, self.metrics = out / "state", out / "best", out / "metrics.jsonl"
         if has_state(self.state) and not resume:
             raise ValueError(f"{out} holds an earlier training run: continue it with --resume, or name another folder")
         self.policy: EditorPolicy[Any] = EditorPolicy(editor, stage, self.team)
@@ -288,17 +297,29 @@ class TrainingRun:
         if self.team.first:
             out.mkdir(parents=True, exist_ok=True)
             _drop_lines_after(self.metrics, self.start)
+            if guard is not None:
+                guard.restore(_read_lines(self.metrics))
+        self.done = self.start
+        self.stopped = self._decided(guard is not None and guard.stopped)
 
     def iterations(self) -> Iterator[int]:
         if self.start == 0:
             self._evaluate(0)
-        yield from range(self.start, self.stage.steps)
+            self._validate(0, last=False)
+        while self.done < self.stage.steps and not self.stopped:
+            yield self.done
 
-    def finish(self, step: int, metrics: dict[str, Any]) -> None:
-        """After iteration `step`: write its metrics; evaluate and save when it is time."""
-        done = step + 1
-        self._write({"kind": "step", "step": step, **metrics})
-        last = done == self.stage.steps
+    def finish(self, step: int, metrics: dict[str, Any], judging: Judging, rewards_N: Sequence[float | None]) -> None:
+        """After iteration `step`: write its metrics; validate, evaluate and save when it is time."""
+        done = self.done = step + 1
+        line = {"kind": "step", "step": step, **metrics, **reward_metrics(judging.reward, rewards_N)}
+        line["seconds"] |= judging.seconds()
+        if self.guard is not None:
+            line["guard"] = self.guard.measure(judging, rewards_N, self.team)
+            self.guard.after_step(line)
+        self._write(line)
+        self._validate(done, done == self.stage.steps)
+        last = done == self.stage.steps or self.stopped
         if last or (self.stage.eval_every and done % self.stage.eval_every == 0):
             self._evaluate(done)
         if last or (self.stage.save_every and done % self.stage.save_every == 0):
@@ -309,14 +330,34 @@ class TrainingRun:
 
     def close(self) -> EditorTraining:
         result = self.out / ("adapter" if self.stage.save_as == "adapter" else "editor")
+        if self.stopped and self.guard is not None and self.guard.settings.keep_best and has_state(self.best):
+            self.policy.load_state(self.best, self.contexts)
         self.policy.export(result)
         self.team.wait()
-        return EditorTraining(result, self.metrics, self.stage.steps)
+        return EditorTraining(result, self.metrics, self.done, self.stopped)
 
     def _evaluate(self, done: int) -> None:
         if self.evaluate is not None and (self.team.first or self.policy.sharded):
             with self.policy.averaged():
                 self._write({"kind": "evaluation", "step": done, **self.evaluate(done)})
+
+    def _validate(self, done: int, last: bool) -> None:
+        """The guard's look at its validation contexts; what the first process decides holds for all."""
+        if self.guard is None or not self.guard.due(done, last):
+            return
+        with self.policy.averaged():
+            # Every flow editor is an Editor too.
+            line = self.guard.validate(done, cast(FullEditor, self.policy.editor), self.out, self.team)
+        if line is not None:
+            self._write(line)
+        best = self._decided(self.guard.settings.keep_best and self.guard.best_is_last)
+        self.stopped = self._decided(self.guard.stopped)
+        if best:
+            self.policy.save_state(self.best, done, self.contexts)
+
+    def _decided(self, decision: bool) -> bool:
+        """The first process's decision, in every process."""
+        return bool(self.team.gathered({self.team.rank: decision})[0])
 
     def _write(self, line: dict[str, Any]) -> None:
         if not self.team.first:
@@ -325,6 +366,10 @@ class TrainingRun:
             file.write(json.dumps(line) + "\n")
         if self.progress is not None:
             self.progress(line)
+
+
+def _read_lines(metrics: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()] if metrics.exists() else []
 
 
 def _drop_lines_after(metrics: Path, done: int) -> None:
@@ -337,7 +382,7 @@ def _drop_lines_after(metrics: Path, done: int) -> None:
             line = json.loads(text)
         except json.JSONDecodeError:
             break  # the line that was being written when the run was killed
-        if line["step"] < done or (line["kind"] == "evaluation" and line["step"] <= done and done > 0):
+        if line["step"] < done or (line["kind"] != "step" and line["step"] <= done and done > 0):
             kept.append(text + "\n")
     partial = metrics.with_name(metrics.name + ".partial")
     partial.write_text("".join(kept), encoding="utf-8")

@@ -6,9 +6,8 @@ steps, L latent tokens, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isnan
 from typing import Generic
 
 import torch
@@ -19,6 +18,7 @@ from edit_r1.images import encode_png
 from edit_r1.records import Context
 from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
+from edit_r1.train.reward_queue import Judging
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ def sample_edits(
     iteration: Iteration,
     contexts_B: Sequence[Context],
     team: Team = ALONE,
+    finished: Callable[[Sequence[int], Sequence[bytes]], None] | None = None,
 ) -> list[Rollout[E]]:
-    """G edits of every context that is this process's, one rollout per size; each context is encoded once."""
+    """G edits of every context that is this process's, one rollout per size; each context is encoded once.
+
+    finished: gets the edits and images of every micro-batch as soon as it is decoded (`reward_queue.Judging.put`).
+    """
     group = stage.group_size
     places = team.share(len(contexts_B))
     encoded = [
@@ -72,7 +76,10 @@ def sample_edits(
         run = _sample_chunk(editor, stage, iteration, edits[chunk], rows)
         if counts:
             parts[size].append(run)
-            images[size] += [encode_png(pixels_HWC) for pixels_HWC in editor.decode(run.final_BLC, rows)]
+            decoded = [encode_png(pixels_HWC) for pixels_HWC in editor.decode(run.final_BLC, rows)]
+            images[size] += decoded
+            if finished is not None:
+                finished(edits[chunk], decoded)
     return [
         Rollout(
             tuple(edits), contexts, _rows(edits, group, editor), editor.schedule(contexts, stage.sampling_steps),
@@ -116,18 +123,7 @@ def judge_edits(
 
     Raises ValueError when the reward does not return one value per image.
     """
-    images: dict[int, bytes] = {}
+    judging = Judging(reward, contexts_B, group_size, team)
     for rollout in rollouts:
-        images.update(zip(rollout.edits_M, rollout.images_M, strict=True))
-    edits = sorted(images)
-    values = reward([contexts_B[edit // group_size] for edit in edits], [images[edit] for edit in edits])
-    if len(values) != len(edits):
-        raise ValueError(
-            f"the reward returned {len(values)} values for {len(edits)} images: return one per image, None "
-            "for a failed judgment"
-        )
-    own = {
-        edit: None if value is None or isnan(value) else float(value) for edit, value in zip(edits, values, strict=True)
-    }
-    rewards = team.gathered(own)
-    return [rewards[edit] for edit in range(len(contexts_B) * group_size)]
+        judging.put(rollout.edits_M, rollout.images_M)
+    return judging.rewards()

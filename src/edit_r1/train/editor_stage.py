@@ -6,15 +6,19 @@ Everything random is a function of (seed, iteration): nothing has to be remember
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from tyro.conf import arg
 
 from edit_r1.algo.flow_sde import KLScale, SDEKind, check_eta
 from edit_r1.algo.group_advantage import Spread
 from edit_r1.records import Context
 
+Unprefixed = arg(name="")
+"""On the command line the fields of a group have their own names alone, which therefore differ between groups; those
+of a recipe's reward or guard are "--reward.value"."""
 Reward = Callable[[Sequence[Context], Sequence[bytes]], Sequence[float | None]]
 """Rates edited images (encoded), one per context, in order. None is a failed judgment, never a score."""
 
@@ -109,9 +113,9 @@ class EditorRLStage:
     """Steps of a rollout; evaluation uses the editor's own number."""
     guidance: float = 2.5
     """Embedded guidance of the rollouts; without effect when the transformer has no guidance embedding."""
-    sde: SDESettings = field(default_factory=SDESettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    updates: UpdateSettings = field(default_factory=UpdateSettings)
+    sde: Annotated[SDESettings, Unprefixed] = field(default_factory=SDESettings)
+    loss: Annotated[LossSettings, Unprefixed] = field(default_factory=LossSettings)
+    updates: Annotated[UpdateSettings, Unprefixed] = field(default_factory=UpdateSettings)
     lora_rank: int = 64
     """0 trains every weight of the transformer. alpha is twice the rank, as everywhere for these editors."""
     shard: bool = False
@@ -162,6 +166,20 @@ def _not_below_0(settings: Any, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < 0:
             raise ValueError(f"{name}={getattr(settings, name)}: must be 0 or more")
+
+
+def changed(stage: EditorRLStage, **changes: Any) -> EditorRLStage:
+    """The stage with other values of fields, those of its groups by their own names, as on the command line.
+
+    Raises TypeError for a field that there is not, ValueError as the stage does.
+    """
+    for group in ("sde", "loss", "updates"):
+        settings = getattr(stage, group)
+        names = {one.name for one in fields(settings)}
+        own = {name: changes.pop(name) for name in list(changes) if name in names}
+        if own:
+            changes[group] = replace(settings, **own)
+    return replace(stage, **changes)
 
 
 @dataclass(frozen=True)

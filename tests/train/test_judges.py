@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from edit_r1.records import CATEGORIES, Principle
+from edit_r1.train.judges import JudgeSettings, ServedJudge, VerifierJudge, open_judge, split_device
+from edit_r1.verifier.scoring import ScoreItem, Verifier
+
+
+@pytest.fixture(scope="module")
+def kit():
+    """The fake model and the live server of tests/serve, loaded by path because tests are not a package."""
+    spec = importlib.util.spec_from_file_location("serve_kit", Path(__file__).parents[1] / "serve" / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _items(kit, faults):
+    principles = tuple(Principle(f"{category}?", category) for category in CATEGORIES)
+    return [
+        ScoreItem((kit.picture(number + 100),), kit.picture(number, fault), f"edit {number}", principles)
+        for number, fault in enumerate(faults)
+    ]
+
+
+def test_a_served_judge_judges_as_the_verifier_it_serves(kit):
+    model = kit.FakeVLM()
+    settings = JudgeSettings()
+    items = _items(kit, [0] * 40 + [kit.UNPARSED])  # more than one request
+    local = VerifierJudge(Verifier(model, variant="compact"), settings).judge(items)
+    with kit.live(Verifier(model, variant="compact")) as address:
+        judge = open_judge(replace(settings, address=address))
+        assert isinstance(judge, ServedJudge) and judge.apart and "|fake|" in judge.identity
+        served = judge.judge(items)
+        judge.close()
+    for mine, theirs in zip(local, served, strict=True):
+        assert (mine.score, mine.categories, mine.principles) == (theirs.score, theirs.categories, theirs.principles)
+    assert served[-1].score is None and served[-1].outcomes and served[3].score == pytest.approx(0.3)
+
+
+def test_a_token_is_taken_from_the_environment(kit, monkeypatch):
+    with kit.live(Verifier(kit.FakeVLM(), variant="compact"), tokens=["secret"]) as address:
+        settings = JudgeSettings(address, key_env="JUDGE_TOKEN")
+        monkeypatch.setenv("JUDGE_TOKEN", "secret")
+        assert open_judge(settings).judge(_items(kit, [0, 0]))[1].score == pytest.approx(0.1)
+        monkeypatch.setenv("JUDGE_TOKEN", "wrong")
+        with pytest.raises(ValueError, match=r"refuses to judge \(401"):
+            open_judge(settings).judge(_items(kit, [0]))
+
+
+class _Client:
+    """In place of httpx: a list of answers, an exception or (status, document)."""
+
+    def __init__(self, answers):
+        self.answers, self.posts = list(answers), 0
+
+    def post(self, path, json):
+        self.posts += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer[0], json=answer[1])
+
+    def close(self): ...
+
+
+def test_a_server_that_is_away_costs_its_items_and_not_the_run(kit):
+    row = {
+        "score": 5.0, "traces": 1, "unparsed": 0, "score_std": None, "principles": [], "categories": {}, "model": "m",
+        "seconds": 0.1, "simulated": False, "expected_score": None, "prompts": "", "reason": None,
+    }  # fmt: skip
+    away = httpx.ConnectError("refused")
+    with kit.live(Verifier(kit.FakeVLM(), variant="compact")) as address:
+        judge = ServedJudge(address, JudgeSettings(), pause_s=0.0)
+    judge._client.close()
+    judge._client = _Client([away, (503, {"error": "full"}), (200, {"judgments": [row]})])
+    assert judge.judge(_items(kit, [0]))[0].score == 5.0
+    judge._client = _Client([away] * 4)
+    [lost] = judge.judge(_items(kit, [0]))
+    assert lost.score is None and "4 tries" in lost.outcomes[0].reason and lost.outcomes[0].failed_call
+    judge._client = client = _Client([(422, {"error": "items: bad"})])
+    with pytest.raises(ValueError, match="refuses to judge .*items: bad"):
+        judge.judge(_items(kit, [0]))
+    assert client.posts == 1
+    judge.close()
+
+
+def test_addresses(tmp_path):
+    assert split_device("runs/model") == ("runs/model", "cpu")
+    assert split_device("runs/model@cuda:1") == ("runs/model", "cuda:1")
+    assert split_device("a@b/model") == ("a@b/model", "cpu")
+    odd = tmp_path / "model@cuda:0"
+    odd.mkdir()
+    assert split_device(str(odd)) == (str(odd), "cpu")
+    with pytest.raises(ValueError, match="name a folder"):
+        split_device("")
+    with pytest.raises(ValueError, match="#MODEL"):
+        open_judge(JudgeSettings("http://127.0.0.1:9/v1"))
+    with pytest.raises(ValueError, match="no `edit-r1 serve` answers"):
+        open_judge(JudgeSettings("http://127.0.0.1:9", timeout_s=2.0))
+    served = open_judge(JudgeSettings("http://127.0.0.1:9/v1#rrm"))  # asked only when it judges
+    assert isinstance(served, VerifierJudge) and served.apart and "rrm" in served.identity
+    served.close()
+
+
+def test_the_identity_tells_judges_apart(kit):
+    def identity(mode="both", model="a", **changes):
+        return VerifierJudge(
+            Verifier(kit.FakeVLM(), mode=mode, variant="compact"), JudgeSettings(**changes), model
+        ).identity
+
+    assert len({identity(), identity(mode="verify"), identity(model="b"), identity(dtype="bfloat16")}) == 4
+    assert identity() == identity(seed=3, traces=2)  # these are in the key by themselves
+
+
+@pytest.mark.parametrize("changes", [{"traces": 0}, {"seed": -1}, {"concurrency": 0}])
+def test_settings_that_cannot_be(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        JudgeSettings(**changes)

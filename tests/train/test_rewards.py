@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edit_r1.algo.gdpo import gdpo_advantage
+from edit_r1.algo.group_advantage import group_advantage
+from edit_r1.images import decode_rgb, encode_png
+from edit_r1.records import CATEGORIES, Context, Judgment, Principle, PrincipleResult, Sample, Unparsed
+from edit_r1.train.reward_cache import GradeCache
+from edit_r1.train.rewards import (
+    CombinedReward,
+    EditReward,
+    FurtherReward,
+    RewardSettings,
+    boxes_in,
+    edit_advantages,
+    reward_metrics,
+)
+
+
+def flat(value: int) -> bytes:
+    return encode_png(np.full((8, 8, 3), value, np.uint8))
+
+
+def context(number: int = 0) -> Context:
+    principles = tuple(Principle(f"{category}?", category) for category in CATEGORIES)
+    return Context(Sample(f"s{number}", flat(100 + number), f"edit {number}", ""), principles, "test")
+
+
+class TableJudge:
+    """Answers from a table by the edit's grey level: (score, Follow, Keep, Quality), or None for a failure."""
+
+    identity = "table"
+    apart = False
+
+    def __init__(self, table, evidence=None):
+        self.table, self.evidence, self.asked = table, evidence, []
+
+    def judge(self, items):
+        self.asked.append([int(decode_rgb(item.edited)[0, 0, 0]) for item in items])
+        return [self._one(level) for level in self.asked[-1]]
+
+    def _one(self, level):
+        row = self.table[level]
+        if row is None:
+            return Judgment(None, 1, 1, None, (), dict.fromkeys(CATEGORIES), "t", 0.0, outcomes=(Unparsed("", "x"),))
+        score, *verdicts = row
+        results = tuple(
+            PrincipleResult("?", category, verdict, self.evidence)
+            for category, verdict in zip(CATEGORIES, verdicts, strict=True)
+        )
+        return Judgment(score, 1, 0, None, results, dict(zip(CATEGORIES, verdicts, strict=True)), "t", 0.0)
+
+    def close(self): ...
+
+
+COPY, GOOD, SLOPPY, FAILED, MUTE = 1, 2, 3, 4, 5
+TABLE = {
+    COPY: (0.0, 0.0, 1.0, 1.0),
+    GOOD: (8.0, 1.0, 0.5, 0.5),
+    SLOPPY: (5.0, 0.5, 1.0, 0.0),
+    FAILED: None,
+    MUTE: (6.0, None, None, None),
+}
+
+
+def _rewards(levels, further=(), **changes):
+    reward = CombinedReward(TableJudge(TABLE), RewardSettings(**changes), further)
+    return reward, reward([context()] * len(levels), [flat(level) for level in levels])
+
+
+def test_the_score_is_the_paper_s_reward():
+    reward, values = _rewards([COPY, GOOD, SLOPPY, FAILED, MUTE])
+    assert values == [0.0, 8.0, 5.0, None, 6.0]
+    groups = [0] * 5
+    assert edit_advantages(reward, values, groups, 5.0) == group_advantage(values, groups, clip=5.0)
+    assert reward_metrics(reward, values) == {}
+
+
+def test_verdicts_are_weighted_and_gated():
+    _, values = _rewards([COPY, GOOD, SLOPPY, FAILED, MUTE], value="verdicts")
+    assert values[0] == 0.0  # ungated it would be 5
+    assert values[1] == pytest.approx(0.5 * 10 + 0.3 * 5 + 0.2 * 5)
+    assert values[2] == pytest.approx(0.5 * 5 + 0.3 * 10 * 0.5)
+    assert values[3] is None and values[4] is None
+    _, open_gate = _rewards([COPY], value="verdicts", gate="none")
+    assert open_gate[0] == pytest.approx(5.0)
+    _, threshold = _rewards([COPY, SLOPPY], value="verdicts", gate="threshold", gate_threshold=0.5)
+    assert threshold == [0.0, pytest.approx(0.5 * 5 + 0.3 * 10)]
+
+
+def test_categories_are_normalised_apart():
+    reward, values = _rewards([COPY, GOOD, SLOPPY, FAILED], value="categories")
+    assert values[1].parts == (10.0, 5.0, 5.0) and values[0].parts == (0.0, 0.0, 0.0)
+    got = edit_advantages(reward, values, [0] * 4, 5.0)
+    want = gdpo_advantage(
+        [(0.0,) * 3, (10.0, 5.0, 5.0), (5.0, 5.0, 0.0), None], [0] * 4, (0.5, 0.3, 0.2), 1.0, 0.1, 5.0
+    )
+    assert got == want and got.failed == 1
+    assert got.advantages_N[0] == min(got.advantages_N) < 0  # the copy
+    assert reward_metrics(reward, values)["reward_parts"] == {
+        CATEGORIES[0]: 5.0, CATEGORIES[1]: pytest.approx(10 / 3), CATEGORIES[2]: pytest.approx(5 / 3)
+    }  # fmt: skip
+    summed = CombinedReward(TableJudge(TABLE), replace(reward.settings, combine="sum"))
+    assert summed.advantages(values, [0] * 4, 5.0) == group_advantage(values, [0] * 4, clip=5.0)
+    weightless, values = _rewards([GOOD], value="categories", weights=(1.0, 1.0, 0.0))
+    assert [part.name for part in weightless.parts] == list(CATEGORIES[:2]) and values[0].parts == (10.0, 5.0)
+
+
+def _level(contexts, images):
+    return [float(decode_rgb(image)[0, 0, 0]) for image in images]
+
+
+def test_a_further_reward_is_brought_to_points_and_gated():
+    beauty = FurtherReward("beauty", _level, 1.0, 0.0, 5.0)
+    reward, values = _rewards([COPY, GOOD, SLOPPY, FAILED, MUTE], (beauty,))
+    # 1, 2, 3 of 5 are 2, 4, 6 points; times the share of the instruction: 0, 1, 0.5; without verdicts score / 10
+    assert [None if v is None else v.parts for v in values] == [
+        (0.0, 0.0), (8.0, 4.0), (5.0, 3.0), None, (6.0, pytest.approx(6.0)),
+    ]  # fmt: skip
+    assert values[1] == pytest.approx(6.0)
+    assert edit_advantages(reward, values, [0] * 5).advantages_N[0] < 0
+    _, free = _rewards([COPY], (replace(beauty, gated=False),))
+    assert free[0].parts == (0.0, 2.0)
+    with pytest.raises(ValueError, match=r"beauty gave 5\.0, not 0\.0 to 4\.0"):
+        _rewards([MUTE], (replace(beauty, high=4.0),))
+    _, lost = _rewards([GOOD], (FurtherReward("x", lambda c, i: [None], 1.0, 0.0, 1.0),))
+    assert lost == [None]
+    with pytest.raises(ValueError, match="0 values for 1 images"):
+        _rewards([GOOD], (FurtherReward("x", lambda c, i: [], 1.0, 0.0, 1.0),))
+    with pytest.raises(ValueError, match="name of its own"):
+        _rewards([GOOD], (beauty, beauty))
+
+
+def test_a_reward_travels_between_processes_whole():
+    value = EditReward(7.5, (10.0, None), ((1.0, 2.0, 3.0, 4.0),))
+    again = pickle.loads(pickle.dumps(value))
+    assert (again, again.parts, again.boxes) == (7.5, (10.0, None), ((1.0, 2.0, 3.0, 4.0),))
+
+
+def test_equal_edits_are_judged_once_and_found_after_publishing():
+    judge = TableJudge(TABLE)
+    reward = CombinedReward(judge, RewardSettings(), cache=GradeCache())
+    contexts = [context(), context(), context(1)]
+    images = [flat(GOOD)] * 3
+    assert reward(contexts, images) == [8.0] * 3
+    assert judge.asked == [[GOOD, GOOD]]  # two contexts, three edits
+    assert reward(contexts, images) == [8.0] * 3 and len(judge.asked) == 2  # not yet published
+    reward.publish()
+    assert reward(contexts, [*images[:2], flat(SLOPPY)]) == [8.0, 8.0, 5.0]
+    assert judge.asked[2:] == [[SLOPPY]]
+    reward.publish()
+    reward([context()] * 2, [flat(FAILED)] * 2)
+    reward.publish()
+    reward([context()], [flat(FAILED)])
+    assert judge.asked[3:] == [[FAILED], [FAILED]]  # a failure is never kept
+
+
+def test_boxes_come_from_the_evidence_of_the_instruction_s_principles():
+    assert boxes_in("moved from [10, 20, 30.5, 40] to (50,60,70,80), not [9, 9, 1, 1]") == [
+        (10, 20, 30.5, 40), (50, 60, 70, 80),
+    ]  # fmt: skip
+    reward = CombinedReward(TableJudge(TABLE, "at [1, 2, 3, 4]"), RewardSettings())
+    assert reward([context()], [flat(GOOD)])[0].boxes == ((1, 2, 3, 4),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": (-1.0, 1.0, 1.0)}, "0 or more"),
+        ({"weights": (0.0, 1.0, 1.0), "value": "categories"}, "nothing is asked"),
+        ({"gate_threshold": 0.0}, "always open"),
+        ({"workers": 0}, "workers=0"),
+        ({"std_floor": 0.0}, r"std_floor=0\.0"),
+    ],
+)
+def test_settings_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        RewardSettings(**changes)
+    with pytest.raises(ValueError, match="low=1"):
+        FurtherReward("x", _level, 1.0, 1, 1)
