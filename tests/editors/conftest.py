@@ -9,8 +9,11 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxKontextPipeline,
     FluxTransformer2DModel,
     QwenImageEditPipeline,
@@ -28,6 +31,8 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -172,9 +177,16 @@ def make_qwen_pipeline(
         video_processor=Qwen2VLVideoProcessor(size=dict(area), **patches),
     )  # fmt: skip
     vae = AutoencoderKLQwenImage(
-        base_dim=4, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True],
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True],
         latents_mean=[0.1, -0.2, 0.0, 0.3], latents_std=[0.8, 1.1, 0.9, 1.2],
     )  # fmt: skip
+    with torch.no_grad():  # the default initialisation all but loses the latents on their way to the pixels
+        vae.post_quant_conv.weight.mul_(4)
+        for name, weight in vae.decoder.named_parameters():
+            if name.endswith("bias"):
+                weight.zero_()
+            elif "gamma" not in name:
+                weight.mul_(4 if name.startswith("conv_in") else 2)
     transformer = QwenImageTransformer2DModel(
         in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, axes_dims_rope=(4, 6, 6), zero_cond_t=zero_cond_t,
@@ -196,6 +208,51 @@ def qwen_pipeline() -> Callable[..., QwenImageEditPipeline | QwenImageEditPlusPi
 
     def build(plus: bool = False, zero_cond_t: bool = False, seed: int = 0) -> QwenImageEditPipeline:
         pipeline = make_qwen_pipeline(plus, zero_cond_t, seed)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return build
+
+
+def make_klein_pipeline(is_distilled: bool = False, seed: int = 0) -> Flux2KleinPipeline:
+    """A FLUX.2-klein of a few thousand random weights: the real classes, f4 VAE, 8 px a token; 28 text layers of
+    width 8, because the pipeline reads the 27th."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    tokenizer = _qwen_tokenizer()
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+        "{% endfor %}<|im_start|>assistant\n"
+    )
+    text = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=28, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=4, max_position_embeddings=1024, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False,
+    )  # fmt: skip
+    vae.bn.running_mean.uniform_(-0.5, 0.5)
+    vae.bn.running_var.uniform_(0.5, 1.5)
+    transformer = Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+    )  # fmt: skip
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=vae.eval(),
+        text_encoder=Qwen3ForCausalLM(text).eval(), tokenizer=tokenizer, transformer=transformer.eval(),
+        is_distilled=is_distilled,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def klein_pipeline() -> Callable[..., Flux2KleinPipeline]:
+    """Builds a fresh tiny random FLUX.2-klein: `klein_pipeline(is_distilled=False, seed=0)`."""
+
+    def build(is_distilled: bool = False, seed: int = 0) -> Flux2KleinPipeline:
+        pipeline = make_klein_pipeline(is_distilled, seed)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

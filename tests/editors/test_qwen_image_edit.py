@@ -251,4 +251,5 @@ def test_from_pretrained_reads_what_save_wrote(qwen_pipeline, tmp_path, plus):
     again.pipeline.set_progress_bar_config(disable=True)
     samples = _samples(2)
     assert (again.name, again.plus) == ("model", plus)
-    assert [e.image for e in again.edit(samples, [1, 2])] == [e.image for e in editor.edit(samples, [1, 2])]
+    one, other = (_pixels(each.edit(samples, [1, 2])).astype(int) for each in (editor, again))
+    assert np.abs(one - other).max() <= 1  # loaded weights lie elsewhere in memory, and products round by that

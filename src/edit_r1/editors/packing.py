@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, _get_qkv_projections
+from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, Flux2ParallelSelfAttnProcessor
 from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -155,6 +156,50 @@ class PackedFluxAttention(FluxAttnProcessor):
             return mixed_BSC
         text_BTC, image_BNC = mixed_BSC.tensor_split([encoder_hidden_states.shape[1]], dim=1)
         return attn.to_out[1](attn.to_out[0](image_BNC)), attn.to_add_out(text_BTC)
+
+
+class PackedFlux2Attention(Flux2AttnProcessor):
+    """The stock attention of FLUX.2's double blocks, with positions and a mask per row when `packing` is given."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Any = None,
+        packing: Packing | None = None,
+    ) -> Any:
+        if packing is None:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
+        mixed_BSC = _flux_attention(self, attn, hidden_states, encoder_hidden_states, packing)
+        text_BTC, image_BNC = mixed_BSC.tensor_split([encoder_hidden_states.shape[1]], dim=1)
+        return attn.to_out[1](attn.to_out[0](image_BNC)), attn.to_add_out(text_BTC)
+
+
+class PackedFlux2SelfAttention(Flux2ParallelSelfAttnProcessor):
+    """The stock attention of FLUX.2's single blocks, with positions and a mask per row when `packing` is given."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Any = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        if packing is None:
+            stock: Tensor = super().__call__(attn, hidden_states, attention_mask, image_rotary_emb)
+            return stock
+        qkv_BSC, mlp_BSC = attn.to_qkv_mlp_proj(hidden_states).tensor_split([3 * attn.inner_dim], dim=-1)
+        query, key, value = (part.unflatten(-1, (-1, attn.head_dim)) for part in qkv_BSC.chunk(3, dim=-1))
+        query, key = (rotated(part, packing.rope_BSD) for part in (attn.norm_q(query), attn.norm_k(key)))
+        mixed_BSHC = dispatch_attention_fn(
+            query, key, value, attn_mask=packing.mask_B11S, backend=self._attention_backend
+        )
+        mixed_BSC = mixed_BSHC.flatten(2, 3).to(query.dtype)
+        result: Tensor = attn.to_out(torch.cat([mixed_BSC, attn.mlp_act_fn(mlp_BSC)], dim=-1))
+        return result
 
 
 def use_packed_attention(transformer: nn.Module, packed: dict[type[Any], type[Any]]) -> bool:
