@@ -208,9 +208,11 @@ def test_references_follow_the_source_and_keep_edits_apart() -> None:
     """A request of several pictures has them as image[]; edits with other references are not asked for together."""
     plain = Sample("a", picture(1), "put the hat of picture 2 on", "")
     hats = [Sample("a", picture(1), plain.instruction, "", references=(picture(level),)) for level in (2, 2, 3)]
-    with serving(lambda form, n: answered(*[picture(9)] * int(form["n"]))) as (base, seen):
-        with HttpEditor(base, HttpEditorSettings(concurrency=1)) as editor:
-            edits = editor.edit([plain, *hats], [0, 1, 2, 3])
+    with (
+        serving(lambda form, n: answered(*[picture(9)] * int(form["n"]))) as (base, seen),
+        HttpEditor(base, HttpEditorSettings(concurrency=1)) as editor,
+    ):
+        edits = editor.edit([plain, *hats], [0, 1, 2, 3])
     assert all(edit.image for edit in edits)
     assert [(int(form["n"]), "image" in form, "image[]" in form) for form, _ in seen] == [
         (1, True, False), (2, False, True), (1, False, True),

@@ -1,8 +1,8 @@
 """Editors behind the OpenAI-compatible `POST /v1/images/edits`: hosted ones, vLLM-Omni and others. Sampling only.
 
-A request is a multipart form (image, prompt, n, size, model); a sample's references follow the source, all as `image[]`,
-which is how that protocol takes several. The answer holds pictures as base64 (`b64_json`). An
-address in the answer is not fetched. Every failure is the `error` of its item; nothing raises but wrong usage.
+A request is a multipart form (image, prompt, n, size, model); a sample's references follow the source, all as
+`image[]`, which is how that protocol takes several. The answer holds pictures as base64 (`b64_json`). An address in
+the answer is not fetched. Every failure is the `error` of its item; nothing raises but wrong usage.
 """
 
 from __future__ import annotations
