@@ -43,6 +43,9 @@ class Sample:
     """"train", "validation", "test" or "stress"."""
     hidden: str | None = None
     """What only a simulated world knows about the sample (JSON); None for real data. No model reads it."""
+    references: tuple[bytes, ...] = ()
+    """Further images that the instruction speaks of ("the hat of picture 2"), encoded; the source is picture 1. Editors
+    that take one image refuse a sample that has any; the verifier does not see them."""
 
 
 @dataclass(frozen=True)

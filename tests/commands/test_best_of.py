@@ -61,7 +61,7 @@ def test_edits_are_made_judged_and_kept(capsys: Capture, tmp_path: Path, source:
         (("--editor", "x", "--retry", "-1"), "at least 1 sample"),
         (("--editor", "x", "--traces", "0"), "1 to 64"),
         (("--editor-endpoint", "nowhere"), "http or https"),
-        (("--editor", "/no/such/editor"), "not a FLUX.1-Kontext pipeline"),
+        (("--editor", "/no/such/editor"), "no editor that can be opened"),
     ],
     ids=str,
 )

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from edit_r1.editors.flow import check_window, generator, replay, sample_trajectory
+from edit_r1.editors.flow import FlowRows, check_window, generator, replay, sample_trajectory
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.images import decode_pil, decode_rgb, encode_png
 from edit_r1.records import Sample
@@ -91,6 +93,60 @@ def test_sizes_are_bucketed_and_order_is_kept(kontext_pipeline):
     assert shapes == [(32, 32), (40, 64), (32, 32), (40, 64), (32, 32)]
     with pytest.raises(ValueError, match="one seed per sample"):
         editor.edit(samples, [1])
+
+
+@pytest.mark.parametrize("guidance_embeds", [False, True])
+def test_packed_rows_get_the_velocity_and_gradient_they_have_alone(kontext_pipeline, guidance_embeds):
+    """Three sizes and three times in one forward; the source's size differs from the edit's."""
+    editor = _editor(kontext_pipeline(guidance_embeds), max_area=48 * 48)
+    editor.transformer.requires_grad_(True)
+    samples = [*_samples(2), *_samples(1, 24, 72, seed=1), *_samples(1, 72, 24, seed=2)]
+    parts = [
+        FlowRows(editor.noise(contexts, [generator(i) for i in rows]), torch.full((len(rows),), 300.0 * n), contexts)
+        for n, (rows, contexts) in enumerate(editor.encode(samples), 1)
+    ]
+    assert len(parts) == 3
+    alone = [editor.velocity(part.latents_BLC, part.timestep_B, part.contexts, 2.5) for part in parts]
+    sum(velocity.square().sum() for velocity in alone).backward()
+    expected = {name: weight.grad.clone() for name, weight in editor.transformer.named_parameters()}
+    editor.transformer.zero_grad()
+    together = editor.velocities(parts, 2.5)
+    sum(velocity.square().sum() for velocity in together).backward()
+    for one, other in zip(alone, together, strict=True):
+        assert torch.allclose(one, other, atol=2e-6)
+    scale = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, weight in editor.transformer.named_parameters():
+        assert torch.allclose(weight.grad, expected[name], atol=1e-5 * scale), name
+
+
+def test_a_mixed_batch_is_one_batch_and_gives_each_the_image_it_has_alone(kontext_pipeline):
+    editor = _editor(kontext_pipeline(), padding=0.6)
+    samples, seeds = [*_samples(2), *_samples(1, 24, 72, seed=1), *_samples(1, 72, 24, seed=2)], [1, 2, 3, 4]
+    forwards = []
+    hook = editor.transformer.register_forward_hook(lambda *_: forwards.append(1))
+    together = editor.edit(samples, seeds)
+    hook.remove()
+    assert len(forwards) == STEPS
+    for sample, seed, edit in zip(samples, seeds, together, strict=True):
+        alone = decode_rgb(editor.edit([sample], [seed])[0].image).astype(int)
+        assert np.abs(alone - decode_rgb(edit.image).astype(int)).max() <= 1
+
+
+def test_references_are_refused_by_an_editor_of_one_image(kontext_pipeline):
+    [sample] = _samples(1)
+    edit = _editor(kontext_pipeline()).edit([replace(sample, references=(sample.source,))], [1])[0]
+    assert edit.image is None and "takes the source alone" in edit.error
+
+
+def test_off_loaded_encoders_rest_on_the_cpu_and_change_nothing(kontext_pipeline, monkeypatch):
+    samples = _samples(2)
+    expected = [edit.image for edit in _editor(kontext_pipeline()).edit(samples, [1, 2])]
+    editor = _editor(kontext_pipeline(), offload_encoders=True)
+    moves = []
+    for encoder in (editor.pipeline.text_encoder, editor.pipeline.text_encoder_2):
+        monkeypatch.setattr(encoder, "to", lambda device, encoder=encoder: moves.append(str(device)) or encoder)
+    assert [edit.image for edit in editor.edit(samples, [1, 2])] == expected
+    assert len(moves) == 4
 
 
 def test_size_settings(kontext_pipeline):

@@ -202,3 +202,19 @@ def test_settings_have_ranges() -> None:
     for name in ("per_request", "attempts", "concurrency"):
         with pytest.raises(ValueError, match=name):
             HttpEditorSettings(**{name: 0})
+
+
+def test_references_follow_the_source_and_keep_edits_apart() -> None:
+    """A request of several pictures has them as image[]; edits with other references are not asked for together."""
+    plain = Sample("a", picture(1), "put the hat of picture 2 on", "")
+    hats = [Sample("a", picture(1), plain.instruction, "", references=(picture(level),)) for level in (2, 2, 3)]
+    with (
+        serving(lambda form, n: answered(*[picture(9)] * int(form["n"]))) as (base, seen),
+        HttpEditor(base, HttpEditorSettings(concurrency=1)) as editor,
+    ):
+        edits = editor.edit([plain, *hats], [0, 1, 2, 3])
+    assert all(edit.image for edit in edits)
+    assert [(int(form["n"]), "image" in form, "image[]" in form) for form, _ in seen] == [
+        (1, True, False), (2, False, True), (1, False, True),
+    ]  # fmt: skip
+    assert [decode_rgb(form["image[]"])[0, 0, 0] for form, _ in seen[1:]] == [2, 3]  # the last of that name

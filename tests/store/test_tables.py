@@ -36,6 +36,7 @@ from edit_r1.store import (
     dataset_hash,
     read_dataset,
     read_rows,
+    row_hash,
     write_dataset,
 )
 
@@ -44,8 +45,9 @@ image = st.binary(min_size=1, max_size=20)
 maybe_text = st.none() | text
 seed = st.integers(-(2**63), 2**63 - 1)
 samples = st.builds(
-    Sample, text, image, text, text, st.sampled_from(["random", "hard"]), st.sampled_from(["train", "test"]), maybe_text
-)
+    Sample, text, image, text, text, st.sampled_from(["random", "hard"]), st.sampled_from(["train", "test"]),
+    maybe_text, st.lists(image, max_size=2).map(tuple),
+)  # fmt: skip
 principles = st.builds(Principle, text, st.sampled_from(CATEGORIES))
 contexts = st.builds(Context, samples, st.lists(principles, max_size=3).map(tuple), text, st.booleans())
 candidates = st.builds(Candidate, text, text, image, text, seed, maybe_text)
@@ -137,3 +139,19 @@ def test_datasets_shows_images_and_nested_columns(tmp_path: Path) -> None:
         assert rows[0]["first_image"].getpixel((0, 0)) == (255, 0, 0)
         assert rows[0]["context_principles"] == [{"question": "red?", "category": CATEGORIES[0]}]
         assert rows["choice"][:] == ["first", "second"]
+
+
+def test_references_are_images_and_their_absence_changes_no_hash(tmp_path: Path) -> None:
+    """Data sets written before samples had references are read as they were and keep their hash."""
+    sample = Sample("s", b"x", "do it", "", references=(b"hat", b"scarf"))
+    write_dataset(tmp_path, "samples", [sample], SAMPLES)
+    assert read_dataset(tmp_path, "samples", SAMPLES) == [sample]
+    datasets = pytest.importorskip("datasets")
+    files = str(tmp_path / "samples" / "*.parquet")
+    features = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "c")).data["train"]
+    assert features.column("references").to_pylist()[0][0]["image"]["bytes"] == b"hat"
+
+    row = SAMPLES.to_row(Sample("s", b"x", "do it", ""))
+    old = {name: value for name, value in row.items() if name != "references"}
+    assert row_hash(row) == row_hash(old) != row_hash(SAMPLES.to_row(sample))
+    assert SAMPLES.from_row(old) == SAMPLES.from_row(row) == Sample("s", b"x", "do it", "")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # the rest is imported where it is used, so that other comman
 KEY_VARIABLE = "EDIT_R1_EDITOR_KEY"
 """Holds the editor endpoint's bearer token: one of its own, so that no other service's key is sent to an endpoint."""
 MAX_AREA = 1024 * 1024
-"""Pixels of an edit by an editor on this machine, for sources that are larger: what FLUX.1-Kontext was trained for."""
+"""Pixels of an edit by an editor on this machine, for sources that are larger: what they were trained for."""
 
 
 def best_of_command(
@@ -61,7 +61,7 @@ def best_of_command(
     Args:
         source: the image before the edit.
         out: new folder for every edit, best.png and best_of.json.
-        editor: folder of a FLUX.1-Kontext pipeline on this machine.
+        editor: folder of a pipeline on this machine: FLUX.1-Kontext, Qwen-Image-Edit (and Plus) or FLUX.2-klein.
         editor_endpoint: base of an OpenAI-compatible images API, such as http://host:8000/v1; a token is read from
             EDIT_R1_EDITOR_KEY.
         editor_model: name sent to the endpoint.
@@ -108,16 +108,17 @@ def _local_editor(path: str, sample: Sample, steps: int, device: str, dtype: str
     """Raises ValueError for a folder that holds no such pipeline."""
     import torch
 
-    from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
+    from edit_r1.editors.load import open_editor
 
     picture = decode_pil(sample.source)
     large = picture.width * picture.height > MAX_AREA
-    settings = FluxKontextSettings(steps=steps, max_area=MAX_AREA if large else None, batch_size=4)
     try:
-        editor = FluxKontextEditor.from_pretrained(path, settings, device, getattr(torch, dtype))
+        editor = open_editor(
+            path, device, getattr(torch, dtype), steps=steps, area=MAX_AREA if large else None, batch_size=4
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path}: not a FLUX.1-Kontext pipeline ({error}); `edit-r1 doctor --editor` tells more"
+            f"{path}: no editor that can be opened ({error}); `edit-r1 doctor --editor` tells more"
         ) from error
     editor.pipeline.set_progress_bar_config(disable=True)
     return editor

@@ -33,7 +33,7 @@ def load_editor(path: str, device: str, dtype: str) -> tuple[Finding, FluxKontex
     kind = _pipeline_kind(path)
     if kind is not None and kind != KNOWN:
         told = f"{path} holds a {kind}"
-        return Finding(LOADS, "fail", told, f"this version samples and trains {KNOWN}: give one"), None
+        return Finding(LOADS, "fail", told, f"doctor examines {KNOWN} alone so far: give one"), None
     start = time.monotonic()
     settings = FluxKontextSettings(steps=STEPS, batch_size=1)
     opened = attempt(lambda: FluxKontextEditor.from_pretrained(path, settings, device, getattr(torch, dtype)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +50,15 @@ class EncodedContexts(Protocol):
 E = TypeVar("E", bound=EncodedContexts)
 
 
+@dataclass(frozen=True)
+class FlowRows(Generic[E]):
+    """Rows of one size in a forward of several: what `FlowEditor.velocity` takes."""
+
+    latents_BLC: Tensor
+    timestep_B: Tensor
+    contexts: E
+
+
 class FlowEditor(Protocol[E]):
     """A flow-matching editor that can be sampled step by step and trained."""
 
@@ -80,7 +89,15 @@ class FlowEditor(Protocol[E]):
         """The first latents [B, L, C], one generator per edit."""
 
     def velocity(self, latents_BLC: Tensor, timestep_B: Tensor, contexts: E, guidance: float) -> Tensor:
-        """v [B, L, C] in float32."""
+        """v [B, L, C] in float32: the guided one, rescaled where the pipeline rescales it."""
+
+    def velocities(self, parts: Sequence[FlowRows[E]], guidance: float) -> list[Tensor]:
+        """`velocity` of each part, all in one forward.
+
+        Rows are padded to a common length inside the transformer and the padding is masked there, so that none is in
+        what comes back: each part keeps its own L, its own schedule and its own means. Equal to `velocity` up to
+        rounding, and exactly it for one part.
+        """
 
     def decode(self, latents_BLC: Tensor, contexts: E) -> np.ndarray:
         """Pixels [B, H, W, 3], uint8."""

@@ -14,22 +14,24 @@ from it. So an edit's noise does not depend on its neighbours in the batch, nor 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
+from diffusers import FluxKontextPipeline
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS, calculate_shift
-from peft import get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor, nn
 
-from edit_r1.editors.flow import Schedule, generator, sample_trajectory
+from edit_r1.editors.batching import Layout, buckets, check_batching, edit_in_batches
+from edit_r1.editors.flow import FlowRows, Schedule, generator, sample_trajectory
+from edit_r1.editors.packing import PackedFluxAttention, aligned, flux_packing, use_packed_attention
+from edit_r1.editors.parts import check_scheduler, encoders_on, freeze, place, save_lora, shifted_schedule
 from edit_r1.editors.protocol import EditedImage
-from edit_r1.images import ImageError, decode_pil, encode_png
+from edit_r1.images import ImageError, decode_pil
 from edit_r1.records import Sample
 
 
@@ -50,6 +52,10 @@ class FluxKontextSettings:
     """T5 tokens an instruction is padded or cut to, at most 512; None takes the stored tokenizer's length."""
     batch_size: int = 8
     """Edits sampled together."""
+    padding: float = 0.25
+    """Largest share of a batch's image tokens that may be padding when sizes are mixed; 0 batches equal sizes only."""
+    offload_encoders: bool = False
+    """Keep the two text encoders on the CPU between encodes."""
     bf16_products: bool = False
     """Matrix products of the transformer in bf16 whatever its weights are stored in, in sampling, rollouts and their
     replay alike. Trained weights stay float32 and are rounded for the product only."""
@@ -57,13 +63,12 @@ class FluxKontextSettings:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: sampling needs at least one step")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: at least one edit is sampled at a time")
+        check_batching(self.batch_size, self.padding)
 
 
 @dataclass(frozen=True)
 class KontextContexts:
-    """B encoded contexts of one size; implements `flow.EncodedContexts`."""
+    """B encoded contexts of one layout; implements `flow.EncodedContexts`."""
 
     source_BRC: Tensor
     prompt_BTD: Tensor
@@ -98,17 +103,12 @@ class FluxKontextEditor:
     def __init__(
         self, pipeline: FluxKontextPipeline, settings: FluxKontextSettings, name: str = "flux-kontext"
     ) -> None:
-        if pipeline.scheduler.config.stochastic_sampling or pipeline.scheduler.config.invert_sigmas:
-            raise ValueError(
-                "the checkpoint's scheduler has stochastic_sampling or invert_sigmas set: Flow-GRPO "
-                "needs the plain Euler scheduler; set both to false in scheduler_config.json"
-            )
+        check_scheduler(pipeline)
         self.pipeline = pipeline
         self.settings = settings
         self._name = name
-        for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
-            part.eval()
-            part.requires_grad_(False)
+        self._packs = use_packed_attention(pipeline.transformer, {FluxAttnProcessor: PackedFluxAttention})
+        freeze([pipeline.transformer, pipeline.vae, *self._encoders])
 
     @classmethod
     def from_pretrained(
@@ -121,7 +121,8 @@ class FluxKontextEditor:
     ) -> FluxKontextEditor:
         """Load a pipeline in the Hugging Face layout; a stored bf16 checkpoint is read into `dtype`."""
         pipeline = FluxKontextPipeline.from_pretrained(str(path), dtype=dtype)
-        return cls(pipeline.to(device), settings, name or Path(path).name)
+        place(pipeline, [pipeline.text_encoder, pipeline.text_encoder_2], device, settings.offload_encoders)
+        return cls(pipeline, settings, name or Path(path).name)
 
     @property
     def name(self) -> str:
@@ -137,7 +138,7 @@ class FluxKontextEditor:
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline.device
+        return self.pipeline.transformer.device
 
     @property
     def multiple(self) -> int:
@@ -151,27 +152,8 @@ class FluxKontextEditor:
 
         A source that cannot be opened gives an `EditedImage` with an error; nothing raises per item.
         """
-        if len(samples) != len(seeds):
-            raise ValueError(f"{len(samples)} samples and {len(seeds)} seeds: give one seed per sample")
-        results: list[EditedImage | None] = [None] * len(samples)
-        pictures: dict[int, Image.Image] = {}
-        for index, sample in enumerate(samples):
-            try:
-                picture = decode_pil(sample.source)
-                self.sizes(picture)
-                pictures[index] = picture
-            except ImageError as error:
-                results[index] = EditedImage(None, error=f"sample {sample.id}: {error}")
-        for bucket in self._buckets(pictures):
-            for start in range(0, len(bucket), self.settings.batch_size):
-                chunk = bucket[start : start + self.settings.batch_size]
-                contexts = self._encode(
-                    [pictures[index] for index in chunk], [samples[index].instruction for index in chunk]
-                )
-                pixels_BHWC = self.sample(contexts, [seeds[index] for index in chunk])
-                for index, pixels_HWC in zip(chunk, pixels_BHWC, strict=True):
-                    results[index] = EditedImage(encode_png(pixels_HWC))
-        return [result for result in results if result is not None]
+        s = self.settings
+        return edit_in_batches(self, samples, seeds, s.steps, s.guidance, s.batch_size, s.padding)
 
     def sample(self, contexts: KontextContexts, seeds: Sequence[int]) -> np.ndarray:
         """Deterministic edits [B, H, W, 3] of encoded contexts, one seed each."""
@@ -185,25 +167,25 @@ class FluxKontextEditor:
     def encode(self, samples: Sequence[Sample]) -> list[tuple[list[int], KontextContexts]]:
         """Encode sources and instructions once; one entry per size, with the positions of its rows.
 
-        Raises ImageError for a source that cannot be opened or is smaller than one token.
+        Raises ImageError for a sample that cannot be edited.
         """
-        pictures = {index: decode_pil(sample.source) for index, sample in enumerate(samples)}
-        return [
-            (bucket, self._encode([pictures[i] for i in bucket], [samples[i].instruction for i in bucket]))
-            for bucket in self._buckets(pictures)
-        ]
+        layouts = {index: self.layout(sample) for index, sample in enumerate(samples)}
+        pictures = [decode_pil(sample.source) for sample in samples]
+        with encoders_on(self.device, self._encoders, self.settings.offload_encoders):
+            return [
+                (bucket, self._encode([pictures[i] for i in bucket], [samples[i].instruction for i in bucket]))
+                for bucket in buckets(layouts)
+            ]
 
     def schedule(self, contexts: KontextContexts, steps: int) -> Schedule:
         """Sigmas and timesteps as the pipeline computes them, shifted by the edit's sequence length."""
         height, width = contexts.size
         tokens = (height // self.multiple) * (width // self.multiple)
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.pipeline.scheduler.config)
-        config = scheduler.config
+        config = self.pipeline.scheduler.config
         mu = calculate_shift(
             tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
         )
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=self.device, mu=mu)
-        return Schedule(scheduler.sigmas, scheduler.timesteps)
+        return shifted_schedule(self.pipeline, steps, mu, self.device)
 
     def noise(self, contexts: KontextContexts, generators: Sequence[torch.Generator]) -> Tensor:
         """First latents [B, L, C]: drawn as the pipeline draws them, then kept in float32."""
@@ -216,23 +198,41 @@ class FluxKontextEditor:
 
     def velocity(self, latents_BLC: Tensor, timestep_B: Tensor, contexts: KontextContexts, guidance: float) -> Tensor:
         """v [B, L, C] in float32 at timesteps in 0 to 1000, one row of `contexts` per row of latents."""
+        return self.velocities([FlowRows(latents_BLC, timestep_B, contexts)], guidance)[0]
+
+    def velocities(self, parts: Sequence[FlowRows[KontextContexts]], guidance: float) -> list[Tensor]:
+        """`velocity` of rows of several sizes, all in one forward."""
+        if len(parts) > 1 and not self._packs:
+            return [self.velocities([part], guidance)[0] for part in parts]
         transformer = self.pipeline.transformer
-        inputs_BLC = torch.cat([latents_BLC.to(transformer.dtype), contexts.source_BRC], dim=1)
+        edits = [part.latents_BLC.to(transformer.dtype) for part in parts]
+        inputs_BNC = aligned(edits, [part.contexts.source_BRC for part in parts])
+        timestep_B = torch.cat([part.timestep_B for part in parts]).to(inputs_BNC.dtype)
+        counts, text_ids_T3, attention = [len(edit) for edit in edits], parts[0].contexts.text_ids_T3, None
+        image_ids_N3 = parts[0].contexts.image_ids_L3
+        if len(parts) > 1:
+            contexts = [part.contexts for part in parts]
+            attention = {"packing": flux_packing(
+                transformer.pos_embed, [each.text_ids_T3 for each in contexts],
+                [each.image_ids_L3 for each in contexts], [edit.shape[1] for edit in edits], counts,
+            )}  # fmt: skip
+            image_ids_N3 = image_ids_N3.new_zeros(inputs_BNC.shape[1], 3)  # unused: positions are the packing's
         guidance_B = None
         if transformer.config.guidance_embeds:
-            guidance_B = torch.full([len(latents_BLC)], guidance, device=self.device, dtype=torch.float32)
+            guidance_B = torch.full([len(timestep_B)], guidance, device=self.device, dtype=torch.float32)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16_products):
-            velocity_BLC = transformer(
-                hidden_states=inputs_BLC,
-                timestep=timestep_B.to(inputs_BLC.dtype) / 1000,
+            velocity_BNC = transformer(
+                hidden_states=inputs_BNC,
+                timestep=timestep_B / 1000,
                 guidance=guidance_B,
-                pooled_projections=contexts.pooled_BD,
-                encoder_hidden_states=contexts.prompt_BTD,
-                txt_ids=contexts.text_ids_T3,
-                img_ids=contexts.image_ids_L3,
+                pooled_projections=torch.cat([part.contexts.pooled_BD for part in parts]),
+                encoder_hidden_states=torch.cat([part.contexts.prompt_BTD for part in parts]),
+                txt_ids=text_ids_T3,
+                img_ids=image_ids_N3,
+                joint_attention_kwargs=attention,
                 return_dict=False,
             )[0]
-        return velocity_BLC[:, : latents_BLC.shape[1]].float()
+        return [row[:, : edit.shape[1]].float() for row, edit in zip(velocity_BNC.split(counts), edits, strict=True)]
 
     @torch.no_grad()
     def decode(self, latents_BLC: Tensor, contexts: KontextContexts) -> np.ndarray:
@@ -251,11 +251,7 @@ class FluxKontextEditor:
 
     def save_lora(self, path: Path) -> None:
         """The LoRA adapter alone; `FluxKontextPipeline.load_lora_weights(path)` reads it."""
-        FluxKontextPipeline.save_lora_weights(
-            path,
-            transformer_lora_layers=get_peft_model_state_dict(self.pipeline.transformer),
-            transformer_lora_adapter_metadata=self.pipeline.transformer.peft_config["default"].to_dict(),
-        )
+        save_lora(self.pipeline, path)
 
     def with_transformer(self, transformer: nn.Module) -> FluxKontextEditor:
         """The same editor with another transformer; everything else is shared."""
@@ -263,6 +259,16 @@ class FluxKontextEditor:
         return FluxKontextEditor(FluxKontextPipeline(**parts), self.settings, self.name)
 
     # --- sizes and encoding ---------------------------------------------------------------------------
+
+    def layout(self, sample: Sample) -> Layout:
+        """Sizes of the edit and of the source. Raises ImageError for a sample that this editor cannot edit."""
+        if sample.references:
+            raise ImageError(
+                f"{len(sample.references)} reference images beside the source, and FLUX.1-Kontext takes the source "
+                "alone: use Qwen-Image-Edit's Plus line or FLUX.2"
+            )
+        height, width, source_height, source_width = self.sizes(decode_pil(sample.source))
+        return (height, width), (source_height, source_width)
 
     def sizes(self, picture: Image.Image) -> tuple[int, int, int, int]:
         """Height and width of the edit, then of the source as it is encoded, by the settings.
@@ -285,12 +291,9 @@ class FluxKontextEditor:
             )
         return result[0], result[1], result[2], result[3]
 
-    def _buckets(self, pictures: dict[int, Image.Image]) -> list[list[int]]:
-        """Positions grouped by size, in order of first appearance: position ids are one per batch."""
-        buckets: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
-        for index, picture in pictures.items():
-            buckets[self.sizes(picture)].append(index)
-        return list(buckets.values())
+    @property
+    def _encoders(self) -> list[nn.Module]:
+        return [self.pipeline.text_encoder, self.pipeline.text_encoder_2]
 
     @property
     def _latent_channels(self) -> int:

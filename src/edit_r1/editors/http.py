@@ -1,7 +1,8 @@
 """Editors behind the OpenAI-compatible `POST /v1/images/edits`: hosted ones, vLLM-Omni and others. Sampling only.
 
-A request is a multipart form (image, prompt, n, size, model); the answer holds pictures as base64 (`b64_json`). An
-address in the answer is not fetched. Every failure is the `error` of its item; nothing raises but wrong usage.
+A request is a multipart form (image, prompt, n, size, model); a sample's references follow the source, all as
+`image[]`, which is how that protocol takes several. The answer holds pictures as base64 (`b64_json`). An address in
+the answer is not fetched. Every failure is the `error` of its item; nothing raises but wrong usage.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ class HttpEditor:
         jobs: list[list[int]] = []
         for place, sample in enumerate(samples):
             last = samples[jobs[-1][-1]] if jobs else None
-            alike = last is not None and (last.source, last.instruction) == (sample.source, sample.instruction)
+            asked = (sample.source, sample.references, sample.instruction)
+            alike = last is not None and (last.source, last.references, last.instruction) == asked
             if alike and len(jobs[-1]) < most:
                 jobs[-1].append(place)
             else:
@@ -152,7 +154,11 @@ class HttpEditor:
         if self.settings.send_seed:
             form["seed"] = str(seed)
         # As PNG: the server then sees the pixels that the verifier sees (upright, without alpha).
-        files = {"image": ("source.png", encode_png(picture), "image/png")}
+        files = [("image", ("source.png", encode_png(picture), "image/png"))]
+        if sample.references:
+            pictures = [picture, *(decode_pil(image) for image in sample.references)]
+            named = enumerate(pictures)
+            files = [("image[]", (f"picture{n}.png", encode_png(each), "image/png")) for n, each in named]
         attempts = Retrying(
             stop=stop_after_attempt(self.settings.attempts),
             wait=self._pause,
@@ -167,9 +173,9 @@ class HttpEditor:
         planned = self.settings.pause_s * 2 ** (state.attempt_number - 1)
         return min(MAX_WAIT_S, planned if asked is None else asked)
 
-    def _post(self, form: dict[str, str], files: dict[str, tuple[str, bytes, str]]) -> bytes:
+    def _post(self, form: dict[str, str], files: Sequence[tuple[str, tuple[str, bytes, str]]]) -> bytes:
         try:
-            with self._client.stream("POST", self._url, data=form, files=files) as response:
+            with self._client.stream("POST", self._url, data=form, files=list(files)) as response:
                 body = bytearray()
                 for chunk in response.iter_bytes():
                     body += chunk

@@ -28,6 +28,9 @@ Features = dict[str, Feature]
 ROW_GROUP = 100
 """Rows read at once by a viewer; small because rows hold images."""
 
+_LATER = ("references",)
+"""Endings of columns added after data sets had been written: where they are empty a row keeps the hash it had."""
+
 _ARROW = {
     "string": pa.string(),
     "int64": pa.int64(),
@@ -44,7 +47,8 @@ def row_hash(row: Mapping[str, Any]) -> str:
         TypeError: for a value that is no `Row` value, such as a numpy scalar.
         ValueError: for NaN or infinity.
     """
-    text = json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_hash_bytes)
+    kept = {name: value for name, value in row.items() if value is not None or not name.endswith(_LATER)}
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_hash_bytes)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -120,10 +124,15 @@ def iterate_rows(path: Path) -> Iterator[Row]:
     """As `read_rows`, with one row group in memory at a time. Raises StoreError as it does."""
     try:
         with pq.ParquetFile(path) as file:
-            images = [name for name in file.schema_arrow.names if file.schema_arrow.field(name).type == _ARROW["image"]]
+            schema = file.schema_arrow
+            images = [name for name in schema.names if schema.field(name).type == _ARROW["image"]]
+            lists = {name: nested for name in schema.names if (nested := _images_in_list(schema.field(name).type))}
             for batch in file.iter_batches(batch_size=ROW_GROUP):
                 for row in batch.to_pylist():
                     row.update({name: row[name] and row[name]["bytes"] for name in images})
+                    for name, nested in lists.items():
+                        for item in row[name] or ():
+                            item.update({part: item[part] and item[part]["bytes"] for part in nested})
                     yield row
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
@@ -151,6 +160,13 @@ def _arrow_type(feature: Feature) -> pa.DataType:
     return pa.list_(pa.struct([(name, _ARROW[kind]) for name, kind in feature.items()]))
 
 
+def _images_in_list(kind: pa.DataType) -> list[str]:
+    """Fields that hold an image, of a list of structs; none for any other kind."""
+    if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
+        return []
+    return [field.name for field in kind.value_type if field.type == _ARROW["image"]]
+
+
 def _hub_feature(feature: Feature) -> dict[str, Any]:
     if isinstance(feature, dict):
         return {"feature": {name: _hub_feature(kind) for name, kind in feature.items()}, "_type": "List"}
@@ -158,9 +174,16 @@ def _hub_feature(feature: Feature) -> dict[str, Any]:
 
 
 def _column(values: list[Any], feature: Feature) -> list[Any]:
-    if feature != "image":
-        return values
-    return [None if value is None else {"bytes": value, "path": None} for value in values]
+    if feature == "image":
+        return [None if value is None else {"bytes": value, "path": None} for value in values]
+    if isinstance(feature, dict) and "image" in feature.values():
+        return [
+            value
+            if value is None
+            else [{name: _column([item[name]], kind)[0] for name, kind in feature.items()} for item in value]
+            for value in values
+        ]
+    return values
 
 
 def _hash_bytes(value: object) -> dict[str, str]:

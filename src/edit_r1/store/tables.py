@@ -28,6 +28,7 @@ from edit_r1.store.stages import Table
 
 PRINCIPLES: Feature = {"question": "string", "category": "string"}
 VERDICTS: Feature = {"value": "int64", "evidence": "string"}
+REFERENCES: Feature = {"image": "image"}
 
 _SAMPLE: Features = {
     "id": "string",
@@ -37,6 +38,7 @@ _SAMPLE: Features = {
     "subset": "string",
     "split": "string",
     "hidden": "string",
+    "references": REFERENCES,
 }
 _CONTEXT: Features = {**_SAMPLE, "principles": PRINCIPLES, "decomposer": "string", "simulated": "bool"}
 _CANDIDATE: Features = {
@@ -81,6 +83,7 @@ def sample_to_row(sample: Sample) -> Row:
         "subset": sample.subset,
         "split": sample.split,
         "hidden": sample.hidden,
+        "references": [{"image": image} for image in sample.references] or None,
     }
 
 
@@ -93,6 +96,7 @@ def sample_from_row(row: Row) -> Sample:
         subset=_one_of(row["subset"], ("random", "hard"), "subset"),
         split=row["split"],
         hidden=row["hidden"],
+        references=tuple(reference["image"] for reference in row.get("references") or ()),  # old files have none
     )
 
 

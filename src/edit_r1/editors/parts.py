@@ -1,0 +1,70 @@
+"""What the editors on diffusers' pipelines share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from peft import get_peft_model_state_dict
+from torch import nn
+
+from edit_r1.editors.flow import Schedule
+
+
+def check_scheduler(pipeline: DiffusionPipeline) -> None:
+    """Raise ValueError for a scheduler that is not the plain Euler one."""
+    config = pipeline.scheduler.config
+    if config.stochastic_sampling or config.invert_sigmas:
+        raise ValueError(
+            "the checkpoint's scheduler has stochastic_sampling or invert_sigmas set: Flow-GRPO "
+            "needs the plain Euler scheduler; set both to false in scheduler_config.json"
+        )
+
+
+def shifted_schedule(pipeline: DiffusionPipeline, steps: int, mu: float, device: torch.device) -> Schedule:
+    """`steps` sigmas from 1 to 1/steps and then 0, shifted by `mu` as the pipeline's own scheduler does it."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=device, mu=mu)
+    return Schedule(scheduler.sigmas, scheduler.timesteps)
+
+
+def freeze(parts: Sequence[nn.Module]) -> None:
+    for part in parts:
+        part.eval()
+        part.requires_grad_(False)
+
+
+def place(pipeline: DiffusionPipeline, encoders: Sequence[nn.Module], device: str, offload: bool) -> None:
+    """Put the pipeline on `device`; with `offload` its text encoders rest on the CPU."""
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module) and not (offload and any(part is encoder for encoder in encoders)):
+            part.to(device)
+
+
+@contextmanager
+def encoders_on(device: torch.device, encoders: Sequence[nn.Module], offload: bool) -> Iterator[None]:
+    """Inside, the text encoders are on `device`; with `offload` they go back to the CPU afterwards."""
+    if not offload:
+        yield
+        return
+    try:
+        for encoder in encoders:
+            encoder.to(device)
+        yield
+    finally:
+        for encoder in encoders:
+            encoder.to("cpu")
+
+
+def save_lora(pipeline: Any, path: Path) -> None:
+    """The transformer's adapter "default" alone; the pipeline's `load_lora_weights(path)` reads it."""
+    type(pipeline).save_lora_weights(
+        path,
+        transformer_lora_layers=get_peft_model_state_dict(pipeline.transformer),
+        transformer_lora_adapter_metadata=pipeline.transformer.peft_config["default"].to_dict(),
+    )
