@@ -251,7 +251,7 @@ def contexts_digest(contexts: Sequence[Context]) -> str:
     digest = hashlib.sha256()
     for context in contexts:
         sample = context.sample
-        for content in (sample.id.encode(), sample.instruction.encode(), sample.source):
+        for content in (sample.id.encode(), sample.instruction.encode(), sample.source, *sample.references):
             digest.update(len(content).to_bytes(8, "big") + content)
     return digest.hexdigest()
 
