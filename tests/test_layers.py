@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {"demo", "doctor"},  # doctor examines everything below: models, editors, EditWorld's exact edits
     {"commands"},  # bodies of commands; cli names them
     {"cli"},
+    {"__main__"},  # `python -m edit_r1`
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 MAY_IMPORT_WORLD = {"world", "zoo", "recipes", "demo", "doctor", "cli"}

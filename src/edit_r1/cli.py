@@ -7,6 +7,7 @@ but no trace could be parsed; 4 the score is below --fail-under.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -355,7 +356,9 @@ def train(kind: str, arguments: list[str]) -> int:
         print(usage, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else USAGE
     quiet_libraries()
-    print(train_by_flags(kind, arguments[0], arguments[1:]))
+    result = train_by_flags(kind, arguments[0], arguments[1:])
+    if os.environ.get("RANK", "0") == "0":  # of a launcher's processes one speaks
+        print(result)
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ from edit_r1.verifier.choice import ModelChoice
 if TYPE_CHECKING:
     from edit_r1.verifier.scoring import Verifier
 
+OTHERS_WAIT_S = 30.0
 FAILED, USAGE, UNPARSED, BELOW = 1, 2, 3, 4
 
 Instruction = Annotated[str, tyro.conf.arg(aliases=["-i"], help="What the edit should do.")]
@@ -63,8 +66,15 @@ def unparsed(outcomes: Sequence[Trace | Unparsed]) -> int:
 
 
 def complain(message: object) -> None:
-    """One line on stderr, whatever the message holds."""
-    print(f"edit-r1: {' '.join(str(message).split())}", file=sys.stderr)
+    """One line on stderr, whatever the message holds.
+
+    A further process of a training waits first: what the first process complains of too is told once, because the
+    launcher ends the others then.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        time.sleep(OTHERS_WAIT_S)
+    print(f"edit-r1{'' if rank == '0' else f' (process {rank})'}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def print_json(document: Any) -> None:

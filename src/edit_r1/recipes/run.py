@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,16 +13,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edit_r1.curate.run import CurateStage, curate
 from edit_r1.editors.flow import FlowEditor
+from edit_r1.recipes.editor_data import open_contexts
 from edit_r1.recipes.load import load_recipe
 from edit_r1.recipes.watched import keep_out, open_watched, read_regions
-from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset
-from edit_r1.train.editor import EditorTraining, train_editor
+from edit_r1.records import Context
+from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset
+from edit_r1.train.contexts import DataSettings
+from edit_r1.train.data_parallel import Team, is_first, leave_team
+from edit_r1.train.editor import EditorTraining, refuse_earlier_run, train_editor
+from edit_r1.train.editor_card import CardFacts, plain, public_name, write_editor_card
+from edit_r1.train.editor_policy import contexts_digest
 from edit_r1.train.editor_stage import EditorRLStage, Unprefixed
+from edit_r1.train.editor_state import has_state
 from edit_r1.train.gcpo import GCPOStage, train_gcpo
 from edit_r1.train.guards import GuardSettings
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.rewards import RewardSettings
 from edit_r1.train.sft import SFTStage, train_sft
+from edit_r1.train.trackers import Trackers, TrackerSettings, check_trackers, open_trackers
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class EditorRecipe:
     """`train editor`: a stage, its data, its reward and how its editor is opened."""
 
     data: str
-    """Dataset of contexts with principles."""
+    """Dataset of sources and instructions: a folder, a .jsonl or .parquet file, a hub id (`train.contexts`)."""
     verifier: str
     """The judge whose word is the reward: a folder, PATH@cuda:1, http://HOST:8000/v1#MODEL, or the address of
     `edit-r1 serve` (`edit_r1.train.judges`)."""
@@ -73,6 +82,12 @@ class EditorRecipe:
     """A judge that is never trained on; without an address, principles are held out instead."""
     heldout_share: float = 0.25
     """Of every category's principles, kept from training to see whether the reward is earned; 0 keeps none."""
+    reading: Annotated[DataSettings, Unprefixed] = field(default_factory=DataSettings)
+    """How `data` and `validation` are read."""
+    tracking: Annotated[TrackerSettings, Unprefixed] = field(default_factory=TrackerSettings)
+    """Where its curves are shown."""
+    base_model: str = ""
+    """Hub id of the editor before training, for the model card; empty: where it was loaded from."""
 
 
 def run_curation(stage: CurateStage, out: Path) -> Path:
@@ -103,7 +118,10 @@ def train_by_flags(kind: str, recipe: str, flags: Sequence[str]) -> Path:
     rest = [flag for flag in flags if flag != "--resume"]
     prog = f"edit-r1 train {kind} {recipe}"
     config = tyro.cli(type(config), default=config, args=rest, prog=prog)
-    return run_training(kind, config, resume="--resume" in flags)
+    result = run_training(kind, config, resume="--resume" in flags)
+    if kind == "editor":
+        leave_team()
+    return result
 
 
 def run_training(kind: str, recipe: Any, resume: bool) -> Path:
@@ -133,10 +151,23 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
 
 
 def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
-    """Editor training with its reward and its guard; alerts go beside the bar. Returns the folder of the result."""
+    """Editor training with its reward, its guard and its trackers; alerts go beside the bar. Returns the folder of the
+    result, which has a model card.
+
+    Raises ValueError for data, a judge, a tracker or a stage that cannot be used.
+    """
+    check_trackers(recipe.tracking)
+    team, out = Team.current(), Path(recipe.out)
+    refuse_earlier_run(out, resume)
+    trackers = Trackers({}, out, print)
     task = bar.add_task("editor", total=recipe.stage.steps)
 
+    def tell(text: str) -> None:
+        if team.first:
+            bar.console.print(text, style="yellow", markup=False, soft_wrap=True)
+
     def progress(line: dict[str, Any]) -> None:
+        trackers.log(line)
         if line["kind"] == "step":
             bar.update(task, completed=line["step"] + 1)
         for alert in line.get("alerts", ()):
@@ -146,9 +177,14 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
     if not reward.judge.address:
         judge = replace(reward.judge, address=recipe.verifier, traces=recipe.traces, seed=recipe.stage.seed)
         reward = replace(reward, judge=judge)
-    given = None if not recipe.validation else _read(recipe.validation, CONTEXTS)
+    resumed = resume and has_state(out / "state")
+
+    def read(data: str, name: str) -> list[Context]:
+        return open_contexts(data, recipe.reading, reward.judge, out, name, team, resumed, tell)
+
+    given = read(recipe.validation, "validation_data") if recipe.validation else None
     count, needed = recipe.guard.contexts, recipe.stage.contexts_per_step
-    contexts, validation = keep_out(_read(recipe.data, CONTEXTS), count, needed, given)
+    contexts, validation = keep_out(read(recipe.data, "data"), count, needed, given)
     contexts, rewarded, guard = open_watched(
         reward,
         recipe.guard,
@@ -158,15 +194,25 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
         validation,
         read_regions(recipe.regions) if recipe.regions else None,
     )
-    with rewarded:
-        done = recipe.train(
-            recipe.stage, recipe.load(), contexts, rewarded, Path(recipe.out), resume, progress=progress, guard=guard
-        )
+    with rewarded, ExitStack() as stack:
+        editor = recipe.load()
+        pipeline = getattr(editor, "pipeline", None)
+        if team.first:
+            trackers = stack.enter_context(open_trackers(recipe.tracking, out, resumed, plain(recipe), tell))
+        done = recipe.train(recipe.stage, editor, contexts, rewarded, out, resume, progress=progress, guard=guard)
     if done.stopped:
-        bar.console.print(
+        tell(
             f"stopped after {done.steps} iterations: the reward rose while the held-out one fell; the result is the "
-            "editor that the held-out reward liked best", style="yellow",
+            "editor that the held-out reward liked best"
+        )
+    if team.first and pipeline is not None:  # an editor that is no pipeline of diffusers has no such card
+        # diffusers notes where a pipeline was loaded from.
+        origin = recipe.base_model or public_name(str(pipeline.config.get("_name_or_path") or editor.name))
+        facts = CardFacts(
+            origin, type(pipeline).__name__, recipe.stage.save_as, recipe, contexts_digest(contexts), len(contexts),
+            done.metrics, done.steps, done.stopped,
         )  # fmt: skip
+        write_editor_card(done.result, facts)
     return done.result
 
 
@@ -182,4 +228,5 @@ def _bar() -> Progress:
         MofNCompleteColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        disable=not is_first(),
     )

@@ -100,3 +100,14 @@ class Team:
 
 ALONE = Team()
 """One process."""
+
+
+def is_first() -> bool:
+    """Whether this process is the one that talks to people, by what its launcher has set; joins nothing."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave_team() -> None:
+    """Ends this process's part in the team that `Team.current` joined, if it did: nothing may follow it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

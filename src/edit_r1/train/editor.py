@@ -289,8 +289,7 @@ class TrainingRun:
         self.stage, self.contexts, self.out = stage, contexts, out
         self.evaluate, self.progress, self.guard = evaluate, progress, guard
         self.state, self.best, self.metrics = out / "state", out / "best", out / "metrics.jsonl"
-        if has_state(self.state) and not resume:
-            raise ValueError(f"{out} holds an earlier training run: continue it with --resume, or name another folder")
+        refuse_earlier_run(out, resume)
         self.policy: EditorPolicy[Any] = EditorPolicy(editor, stage, self.team)
         self.start = self.policy.load_state(self.state, contexts) if has_state(self.state) else 0
         self.team.wait()
@@ -366,6 +365,12 @@ class TrainingRun:
             file.write(json.dumps(line) + "\n")
         if self.progress is not None:
             self.progress(line)
+
+
+def refuse_earlier_run(out: Path, resume: bool) -> None:
+    """Raises ValueError for a folder that holds a run's state, unless that run is to be resumed."""
+    if has_state(out / "state") and not resume:
+        raise ValueError(f"{out} holds an earlier training run: continue it with --resume, or name another folder")
 
 
 def _read_lines(metrics: Path) -> list[dict[str, Any]]:

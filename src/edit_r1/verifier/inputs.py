@@ -83,9 +83,10 @@ class InputData:
         return self.files[0].suffix == ".parquet"
 
 
-def open_data(path: Path) -> InputData:
+def open_data(path: Path, required: Sequence[str] = REQUIRED) -> InputData:
     """A JSONL or Parquet file, or a folder that holds one JSONL file or else Parquet files.
 
+    required: columns that a Parquet file must have, and that a message asks for.
     Raises ValueError, naming the path and the remedy, for anything else, no row, or Parquet without the columns.
     """
     files = _find(path)
@@ -98,11 +99,11 @@ def open_data(path: Path) -> InputData:
                     digest.update(line)
                     rows += bool(line.strip())
         if files[0].suffix == ".parquet":
-            rows = sum(_parquet_rows(file) for file in files)
+            rows = sum(_parquet_rows(file, required) for file in files)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error}): check the path") from error
     if rows == 0:
-        raise ValueError(f"{path}: holds no rows: write one JSON object per line with {', '.join(REQUIRED)}")
+        raise ValueError(f"{path}: holds no rows: write one JSON object per line with {', '.join(required)}")
     return InputData(files, rows, digest.hexdigest())
 
 
@@ -118,7 +119,7 @@ def _find(path: Path) -> tuple[Path, ...]:
             raise ValueError(f"{path}: holds {len(found)} JSONL files ({found[0].name}, ...): name the one you mean")
         found = found or [file for file in files if file.suffix == ".parquet"]
         if not found:
-            raise ValueError(f"{path}: holds neither a JSONL nor a Parquet file of edits: write edits.jsonl there")
+            raise ValueError(f"{path}: holds neither a JSONL nor a Parquet file of rows: write one there")
         return tuple(found)
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder: check the path")
@@ -127,12 +128,12 @@ def _find(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def _parquet_rows(file: Path) -> int:
+def _parquet_rows(file: Path, required: Sequence[str]) -> int:
     try:
         with pq.ParquetFile(file) as table:
-            missing = [name for name in REQUIRED if name not in table.schema_arrow.names]
+            missing = [name for name in required if name not in table.schema_arrow.names]
             if missing:
-                raise ValueError(f"{file}: has no column {', '.join(missing)}; needed are {', '.join(REQUIRED)}")
+                raise ValueError(f"{file}: has no column {', '.join(missing)}; needed are {', '.join(required)}")
             return int(table.metadata.num_rows)
     except pa.ArrowException as error:
         raise ValueError(f"{file}: not a readable Parquet file ({error}): write it anew") from error
@@ -140,9 +141,8 @@ def _parquet_rows(file: Path) -> int:
 
 def read_inputs(data: InputData, start: int = 0, allow_outside: bool = False) -> Iterator[InputRow]:
     """The rows from place `start` on, their pictures read as each is asked for; few are in memory at once."""
-    raw = _parquet(data.files) if data.parquet else _jsonl(data.files[0])
     root = data.files[0].parent
-    for index, row in islice(enumerate(raw), start, None):
+    for index, row in islice(enumerate(raw_rows(data, _COLUMNS)), start, None):
         name = row.get("id") if isinstance(row, dict) else None
         known = isinstance(name, str | int) and not isinstance(name, bool)
         given = str(name).encode("utf-8", "replace").decode() if known else None
@@ -152,6 +152,12 @@ def read_inputs(data: InputData, start: int = 0, allow_outside: bool = False) ->
             yield InputRow(index, given, None, str(error), "picture")
         except ValueError as error:
             yield InputRow(index, given, None, str(error))
+
+
+def raw_rows(data: InputData, columns: Sequence[str]) -> Iterator[Any]:
+    """What each row holds, unchecked; of Parquet only `columns`, as far as they are there. A ValueError in place of a
+    JSONL line that is not JSON."""
+    return _parquet(data.files, columns) if data.parquet else _jsonl(data.files[0])
 
 
 def _jsonl(file: Path) -> Iterator[Any]:
@@ -166,11 +172,11 @@ def _jsonl(file: Path) -> Iterator[Any]:
                 yield ValueError(f"not valid JSON ({' '.join(str(error).split())}): write one object per line")
 
 
-def _parquet(files: Sequence[Path]) -> Iterator[Any]:
+def _parquet(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
     for file in files:
         with pq.ParquetFile(file) as table:
-            columns = [name for name in _COLUMNS if name in table.schema_arrow.names]
-            for batch in table.iter_batches(batch_size=_PARQUET_BATCH, columns=columns):
+            there = [name for name in columns if name in table.schema_arrow.names]
+            for batch in table.iter_batches(batch_size=_PARQUET_BATCH, columns=there):
                 yield from batch.to_pylist()
 
 
@@ -185,18 +191,22 @@ def _item(row: Any, root: Path, allow_outside: bool) -> ScoreItem:
         raise ValueError(f"has no {', '.join(missing)}: a row needs {', '.join(REQUIRED)}")
     if not isinstance(row["instruction"], str):
         raise ValueError(f"instruction of type {type(row['instruction']).__name__}: write a text")
-    _check_unicode("instruction", row["instruction"])
+    check_unicode("instruction", row["instruction"])
     sources = row["source"] if isinstance(row["source"], list) else [row["source"]]
     principles = row.get("principles")
     return ScoreItem(
-        sources=tuple(_picture(source, "source", root, allow_outside) for source in sources),
-        edited=_picture(row["edited"], "edited", root, allow_outside),
+        sources=tuple(picture_of(source, "source", root, allow_outside) for source in sources),
+        edited=picture_of(row["edited"], "edited", root, allow_outside),
         instruction=row["instruction"],
         principles=None if principles is None else principles_of(principles),
     )
 
 
-def _picture(value: Any, label: str, root: Path, allow_outside: bool) -> bytes:
+def picture_of(value: Any, label: str, root: Path, allow_outside: bool) -> bytes:
+    """The encoded picture that a row holds or names, relative to `root`; not decoded.
+
+    Raises ImageError for one that cannot be read, ValueError for what is none; both name the `label`.
+    """
     if isinstance(value, dict):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if isinstance(value, bytes):
@@ -218,8 +228,8 @@ def _picture(value: Any, label: str, root: Path, allow_outside: bool) -> bytes:
         raise ImageError(f"{label} {value!r}: cannot be read ({' '.join(str(error).split())})") from error
 
 
-def _check_unicode(label: str, text: str) -> None:
-    """JSON may spell half a character, which no model and no file can hold."""
+def check_unicode(label: str, text: str) -> None:
+    """ValueError for half a character, which JSON may spell and no model and no file can hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -238,7 +248,7 @@ def principles_of(rows: Any) -> tuple[Principle, ...]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("question", "category")):
             raise ValueError(f"principle {number} is malformed: {_REMEDY}")
-        _check_unicode(f"principle {number}", row["question"])
+        check_unicode(f"principle {number}", row["question"])
     return check_principles([Principle(row["question"], row["category"]) for row in rows])
 
 

@@ -237,6 +237,12 @@ class Verifier:
             )
         return written
 
+    def principles_many(
+        self, contexts: Sequence[tuple[tuple[bytes, ...], str]]
+    ) -> list[tuple[Principle, ...] | Unparsed]:
+        """`principles` of many checked (sources, instruction) in one batch; a reason where there are none."""
+        return self._decompose(contexts)
+
     def is_cached(self, sources: Sequence[bytes], instruction: str) -> bool:
         """True when the principles of this context were read from the cache instead of being asked for."""
         return context_key(tuple(sources), instruction) in self._from_cache
