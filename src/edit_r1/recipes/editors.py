@@ -1,4 +1,4 @@
-"""Flow-GRPO on released editors. Peaks are what `--plan` counts for a process; none has run on a GPU yet.
+"""Flow-GRPO on released editors. Memory is what `--plan` counts for a process; none has run on a GPU yet.
 
 The verifier is served beside the training: `vllm serve runs/gcpo/model --served-model-name edit-rrm --port 8000` on
 another GPU, or on another machine with `--verifier http://HOST:8000/v1#edit-rrm`. Every field is a flag.
@@ -34,7 +34,7 @@ def kontext_lora_80gb() -> EditorRecipe:
     """The paper's settings on one 80 GB GPU: LoRA on a bf16 FLUX.1-Kontext at 512 px.
 
     edit-r1 train editor kontext_lora_80gb --data data/contexts --out runs/kontext
-    Peak by --plan: KONTEXT_80 GiB.
+    Peak by --plan: 34 GiB.
     """
     settings = FluxKontextSettings(max_area=AREA, offload_encoders=True)
     return EditorRecipe(
@@ -47,7 +47,7 @@ def kontext_lora_80gb_fast() -> EditorRecipe:
     """As `kontext_lora_80gb` with two trained steps of six and no KL.
 
     edit-r1 train editor kontext_lora_80gb_fast --data data/contexts --out runs/kontext
-    Peak by --plan: KONTEXT_FAST GiB.
+    Peak: `--plan`.
     """
     return replace(kontext_lora_80gb(), stage=FAST)
 
@@ -57,7 +57,7 @@ def kontext_lora_24gb() -> EditorRecipe:
 
     pip install 'edit-r1[quantised]'
     edit-r1 train editor kontext_lora_24gb --data data/contexts --verifier http://HOST:8000/v1#edit-rrm
-    Peak by --plan: KONTEXT_24 GiB.
+    Peak: `--plan`.
     """
     recipe = kontext_lora_80gb()
     settings = FluxKontextSettings(max_area=AREA, offload_encoders=True, batch_size=2)
@@ -69,7 +69,7 @@ def kontext_lora_8gpu() -> EditorRecipe:
     """The paper's settings on eight 80 GB GPUs, a copy of the transformer each (DDP), 32 contexts a step.
 
     accelerate launch --multi_gpu --num_processes 8 --no_python edit-r1 train editor kontext_lora_8gpu
-    Peak by --plan --processes 8: KONTEXT_8 GiB.
+    Peak: `--plan --processes 8`.
     """
     return replace(kontext_lora_80gb(), stage=replace(PAPER, contexts_per_step=32))
 
@@ -78,7 +78,7 @@ def qwen_image_edit_lora_8gpu() -> EditorRecipe:
     """LoRA on Qwen-Image-Edit on eight 80 GB GPUs, the transformer in parts (FSDP2); guidance by two forwards.
 
     torchrun --no-python --nproc_per_node 8 edit-r1 train editor qwen_image_edit_lora_8gpu --data data/contexts
-    Peak by --plan --processes 8: QWEN_8 GiB.
+    Peak: `--plan --processes 8`.
     """
     settings = QwenImageEditSettings(area=AREA, source_area=AREA, offload_encoders=True)
     stage = replace(
@@ -94,7 +94,7 @@ def kontext_full_nodes() -> EditorRecipe:
     On every node, whose memory holds eight times what --plan tells under "in the machine's memory":
     torchrun --no-python --nnodes 4 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HEAD:29500 \
         edit-r1 train editor kontext_full_nodes --data data/contexts --verifier http://HOST:8000/v1#edit-rrm
-    Peak by --plan --processes 32: KONTEXT_FULL GiB.
+    Peak: `--plan --processes 32`.
     """
     settings = FluxKontextSettings(max_area=AREA, offload_encoders=True, bf16_products=True)
     stage = replace(
