@@ -93,7 +93,7 @@ def kontext_full_nodes() -> EditorRecipe:
 
     On every node, whose memory holds eight times what --plan tells under "in the machine's memory":
     torchrun --nnodes 4 --nproc-per-node 8 --rdzv_backend c10d --rdzv_endpoint HEAD:29500 \
-        edit-r1 train editor kontext_full_nodes --data data/contexts --verifier http://HOST:8000/v1#edit-rrm
+        -m edit_r1 train editor kontext_full_nodes --data data/contexts --verifier http://HOST:8000/v1#edit-rrm
     Peak: `--plan --processes 32`.
     """
     settings = FluxKontextSettings(max_area=AREA, offload_encoders=True, bf16_products=True)
