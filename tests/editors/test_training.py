@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from edit_r1.records import Context, Principle, Sample
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import judge_edits, sample_edits
-from edit_r1.train.editor_stage import EditorRLStage, plan_iteration
+from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration
 
 BACKBONES = ("kontext", "qwen", "plus", "plus 2511", "klein")
-STAGE = EditorRLStage(
+STAGE = changed(EditorRLStage(),
     steps=1, contexts_per_step=2, group_size=3, sampling_steps=4, trained_steps=2, lora_rank=0, learning_rate=1e-3,
     train_batch=4, sample_batch=4, save_every=0,
 )  # fmt: skip
@@ -65,7 +64,7 @@ def _brightness(contexts, images):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_fault_2_the_ratio_is_one_at_the_first_update(make_editor, backbone, lora_rank):
     """Two layouts, guidance where the backbone has it: rollout and replay compute the same velocity."""
-    stage = replace(STAGE, lora_rank=lora_rank, inner_updates=2, learning_rate=1e-2, guidance=3.0)
+    stage = changed(STAGE, lora_rank=lora_rank, inner_updates=2, learning_rate=1e-2, guidance=3.0)
     editor = make_editor(backbone)
     contexts = _contexts(backbone, 2)
     policy = EditorPolicy(editor, stage)
@@ -90,7 +89,7 @@ def test_a_few_iterations_raise_a_simple_reward(make_editor, tmp_path, backbone)
         return {"brightness": float(np.mean([decode_rgb(edit.image).mean() for edit in edits]))}
 
     seen = []
-    stage = replace(STAGE, steps=8, group_size=6, learning_rate=2e-2, kl_beta=0.0, sample_batch=16, train_batch=16,
+    stage = changed(STAGE, steps=8, group_size=6, learning_rate=2e-2, kl_beta=0.0, sample_batch=16, train_batch=16,
                     guidance=1.0)  # fmt: skip
     train_editor(
         stage, editor, contexts, _brightness, tmp_path, evaluate=lambda step: seen.append(brightness(step)) or {}
@@ -104,7 +103,7 @@ def test_an_adapter_loads_through_the_pipeline(make_editor, tmp_path, backbone):
     contexts = _contexts(backbone, 2)
     sample = contexts[0].sample
     untouched = decode_rgb(editor.edit([sample], [1])[0].image).astype(int)
-    stage = replace(STAGE, lora_rank=2, save_as="adapter", learning_rate=0.05, guidance=1.0)
+    stage = changed(STAGE, lora_rank=2, save_as="adapter", learning_rate=0.05, guidance=1.0)
     done = train_editor(stage, editor, contexts, _brightness, tmp_path)
     trained = decode_rgb(editor.edit([sample], [1])[0].image).astype(int)
     again = make_editor(backbone)
