@@ -34,8 +34,12 @@ def test_a_recipe_fits_its_machine(name: str) -> None:
 
 def test_the_command_line_plans_with_the_recipes_fields_as_flags(capsys) -> None:
     flags = ["--plan", "--json", "--pixels", "256", "--tflops", "400", "--device-memory", "16", "--group-size", "4"]
-    assert main(["train", "editor", "kontext_lora_80gb_fast", *flags]) == 0
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "editor", "kontext_lora_80gb_fast", *flags])
+    assert ended.value.code == 0
     told = json.loads(capsys.readouterr().out)
     assert told["fits"] is False and told["samples_per_step"] == 32
-    assert main(["train", "editor", "tiny_editor_grpo", "--plan"]) == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "editor", "tiny_editor_grpo", "--plan"])
+    assert ended.value.code == 1
     assert "EditorCheckpoint" in capsys.readouterr().err
