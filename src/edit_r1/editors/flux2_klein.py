@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,16 @@ from edit_r1.editors.packing import (
     flux_packing,
     use_packed_attention,
 )
-from edit_r1.editors.parts import check_scheduler, encoders_on, freeze, place, save_lora, shifted_schedule
+from edit_r1.editors.parts import (
+    Quantisation,
+    check_scheduler,
+    encoders_on,
+    freeze,
+    place,
+    quantising,
+    save_lora,
+    shifted_schedule,
+)
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.images import ImageError, decode_pil
 from edit_r1.records import Sample
@@ -110,6 +120,18 @@ class Flux2Contexts:
         )
 
 
+def klein_lora_targets(transformer: nn.Module) -> tuple[str, ...]:
+    """Attention and feed-forward layers. A single block's output layer is named whole: `attn.to_out` alone would
+    also name a container in the double blocks."""
+    singles: Any = transformer.single_transformer_blocks
+    return (
+        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+        "ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out",
+        "attn.to_qkv_mlp_proj", *(f"single_transformer_blocks.{index}.attn.to_out" for index in range(len(singles))),
+    )  # fmt: skip
+
+
 class Flux2KleinEditor:
     """An `Editor` and a `FlowEditor` around a loaded `Flux2KleinPipeline`."""
 
@@ -136,10 +158,15 @@ class Flux2KleinEditor:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         name: str | None = None,
+        quantise: Quantisation = "none",
+        waits: bool = False,
     ) -> Flux2KleinEditor:
-        """Load a pipeline in the Hugging Face layout; stored weights are read into `dtype`."""
-        pipeline = Flux2KleinPipeline.from_pretrained(str(path), dtype=dtype)
-        place(pipeline, [pipeline.text_encoder], device, settings.offload_encoders)
+        """Load a pipeline in the Hugging Face layout; stored weights are read into `dtype`.
+
+        quantise: of the transformer. waits: it stays on the CPU until training shards it.
+        """
+        pipeline = Flux2KleinPipeline.from_pretrained(str(path), dtype=dtype, **quantising(quantise, device, dtype))
+        place(pipeline, [pipeline.text_encoder], device, settings.offload_encoders, waits)
         return cls(pipeline, settings, name or Path(path).name)
 
     @property
@@ -157,15 +184,7 @@ class Flux2KleinEditor:
 
     @property
     def lora_targets(self) -> tuple[str, ...]:
-        """Attention and feed-forward layers. A single block's output layer is named whole: `attn.to_out` alone would
-        also name a container in the double blocks."""
-        singles = range(len(self.pipeline.transformer.single_transformer_blocks))
-        return (
-            "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-            "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-            "ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out",
-            "attn.to_qkv_mlp_proj", *(f"single_transformer_blocks.{index}.attn.to_out" for index in singles),
-        )  # fmt: skip
+        return klein_lora_targets(self.pipeline.transformer)
 
     def edit(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[EditedImage]:
         """One edit per (sample, seed), in order, by the deterministic sampler with `settings`.

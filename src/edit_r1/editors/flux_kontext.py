@@ -29,7 +29,16 @@ from torch import Tensor, nn
 from edit_r1.editors.batching import Layout, buckets, check_batching, edit_in_batches
 from edit_r1.editors.flow import FlowRows, Schedule, generator, sample_trajectory
 from edit_r1.editors.packing import PackedFluxAttention, aligned, flux_packing, use_packed_attention
-from edit_r1.editors.parts import check_scheduler, encoders_on, freeze, place, save_lora, shifted_schedule
+from edit_r1.editors.parts import (
+    Quantisation,
+    check_scheduler,
+    encoders_on,
+    freeze,
+    place,
+    quantising,
+    save_lora,
+    shifted_schedule,
+)
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.images import ImageError, decode_pil
 from edit_r1.records import Sample
@@ -118,10 +127,15 @@ class FluxKontextEditor:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         name: str | None = None,
+        quantise: Quantisation = "none",
+        waits: bool = False,
     ) -> FluxKontextEditor:
-        """Load a pipeline in the Hugging Face layout; a stored bf16 checkpoint is read into `dtype`."""
-        pipeline = FluxKontextPipeline.from_pretrained(str(path), dtype=dtype)
-        place(pipeline, [pipeline.text_encoder, pipeline.text_encoder_2], device, settings.offload_encoders)
+        """Load a pipeline in the Hugging Face layout; a stored bf16 checkpoint is read into `dtype`.
+
+        quantise: of the transformer. waits: it stays on the CPU until training shards it.
+        """
+        pipeline = FluxKontextPipeline.from_pretrained(str(path), dtype=dtype, **quantising(quantise, device, dtype))
+        place(pipeline, [pipeline.text_encoder, pipeline.text_encoder_2], device, settings.offload_encoders, waits)
         return cls(pipeline, settings, name or Path(path).name)
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from peft import get_peft_model_state_dict
 from torch import nn
 
 from edit_r1.editors.flow import Schedule
+
+Quantisation = Literal["none", "nf4"]
+"""Of a frozen transformer: as stored, or 4 bits by bitsandbytes (QLoRA's nf4, its scales quantised too)."""
 
 
 def check_scheduler(pipeline: DiffusionPipeline) -> None:
@@ -33,16 +37,41 @@ def shifted_schedule(pipeline: DiffusionPipeline, steps: int, mu: float, device:
     return Schedule(scheduler.sigmas, scheduler.timesteps)
 
 
+def quantising(quantise: Quantisation, device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What a pipeline's `from_pretrained` is given beside the path to quantise its transformer while loading.
+
+    Raises ValueError without a CUDA device or the library.
+    """
+    if quantise == "none":
+        return {}
+    if not device.startswith("cuda"):
+        raise ValueError(f"quantise={quantise!r} on {device}: 4-bit weights need a CUDA device; use quantise='none'")
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(f"quantise={quantise!r} needs bitsandbytes: pip install 'edit-r1[quantised]'")
+    from diffusers import BitsAndBytesConfig
+    from diffusers.quantizers import PipelineQuantizationConfig
+
+    torch.cuda.set_device(device)  # bitsandbytes quantises on the current device
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": PipelineQuantizationConfig(quant_mapping={"transformer": four_bits})}
+
+
 def freeze(parts: Sequence[nn.Module]) -> None:
     for part in parts:
         part.eval()
         part.requires_grad_(False)
 
 
-def place(pipeline: DiffusionPipeline, encoders: Sequence[nn.Module], device: str, offload: bool) -> None:
-    """Put the pipeline on `device`; with `offload` its text encoders rest on the CPU."""
+def place(
+    pipeline: DiffusionPipeline, encoders: Sequence[nn.Module], device: str, offload: bool, waits: bool = False
+) -> None:
+    """Put the pipeline on `device`; with `offload` its text encoders rest on the CPU, with `waits` its transformer
+    stays there until training shards it, so that no device ever holds all of it."""
+    resting = [*(encoders if offload else ()), *([pipeline.transformer] if waits else ())]
     for part in pipeline.components.values():
-        if isinstance(part, nn.Module) and not (offload and any(part is encoder for encoder in encoders)):
+        if isinstance(part, nn.Module) and not any(part is other for other in resting):
             part.to(device)
 
 

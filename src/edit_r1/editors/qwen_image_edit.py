@@ -31,7 +31,16 @@ from edit_r1.algo.guidance import guided_velocity
 from edit_r1.editors.batching import Layout, buckets, check_batching, edit_in_batches
 from edit_r1.editors.flow import FlowRows, Schedule
 from edit_r1.editors.packing import PackedQwenAttention, Packing, aligned, lengthened, use_packed_attention
-from edit_r1.editors.parts import check_scheduler, encoders_on, freeze, place, save_lora, shifted_schedule
+from edit_r1.editors.parts import (
+    Quantisation,
+    check_scheduler,
+    encoders_on,
+    freeze,
+    place,
+    quantising,
+    save_lora,
+    shifted_schedule,
+)
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.images import ImageError, decode_pil
 from edit_r1.records import Sample
@@ -146,19 +155,18 @@ class QwenImageEditor:
 
     @classmethod
     def from_pretrained(
-        cls,
-        path: str | Path,
-        settings: QwenImageEditSettings,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        name: str | None = None,
-    ) -> QwenImageEditor:
-        """Load either pipeline in the Hugging Face layout; its index says which. Weights are read into `dtype`."""
+        cls, path: str | Path, settings: QwenImageEditSettings, device: str = "cpu",
+        dtype: torch.dtype = torch.float32, name: str | None = None, quantise: Quantisation = "none",
+        waits: bool = False,
+    ) -> QwenImageEditor:  # fmt: skip
+        """Load either pipeline in the Hugging Face layout; its index says which. Weights are read into `dtype`.
+        quantise: of the transformer. waits: it stays on the CPU until training shards it.
+        """
         kind = QwenImageEditPlusPipeline.load_config(str(path)).get("_class_name")
         if kind not in PIPELINES:
             raise ValueError(f"{path} holds a {kind}: give a folder of one of {', '.join(PIPELINES)}")
-        pipeline = PIPELINES[kind].from_pretrained(str(path), dtype=dtype)
-        place(pipeline, [pipeline.text_encoder], device, settings.offload_encoders)
+        pipeline = PIPELINES[kind].from_pretrained(str(path), dtype=dtype, **quantising(quantise, device, dtype))
+        place(pipeline, [pipeline.text_encoder], device, settings.offload_encoders, waits)
         return cls(pipeline, settings, name or Path(path).name)
 
     @property

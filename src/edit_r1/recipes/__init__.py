@@ -1,5 +1,25 @@
 """Recipes: functions that return frozen configs, by the names the command line takes."""
 
 from edit_r1.recipes.built_in import tiny_cold_start, tiny_editor_grpo, tiny_editor_nft, tiny_gcpo, tiny_sft
+from edit_r1.recipes.editors import (
+    kontext_full_nodes,
+    kontext_lora_8gpu,
+    kontext_lora_24gb,
+    kontext_lora_80gb,
+    kontext_lora_80gb_fast,
+    qwen_image_edit_lora_8gpu,
+)
 
-__all__ = ["tiny_cold_start", "tiny_editor_grpo", "tiny_editor_nft", "tiny_gcpo", "tiny_sft"]
+__all__ = [
+    "kontext_full_nodes",
+    "kontext_lora_8gpu",
+    "kontext_lora_24gb",
+    "kontext_lora_80gb",
+    "kontext_lora_80gb_fast",
+    "qwen_image_edit_lora_8gpu",
+    "tiny_cold_start",
+    "tiny_editor_grpo",
+    "tiny_editor_nft",
+    "tiny_gcpo",
+    "tiny_sft",
+]

@@ -107,6 +107,18 @@ def run_curation(stage: CurateStage, out: Path) -> Path:
 def train_by_flags(kind: str, recipe: str, flags: Sequence[str]) -> Path:
     """`edit-r1 train KIND RECIPE FLAGS`: a recipe with its fields set by flags, run; --resume continues a stopped run.
 
+    Raises as `with_flags` does.
+    """
+    config = with_flags(kind, recipe, [flag for flag in flags if flag != "--resume"])
+    result = run_training(kind, config, resume="--resume" in flags)
+    if kind == "editor":
+        leave_team()
+    return result
+
+
+def with_flags(kind: str, recipe: str, flags: Sequence[str]) -> Any:
+    """A recipe's config with its fields set by flags.
+
     Raises ValueError for a recipe of another kind; ends the program with code 2 for an unknown flag.
     """
     wanted = {"sft": SFTRecipe, "gcpo": GCPORecipe, "editor": EditorRecipe}[kind]
@@ -115,13 +127,7 @@ def train_by_flags(kind: str, recipe: str, flags: Sequence[str]) -> Path:
         raise ValueError(
             f"train {kind} takes a recipe that returns {wanted.__name__}, {recipe} returns {type(config).__name__}"
         )
-    rest = [flag for flag in flags if flag != "--resume"]
-    prog = f"edit-r1 train {kind} {recipe}"
-    config = tyro.cli(type(config), default=config, args=rest, prog=prog)
-    result = run_training(kind, config, resume="--resume" in flags)
-    if kind == "editor":
-        leave_team()
-    return result
+    return tyro.cli(type(config), default=config, args=list(flags), prog=f"edit-r1 train {kind} {recipe}")
 
 
 def run_training(kind: str, recipe: Any, resume: bool) -> Path:

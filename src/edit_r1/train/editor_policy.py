@@ -40,7 +40,8 @@ class EditorPolicy(Generic[E]):
     the reference is the same transformer with the adapter off. With 0 every weight is trained and the
     reference is a frozen copy, made only when `kl_beta` needs it. With `shard` on several processes each holds a part
     of the transformer and of that copy; then all methods below are called by all processes alike.
-    Raises ValueError for trainable weights that are not float32.
+    Raises ValueError for trainable weights that are not float32, and for a quantised transformer that cannot be trained
+    so (`check_quantised`).
     """
 
     def __init__(self, editor: FlowEditor[E], stage: EditorRLStage, team: Team = ALONE) -> None:
@@ -49,6 +50,7 @@ class EditorPolicy(Generic[E]):
         self.team = team
         self.sharded = stage.shard and team.size > 1
         transformer: Any = editor.transformer
+        check_quantised(transformer, stage)
         transformer.eval()
         transformer.requires_grad_(False)
         self._frozen: FlowEditor[E] | None = None
@@ -243,6 +245,16 @@ def check_float32(parameters: dict[str, nn.Parameter]) -> None:
             f"{len(wrong)} trainable weights are not float32 (first: {name}, {dtype}), so that small "
             "updates would be lost: load the editor with dtype=torch.float32, or train LoRA "
             "(lora_rank > 0), whose weights are float32 on any base"
+        )
+
+
+def check_quantised(transformer: nn.Module, stage: EditorRLStage) -> None:
+    """Raise ValueError for packed (integer) weights in a stage that would have to change, part or merge them."""
+    packed = any(not parameter.is_floating_point() for parameter in transformer.parameters())
+    if packed and (stage.lora_rank == 0 or stage.shard or stage.save_as != "adapter"):
+        raise ValueError(
+            f"a quantised transformer, lora_rank={stage.lora_rank}, shard={stage.shard}, save_as={stage.save_as!r}: "
+            "it trains as LoRA alone, unsharded, and is saved as save_as='adapter'"
         )
 
 

@@ -1,0 +1,44 @@
+"""`edit-r1 train editor RECIPE --plan`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import tyro
+
+from edit_r1.editors.checkpoint import EditorCheckpoint
+from edit_r1.recipes.run import EditorRecipe, with_flags
+from edit_r1.train.editor import train_editor
+from edit_r1.train.plan import Plan, PlanOptions, plan, plan_json, plan_text
+
+
+def plan_editor(kind: str, recipe: str, flags: Sequence[str]) -> int:
+    """Prints the plan of a recipe with its fields set by flags; `PlanOptions` are flags too. Returns 0.
+
+    Raises ValueError for a recipe that cannot be planned; ends the program with code 2 for an unknown flag.
+    """
+    default = PlanOptions(processes=int(os.environ.get("WORLD_SIZE", "1")))
+    options, rest = tyro.cli(PlanOptions, default=default, args=list(flags), return_unknown_args=True)
+    config = with_flags(kind, recipe, rest)
+    if not isinstance(config, EditorRecipe):
+        raise ValueError(f"train {kind} --plan: only `train editor` can be planned; leave --plan out")
+    made = plan_recipe(config, options)
+    print(json.dumps(plan_json(made)) if options.json else plan_text(made))
+    return 0
+
+
+def plan_recipe(recipe: EditorRecipe, options: PlanOptions | None = None) -> Plan:
+    """Raises ValueError for an editor that is opened by other code, or another algorithm than Flow-GRPO."""
+    if not isinstance(recipe.load, EditorCheckpoint):
+        raise ValueError("--plan reads the editor's configs, and this recipe opens it by code: set load to an "
+                         "EditorCheckpoint")  # fmt: skip
+    if recipe.train is not train_editor:
+        raise ValueError("--plan counts Flow-GRPO, and this recipe trains by another algorithm: plan one with "
+                         "train=train_editor")  # fmt: skip
+    judge = recipe.reward.judge
+    if not judge.address:
+        judge = replace(judge, address=recipe.verifier, traces=recipe.traces)
+    return plan(recipe.stage, recipe.load, judge, options)

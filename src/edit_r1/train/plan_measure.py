@@ -1,0 +1,253 @@
+"""What a transformer of a given architecture costs, by running its own code on tensors without memory.
+
+A transformer with one block of each kind, and those with one more of one kind, run forward and backward under torch's
+FakeTensorMode: FLOPs are counted by FlopCounterMode, memory by the storages that live. Blocks of one kind cost alike,
+so that the whole follows (`algo.step_cost.grown`): weights and FLOPs exactly, memory but for a peak that moves to
+another place as blocks are added, which is then told too low (by 7 % in the worst toy of the tests). The kernels are
+those that torch picks on a CPU; workspaces of a GPU's libraries are not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from edit_r1.algo.step_cost import grown
+from edit_r1.editors.architecture import Architecture, Part
+from edit_r1.editors.flux2_klein import klein_lora_targets
+from edit_r1.editors.flux_kontext import FluxKontextEditor
+from edit_r1.editors.qwen_image_edit import QwenImageEditor
+
+BLOCKS = {
+    "FluxTransformer2DModel": ("num_layers", "num_single_layers"),
+    "QwenImageTransformer2DModel": ("num_layers",),
+    "Flux2Transformer2DModel": ("num_layers", "num_single_layers"),
+}
+"""Config fields with the numbers of blocks, by class."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One row of a forward."""
+
+    edit: tuple[int, int]
+    """Rows and columns of latent tokens of the edit."""
+    sources: tuple[tuple[int, int], ...]
+    """Of each source."""
+    text: int
+    """Text tokens."""
+
+    @property
+    def tokens(self) -> int:
+        return self.edit[0] * self.edit[1]
+
+    @property
+    def image_tokens(self) -> int:
+        return self.tokens + sum(rows * columns for rows, columns in self.sources)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the transformer runs."""
+
+    dtype: torch.dtype
+    lora_rank: int
+    checkpointing: bool
+    bf16_products: bool
+    sample_rows: int
+    update_rows: int
+    """Rows of a training forward: edits of a micro-batch times trained steps."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Weights are numbers, memory is bytes, FLOPs are of one row."""
+
+    weights: float
+    linear_weights: float
+    """Those in matrices of linear layers, which quantisation packs."""
+    trained: float
+    forward_flops: float
+    update_flops: float
+    """A forward, its recomputation if any, and the backward pass."""
+    sample_bytes: float
+    """Most that a forward of `sample_rows` holds beside the weights."""
+    update_bytes: float
+    """Most that a forward and backward pass of `update_rows` holds beside weights and summed gradients."""
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the storages made inside, and the most at any time; works on fake and on real tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for made in tree_leaves(out):
+            if not isinstance(made, Tensor):
+                continue
+            storage = made.untyped_storage()
+            key = storage._cdata
+            if key in given or key in self._sizes:
+                continue
+            self._sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._freed, key)
+        return out
+
+    def _freed(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+def lora_targets(architecture: Architecture, transformer: nn.Module) -> tuple[str, ...]:
+    """Those of the editor of this pipeline."""
+    if architecture.pipeline == "FluxKontextPipeline":
+        return FluxKontextEditor.lora_targets
+    if architecture.pipeline == "Flux2KleinPipeline":
+        return klein_lora_targets(transformer)
+    return QwenImageEditor.lora_targets
+
+
+def block_counts(part: Part) -> tuple[int, ...]:
+    """How many blocks of each kind. Raises ValueError for a class whose blocks are not known here."""
+    if part.kind not in BLOCKS:
+        raise ValueError(f"a plan knows the blocks of {', '.join(BLOCKS)}, not of {part.kind}")
+    config: Any = part.build().config
+    return tuple(config[name] for name in BLOCKS[part.kind])
+
+
+def measured(architecture: Architecture, training: Training, shape: Shape) -> Footprint:
+    """Of the whole transformer, from small ones. Raises ValueError as `block_counts`, or for fewer than one block."""
+    part = architecture.parts["transformer"]
+    counts = block_counts(part)
+    if min(counts) < 1:
+        raise ValueError(f"blocks {counts}: a plan needs at least one of each kind")
+    base = measured_with(architecture, training, shape, [1] * len(counts))
+    more = [
+        measured_with(architecture, training, shape, [1 + (kind == place) for kind in range(len(counts))])
+        for place in range(len(counts))
+    ]
+    columns = zip(astuple(base), *map(astuple, more), strict=True)
+    return Footprint(*(grown(first, rest, counts) for first, *rest in columns))
+
+
+def measured_with(architecture: Architecture, training: Training, shape: Shape, blocks: Sequence[int]) -> Footprint:
+    """Of a transformer with these numbers of blocks."""
+    transformer = prepared(architecture, training, blocks)
+    with FakeTensorMode():
+        materialise(transformer, training, lambda size, dtype: torch.empty(size, dtype=dtype))
+        weights = sum(weight.numel() for weight in transformer.parameters())
+        trained = [weight for weight in transformer.parameters() if weight.requires_grad]
+        added = sum(weight.numel() for weight in trained) if training.lora_rank else 0
+        linear = sum(
+            module.weight.numel()
+            for name, module in transformer.named_modules()
+            if isinstance(module, nn.Linear) and "lora_" not in name
+        )
+
+        def forward(rows: int) -> Tensor:
+            return run_forward(transformer, training, shape, rows, "cpu")
+
+        # Apart: what counts FLOPs keeps tensors alive.
+        with FlopCounterMode(display=False) as sample_flops, torch.no_grad():
+            forward(training.sample_rows)
+        with LiveBytes() as sampling, torch.no_grad():
+            forward(training.sample_rows)
+        with FlopCounterMode(display=False) as update_flops:
+            forward(training.update_rows).square().mean().backward()
+        for weight in trained:
+            weight.grad = torch.zeros_like(weight)
+        with LiveBytes() as updating:
+            forward(training.update_rows).square().mean().backward()
+    return Footprint(
+        weights - added, linear, sum(weight.numel() for weight in trained),
+        sample_flops.get_total_flops() / training.sample_rows, update_flops.get_total_flops() / training.update_rows,
+        sampling.peak, updating.peak,
+    )  # fmt: skip
+
+
+def prepared(architecture: Architecture, training: Training, blocks: Sequence[int]) -> nn.Module:
+    """A transformer with so many blocks of each kind, ready to train, on the device "meta"."""
+    part = architecture.parts["transformer"]
+    transformer: Any = part.build(**dict(zip(BLOCKS[part.kind], blocks, strict=True)))
+    transformer.eval()
+    if training.lora_rank:
+        transformer.requires_grad_(False)
+        targets = list(lora_targets(architecture, transformer))
+        config = LoraConfig(r=training.lora_rank, lora_alpha=2 * training.lora_rank, target_modules=targets)
+        inject_adapter_in_model(config, transformer, low_cpu_mem_usage=True)
+    if training.checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return transformer
+
+
+def materialise(transformer: nn.Module, training: Training, make: Callable[[torch.Size, torch.dtype], Tensor]) -> None:
+    """Replaces the weights on "meta" by what `make` gives: float32 for LoRA, else the training's dtype."""
+    for prefix, module in transformer.named_modules():
+        dtype = torch.float32 if "lora_" in prefix else training.dtype
+        for name, weight in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, nn.Parameter(make(weight.shape, dtype), weight.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, make(buffer.shape, buffer.dtype))
+        for name, child in list(module.named_children()):
+            if isinstance(child, QwenEmbedRope):  # its tables are no buffers: made again where there is memory
+                setattr(module, name, QwenEmbedRope(child.theta, child.axes_dim, child.scale_rope))
+
+
+def run_forward(transformer: Any, training: Training, shape: Shape, rows: int, device: str) -> Tensor:
+    """The velocity of the edit's tokens [rows, L, C] of random or empty inputs, in float32."""
+    config = transformer.config
+
+    def empty(*size: int) -> Tensor:
+        return torch.zeros(*size, dtype=training.dtype, device=device)
+
+    inputs = {
+        "hidden_states": empty(rows, shape.image_tokens, config.in_channels),
+        "encoder_hidden_states": empty(rows, shape.text, config.joint_attention_dim),
+        "timestep": empty(rows),
+        "return_dict": False,
+    }
+    kind = next(name for each in type(transformer).__mro__ if (name := each.__name__) in BLOCKS)
+    if kind == "QwenImageTransformer2DModel":
+        shapes = [(1, *picture) for picture in (shape.edit, *shape.sources)]
+        inputs |= {"img_shapes": [shapes] * rows}
+    else:
+        axes = len(config.axes_dims_rope)
+        inputs |= {"img_ids": empty(shape.image_tokens, axes), "txt_ids": empty(shape.text, axes)}
+        inputs |= {"guidance": torch.ones(rows, device=device) if config.guidance_embeds else None}
+    if kind == "FluxTransformer2DModel":
+        inputs |= {"pooled_projections": empty(rows, config.pooled_projection_dim)}
+    with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=training.bf16_products):
+        velocity_BNC: Tensor = transformer(**inputs)[0]
+    return velocity_BNC[:, : shape.tokens].float()
+
+
+def decode_bytes(architecture: Architecture, dtype: torch.dtype, shape: Shape, rows: int) -> int:
+    """Most that the VAE holds beside its weights while it decodes so many edits at once."""
+    part = architecture.parts["vae"]
+    vae: Any = part.build().eval().requires_grad_(False)
+    height, width = (2 * side for side in shape.edit)
+    channels = vae.config.z_dim if part.kind == "AutoencoderKLQwenImage" else vae.config.latent_channels
+    frames = (1,) if part.kind == "AutoencoderKLQwenImage" else ()
+    with FakeTensorMode():
+        plain = Training(dtype, 0, False, False, rows, rows)
+        materialise(vae, plain, lambda size, kind: torch.empty(size, dtype=kind))
+        with LiveBytes() as live, torch.no_grad():
+            vae.decode(torch.zeros(rows, channels, *frames, height, width, dtype=dtype), return_dict=False)
+    return live.peak

@@ -1,0 +1,45 @@
+"""The recipes of released editors: each is built, and one is planned through the command line; nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edit_r1 import recipes
+from edit_r1.cli import main
+from edit_r1.commands.plan import plan_recipe
+from edit_r1.recipes.run import EditorRecipe
+from edit_r1.train.plan import PlanOptions
+
+MACHINES = {
+    "kontext_lora_80gb": (1, 80.0),
+    "kontext_lora_80gb_fast": (1, 80.0),
+    "kontext_lora_24gb": (1, 24.0),
+    "kontext_lora_8gpu": (8, 80.0),
+    "qwen_image_edit_lora_8gpu": (8, 80.0),
+    "kontext_full_nodes": (32, 80.0),
+}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_recipe_fits_its_machine(name: str) -> None:
+    processes, memory = MACHINES[name]
+    recipe = getattr(recipes, name)()
+    assert isinstance(recipe, EditorRecipe) and recipe.stage.group_size == 24
+    made = plan_recipe(recipe, PlanOptions(processes=processes, device_memory=memory, tflops=400))
+    assert made.misfits == () and made.peak < 0.95 * memory
+    assert sum(made.petaflops.values()) > 0
+
+
+def test_the_command_line_plans_with_the_recipes_fields_as_flags(capsys) -> None:
+    flags = ["--plan", "--json", "--pixels", "256", "--tflops", "400", "--device-memory", "16", "--group-size", "4"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "editor", "kontext_lora_80gb_fast", *flags])
+    assert ended.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["fits"] is False and told["samples_per_step"] == 32
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "editor", "tiny_editor_grpo", "--plan"])
+    assert ended.value.code == 1
+    assert "EditorCheckpoint" in capsys.readouterr().err
