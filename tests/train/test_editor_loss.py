@@ -262,10 +262,10 @@ def test_trap_17_the_old_policy_of_nft_is_the_decayed_one(make_editor, tmp_path)
     drawn, monkey = [], pytest.MonkeyPatch()
     original = nft.sample_edits
 
-    def watched(editor, stage, iteration, contexts, team):
+    def watched(editor, stage, iteration, contexts, team, finished):
         assert iteration.window == () and iteration.starts_N is None
         drawn.append(editor.transformer.proj_out.weight.detach().clone())
-        return original(editor, stage, iteration, contexts, team)
+        return original(editor, stage, iteration, contexts, team, finished)
 
     monkey.setattr(nft, "sample_edits", watched)
     editor = make_editor()

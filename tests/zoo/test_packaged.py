@@ -114,7 +114,7 @@ def test_weights_are_found_or_their_absence_is_said(tmp_path: Path, monkeypatch:
 def test_principles_say_that_they_came_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The packaged verifier writes no principles of its own, so that these can come from the cache alone."""
+    """These are not what the packaged verifier would write, so that they can come from the cache alone."""
     monkeypatch.setenv("EDIT_R1_CACHE", str(tmp_path / "cache"))
     (tmp_path / "source.png").write_bytes(PICTURE)
     asked = ["principles", str(tmp_path / "source.png"), "-i", "Remove the red circle.", "--json"]
