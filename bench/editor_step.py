@@ -43,8 +43,9 @@ from edit_r1.store import write_json
 from edit_r1.train.editor import update
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_reward import verifier_reward
-from edit_r1.train.editor_rollout import judge_edits, sample_edits
+from edit_r1.train.editor_rollout import sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, LossSettings, Reward, SDESettings, plan_iteration
+from edit_r1.train.reward_queue import Judging
 from edit_r1.vlm.protocol import Sampling
 from edit_r1.world.index import WorldIndex
 from edit_r1.world.simulated_judges import SimulatedDecomposer
@@ -70,7 +71,7 @@ class Way:
     bf16: bool = False
     """Products of the transformer."""
     own_loop: bool = False
-    """This package's `sample_edits`, `judge_edits` and `update`, which do the first four anyway."""
+    """This package's `sample_edits`, `Judging` and `update`, which do the first four anyway."""
     fast: bool = False
     """A window of trained steps."""
 
@@ -187,7 +188,10 @@ def own_loop(
     with measured.phase("sample"):
         rollouts = sample_edits(policy.editor, stage, iteration, contexts_B)
     with measured.phase("judge"):
-        rewards_N = judge_edits(reward, rollouts, contexts_B, stage.group_size)
+        judging = Judging(reward, contexts_B, stage.group_size)
+        for rollout in rollouts:
+            judging.put(rollout.edits_M, rollout.images_M)
+        rewards_N = judging.rewards()
     groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
     advantages = group_advantage(
         rewards_N, groups_N, clip=stage.loss.advantage_clip, std_over=stage.loss.advantage_std, min_spread=-1.0

@@ -1,4 +1,4 @@
-"""Which number of a judgment follows the oracle best within an editor's groups: score, verdicts, expected score.
+"""Which number of a judgment follows the oracle best within an editor's groups: score, verdicts (gated or not), ...
 
     python bench/reward_choice.py --models runs/seeds/seed-0/gcpo/model runs/seeds/seed-1/gcpo/model
 
@@ -22,6 +22,7 @@ from edit_r1.records import Judgment
 from edit_r1.report.terminal import quiet_libraries
 from edit_r1.stats import mean_within_group_spearman
 from edit_r1.store import write_json
+from edit_r1.train.rewards import RewardSettings, grade_of, judgment_reward
 from edit_r1.verifier.scoring import ScoreItem
 from edit_r1.world.samples import make_samples
 
@@ -31,6 +32,13 @@ NUMBERS: dict[str, Callable[[Judgment], float | None]] = {
         line.verdict for line in judgment.principles if line.verdict is not None
     ),
     "expected score": lambda judgment: judgment.expected_score,
+    "reward of the verdicts, not gated": lambda judgment: judgment_reward(
+        grade_of(judgment), RewardSettings(value="verdicts", gate="none")
+    ),
+    "gated by the product": lambda judgment: judgment_reward(grade_of(judgment), RewardSettings(value="verdicts")),
+    "gated at one half": lambda judgment: judgment_reward(
+        grade_of(judgment), RewardSettings(value="verdicts", gate="threshold")
+    ),
 }
 
 

@@ -15,8 +15,9 @@ from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Context, Principle, Sample
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
-from edit_r1.train.editor_rollout import judge_edits, sample_edits
+from edit_r1.train.editor_rollout import sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration
+from edit_r1.train.reward_queue import Judging
 
 BACKBONES = ("kontext", "qwen", "plus", "plus 2511", "klein")
 STAGE = changed(EditorRLStage(),
@@ -72,7 +73,10 @@ def test_fault_2_the_ratio_is_one_at_the_first_update(make_editor, backbone, lor
     chosen = [contexts[i] for i in iteration.contexts_B]
     rollouts = sample_edits(editor, stage, iteration, chosen)
     assert len(rollouts) == 2 and all(len(rollout.edits_M) == stage.group_size for rollout in rollouts)
-    rewards = judge_edits(_brightness, rollouts, chosen, stage.group_size)
+    judging = Judging(_brightness, chosen, stage.group_size)
+    for rollout in rollouts:
+        judging.put(rollout.edits_M, rollout.images_M)
+    rewards = judging.rewards()
     advantages = group_advantage(rewards, [edit // stage.group_size for edit in range(len(rewards))])
     changes = update(stage, policy, iteration, rollouts, advantages)
     assert changes["ratio_deviation"] < 1e-5

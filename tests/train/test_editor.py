@@ -18,9 +18,10 @@ from edit_r1.train import nft
 from edit_r1.train.best_of_g import best_of_groups, train_best_of_g
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
-from edit_r1.train.editor_rollout import judge_edits, sample_edits
+from edit_r1.train.editor_rollout import sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration
 from edit_r1.train.nft import train_nft, update_by_contrast
+from edit_r1.train.reward_queue import Judging
 
 STAGE = changed(EditorRLStage(),
     steps=2, contexts_per_step=2, group_size=3, sampling_steps=4, trained_steps=2, lora_rank=0, learning_rate=1e-3,
@@ -47,7 +48,10 @@ def _one_iteration(editor, stage, contexts, reward=_brightness):
     iteration = plan_iteration(stage, 0, len(contexts))
     chosen = [contexts[i] for i in iteration.contexts_B]
     rollouts = sample_edits(editor, stage, iteration, chosen)
-    rewards = judge_edits(reward, rollouts, chosen, stage.group_size)
+    judging = Judging(reward, chosen, stage.group_size)
+    for rollout in rollouts:
+        judging.put(rollout.edits_M, rollout.images_M)
+    rewards = judging.rewards()
     groups = [edit // stage.group_size for edit in range(len(rewards))]
     return iteration, rollouts, rewards, group_advantage(rewards, groups)
 

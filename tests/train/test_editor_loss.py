@@ -16,9 +16,10 @@ from edit_r1.records import Context, Sample
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
-from edit_r1.train.editor_rollout import judge_edits, sample_edits
+from edit_r1.train.editor_rollout import sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration
 from edit_r1.train.nft import train_nft
+from edit_r1.train.reward_queue import Judging
 from edit_r1.train.sharding import shard
 
 STAGE = changed(
@@ -41,7 +42,10 @@ def _one_iteration(editor, stage, contexts, step=0, reward=_brightness):
     iteration = plan_iteration(stage, step, len(contexts))
     chosen = [contexts[i] for i in iteration.contexts_B]
     rollouts = sample_edits(editor, stage, iteration, chosen)
-    rewards = judge_edits(reward, rollouts, chosen, stage.group_size)
+    judging = Judging(reward, chosen, stage.group_size)
+    for rollout in rollouts:
+        judging.put(rollout.edits_M, rollout.images_M)
+    rewards = judging.rewards()
     groups = [edit // stage.group_size for edit in range(len(rewards))]
     advantages = group_advantage(rewards, groups, clip=stage.loss.advantage_clip, std_over=stage.loss.advantage_std)
     return iteration, rollouts, rewards, advantages
@@ -257,17 +261,17 @@ def test_fault_6_a_step_is_taken_when_its_last_iteration_taught_nothing(make_edi
 
 def test_trap_17_the_old_policy_of_nft_is_the_decayed_one(make_editor, tmp_path):
     """Edits are drawn by the averaged weights, without noise on the way, and the average decays as asked."""
-    from edit_r1.train import nft
+    from edit_r1.train import editor as loop
 
     drawn, monkey = [], pytest.MonkeyPatch()
-    original = nft.sample_edits
+    original = loop.sample_edits
 
     def watched(editor, stage, iteration, contexts, team, finished):
         assert iteration.window == () and iteration.starts_N is None
         drawn.append(editor.transformer.proj_out.weight.detach().clone())
         return original(editor, stage, iteration, contexts, team, finished)
 
-    monkey.setattr(nft, "sample_edits", watched)
+    monkey.setattr(loop, "sample_edits", watched)
     editor = make_editor()
     start = editor.transformer.proj_out.weight.detach().clone()
     trained = []

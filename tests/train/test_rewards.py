@@ -18,8 +18,11 @@ from edit_r1.train.rewards import (
     RewardSettings,
     boxes_in,
     edit_advantages,
+    grade_of,
+    judgment_reward,
     reward_metrics,
 )
+from edit_r1.verifier.scoring import ScoreItem
 
 
 def flat(value: int) -> bytes:
@@ -91,6 +94,16 @@ def test_verdicts_are_weighted_and_gated():
     assert open_gate[0] == pytest.approx(5.0)
     _, threshold = _rewards([COPY, SLOPPY], value="verdicts", gate="threshold", gate_threshold=0.5)
     assert threshold == [0.0, pytest.approx(0.5 * 5 + 0.3 * 10)]
+
+
+@pytest.mark.parametrize("value", ["score", "verdicts", "categories"])
+@pytest.mark.parametrize("gate", ["product", "none"])
+def test_one_judgment_is_worth_what_the_combined_reward_gives_it(value, gate):
+    reward, values = _rewards(list(TABLE), value=value, gate=gate)
+    judgments = reward.judge.judge(
+        [ScoreItem((flat(0),), flat(level), "edit", context().principles) for level in TABLE]
+    )
+    assert [judgment_reward(grade_of(judgment), reward.settings) for judgment in judgments] == values
 
 
 def test_categories_are_normalised_apart():

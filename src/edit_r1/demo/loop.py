@@ -25,6 +25,7 @@ from edit_r1.recipes.tiny import (
     tiny_editor_nft,
     tiny_gcpo,
     tiny_judge,
+    tiny_reward,
     tiny_sft,
     tiny_sft_continued,
 )
@@ -32,10 +33,11 @@ from edit_r1.report.terminal import quiet_libraries
 from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset, write_json
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor import EditorTraining
-from edit_r1.train.editor_reward import verifier_reward
 from edit_r1.train.gcpo import train_gcpo
+from edit_r1.train.judges import JudgeSettings, VerifierJudge
 from edit_r1.train.nft import train_nft
 from edit_r1.train.processes import in_processes
+from edit_r1.train.rewards import CombinedReward
 from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.train.verifier_run import Progress
 from edit_r1.zoo.packaged import weights
@@ -139,7 +141,7 @@ def train_by_reward(
     out: Path, name: str, verifier: Path, sizes: TinySizes, seed: int, tick: Tick,
     train: Callable[..., EditorTraining] = train_nft,
 ) -> dict[str, Any]:  # fmt: skip
-    """The editor trained with a verifier's score as the only reward, each process with a judge of its own."""
+    """The editor trained with a verifier's verdicts as the only reward, each process with a judge of its own."""
     training = partial(_train_editor, out, name, verifier, sizes, seed, train)
     in_processes(sizes.processes, training, lambda done, total, _: tick(done, total))
     return {}
@@ -158,6 +160,6 @@ def _train_editor(
             progress(line["step"] + 1, stage.steps, {})
 
     with tiny_judge(verifier) as judge:
-        reward = verifier_reward(judge, traces=1, seed=seed)
+        reward = CombinedReward(VerifierJudge(judge, JudgeSettings(seed=seed)), tiny_reward())
         editor = tiny_editor(bf16_products=True)
         return train(stage, editor, contexts, reward, out / f"editor_{name}", resume=True, progress=tell).result

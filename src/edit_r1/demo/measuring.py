@@ -30,7 +30,7 @@ from edit_r1.images import decode_rgb
 from edit_r1.preferences.pairs import distinct_candidates
 from edit_r1.processes import spread
 from edit_r1.recipes.tiny import TinySizes, role_samples, tiny_editor, tiny_judge
-from edit_r1.records import Candidate, Context, Judgment, Sample
+from edit_r1.records import Candidate, Context, Judgment, Preference, Sample
 from edit_r1.stats import mean_within_group_spearman
 from edit_r1.store import CANDIDATES, CONTEXTS, PREFERENCES, read_dataset, read_json, write_dataset, write_json
 from edit_r1.train.editor_reward import verifier_reward
@@ -39,13 +39,14 @@ from edit_r1.world.samples import edit_of, scene_of
 
 
 def judge_pairs(out: Path, name: str, model: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
-    """A verifier on held-out pairs: greedily on all, as the mean of 4 traces on the first contexts; and on stress."""
-    preferences, stress = (read_dataset(out / "data", role, PREFERENCES) for role in ("test", "stress"))
-    first = {
-        context.sample.id
-        for context in read_dataset(out / "data", "test_contexts", CONTEXTS)[: sizes.mean_of_4_contexts]
-    }
-    few = [preference for preference in preferences if preference.context.sample.id in first]
+    """A verifier on held-out pairs: greedily on all, as the mean of 4 traces on the first contexts; and on stress.
+
+    The base, which was never taught to judge, has the first quarter of each (`TinySizes.base_share`).
+    """
+    share = sizes.base_share if name == "base" else 1.0
+    preferences = _of_first_contexts(out, "test", sizes.test_contexts * share)
+    stress = _of_first_contexts(out, "stress", sizes.stress_contexts * share)
+    few = _of_first_contexts(out, "test", sizes.mean_of_4_contexts * share)
     work = {"greedy": (preferences, 1), "mean_of_4": (few, 4), "stress": (stress, 1)}
     total = sum(traces * len(distinct_candidates(pairs)) for pairs, traces in work.values())
     result: dict[str, Any] = {}
@@ -60,9 +61,18 @@ def judge_pairs(out: Path, name: str, model: Path, sizes: TinySizes, seed: int, 
             result[part] = asdict(report_pairs("EditWorld stress" if part == "stress" else "EditWorld test", scores))
             if traces == 1:
                 gold = read_json(out / "data" / f"{'stress' if part == 'stress' else 'test'}_gold.json")
+                gold = {candidate: known for candidate, known in gold.items() if candidate in judged}
                 result[part]["checklist"] = asdict(_checklist(judged, gold))
     write_json(out / f"verdicts/{name}.json", stored)
     return result
+
+
+def _of_first_contexts(out: Path, role: str, count: float) -> list[Preference]:
+    """The pairs of a role's first `count` contexts."""
+    contexts = read_dataset(out / "data", f"{role}_contexts", CONTEXTS)[: round(count)]
+    first = {context.sample.id for context in contexts}
+    pairs = read_dataset(out / "data", role, PREFERENCES)
+    return [preference for preference in pairs if preference.context.sample.id in first]
 
 
 def _tick_part(tick: Tick, before: int, weight: int, total: int, done: int, _: int) -> None:

@@ -29,26 +29,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from edit_r1.algo.guidance import guided_velocity
-from edit_r1.editors.batching import Layout, buckets, check_batching, edit_in_batches
+from edit_r1.editors.batching import Layout, buckets, check_batching
 from edit_r1.editors.flow import FlowRows, Schedule
 from edit_r1.editors.packing import (
     PackedFlux2Attention,
     PackedFlux2SelfAttention,
     aligned,
     flux_packing,
-    use_packed_attention,
 )
 from edit_r1.editors.parts import (
-    Quantisation,
-    check_scheduler,
     encoders_on,
-    freeze,
-    place,
-    quantising,
-    save_lora,
     shifted_schedule,
 )
-from edit_r1.editors.protocol import EditedImage
+from edit_r1.editors.pipeline_editor import PipelineEditor
 from edit_r1.images import ImageError, decode_pil
 from edit_r1.records import Sample
 
@@ -132,67 +125,22 @@ def klein_lora_targets(transformer: nn.Module) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-class Flux2KleinEditor:
+class Flux2KleinEditor(PipelineEditor[Flux2Contexts, Flux2KleinSettings]):
     """An `Editor` and a `FlowEditor` around a loaded `Flux2KleinPipeline`."""
 
-    simulated = False
-
-    def __init__(self, pipeline: Flux2KleinPipeline, settings: Flux2KleinSettings, name: str = "flux2-klein") -> None:
-        """Raises ValueError for a scheduler that is not the plain Euler one."""
-        check_scheduler(pipeline)
-        self.pipeline = pipeline
-        self.settings = settings
-        self.name = name
-        packed = {
-            Flux2AttnProcessor: PackedFlux2Attention,
-            Flux2ParallelSelfAttnProcessor: PackedFlux2SelfAttention,
-        }
-        self._packs = use_packed_attention(pipeline.transformer, packed)
-        freeze([pipeline.transformer, pipeline.vae, pipeline.text_encoder])
+    default_name = "flux2-klein"
+    packed_attention = (
+        (Flux2AttnProcessor, PackedFlux2Attention),
+        (Flux2ParallelSelfAttnProcessor, PackedFlux2SelfAttention),
+    )
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        settings: Flux2KleinSettings,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        name: str | None = None,
-        quantise: Quantisation = "none",
-        waits: bool = False,
-    ) -> Flux2KleinEditor:
-        """Load a pipeline in the Hugging Face layout; stored weights are read into `dtype`.
-
-        quantise: of the transformer. waits: it stays on the CPU until training shards it.
-        """
-        pipeline = Flux2KleinPipeline.from_pretrained(str(path), dtype=dtype, **quantising(quantise, device, dtype))
-        place(pipeline, [pipeline.text_encoder], device, settings.offload_encoders, waits)
-        return cls(pipeline, settings, name or Path(path).name)
-
-    @property
-    def transformer(self) -> nn.Module:
-        return self.pipeline.transformer
-
-    @property
-    def device(self) -> torch.device:
-        return self.pipeline.transformer.device
-
-    @property
-    def multiple(self) -> int:
-        """Heights and widths are multiples of this many pixels: one patched latent token."""
-        return self.pipeline.vae_scale_factor * 2
+    def pipeline_class(cls, path: str | Path) -> type[Flux2KleinPipeline]:
+        return Flux2KleinPipeline
 
     @property
     def lora_targets(self) -> tuple[str, ...]:
         return klein_lora_targets(self.pipeline.transformer)
-
-    def edit(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[EditedImage]:
-        """One edit per (sample, seed), in order, by the deterministic sampler with `settings`.
-
-        A sample that cannot be edited gives an `EditedImage` with an error; nothing raises per item.
-        """
-        s = self.settings
-        return edit_in_batches(self, samples, seeds, s.steps, s.guidance, s.batch_size, s.padding)
 
     # --- FlowEditor -----------------------------------------------------------------------------------
 
@@ -203,7 +151,7 @@ class Flux2KleinEditor:
         """
         pictures = [self._pictures(sample) for sample in samples]
         layouts = {index: self._layout(own) for index, own in enumerate(pictures)}
-        with encoders_on(self.device, [self.pipeline.text_encoder], self.settings.offload_encoders):
+        with encoders_on(self.device, self._encoders, self.settings.offload_encoders):
             text_MTD = self._texts([sample.instruction for sample in samples])
             negative_MTD = self._texts([""] * len(samples)) if self._guided(self.settings.guidance) else None
         text_ids_TA = self.pipeline._prepare_text_ids(text_MTD[:1])[0].to(self.device)
@@ -231,17 +179,10 @@ class Flux2KleinEditor:
     def noise(self, contexts: Flux2Contexts, generators: Sequence[torch.Generator]) -> Tensor:
         """First latents [B, L, C]: drawn as the pipeline draws them, then kept in float32."""
         latents_BLC, _ = self.pipeline.prepare_latents(
-            len(generators), self.pipeline.transformer.config.in_channels // 4, *contexts.size,
+            len(generators), self._latent_channels, *contexts.size,
             contexts.text_BTD.dtype, self.device, list(generators),
         )  # fmt: skip
         return latents_BLC.float()
-
-    def velocity(self, latents_BLC: Tensor, timestep_B: Tensor, contexts: Flux2Contexts, guidance: float) -> Tensor:
-        """v [B, L, C] in float32 at timesteps in 0 to 1000, one row of `contexts` per row of latents.
-
-        Raises ValueError for guidance on contexts that were encoded without it.
-        """
-        return self.velocities([FlowRows(latents_BLC, timestep_B, contexts)], guidance)[0]
 
     def velocities(self, parts: Sequence[FlowRows[Flux2Contexts]], guidance: float) -> list[Tensor]:
         """`velocity` of rows of several layouts, all in one forward (two with guidance)."""
@@ -273,21 +214,11 @@ class Flux2KleinEditor:
         pictures = pipeline.image_processor.postprocess(image_BCHW, output_type="pil")
         return np.stack([np.asarray(picture) for picture in pictures])
 
-    def save(self, path: Path) -> None:
-        """The whole pipeline in the Hugging Face layout."""
-        self.pipeline.save_pretrained(path)
-
-    def save_lora(self, path: Path) -> None:
-        """The LoRA adapter alone; `Flux2KleinPipeline.load_lora_weights(path)` reads it."""
-        save_lora(self.pipeline, path)
-
-    def with_transformer(self, transformer: nn.Module) -> Flux2KleinEditor:
-        """The same editor with another transformer; everything else is shared."""
-        parts = {**self.pipeline.components, "transformer": transformer}
-        pipeline = Flux2KleinPipeline(**parts, is_distilled=self.pipeline.config.is_distilled)
-        return Flux2KleinEditor(pipeline, self.settings, self.name)
-
     # --- forward --------------------------------------------------------------------------------------
+
+    @property
+    def _pipeline_options(self) -> dict[str, Any]:
+        return {"is_distilled": self.pipeline.config.is_distilled}
 
     def _guided(self, guidance: float) -> bool:
         return guidance > 1 and not self.pipeline.config.is_distilled

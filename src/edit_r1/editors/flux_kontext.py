@@ -24,22 +24,16 @@ from diffusers import FluxKontextPipeline
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS, calculate_shift
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from edit_r1.editors.batching import Layout, buckets, check_batching, edit_in_batches
+from edit_r1.editors.batching import Layout, buckets, check_batching
 from edit_r1.editors.flow import FlowRows, Schedule, generator, sample_trajectory
-from edit_r1.editors.packing import PackedFluxAttention, aligned, flux_packing, use_packed_attention
+from edit_r1.editors.packing import PackedFluxAttention, aligned, flux_packing
 from edit_r1.editors.parts import (
-    Quantisation,
-    check_scheduler,
     encoders_on,
-    freeze,
-    place,
-    quantising,
-    save_lora,
     shifted_schedule,
 )
-from edit_r1.editors.protocol import EditedImage
+from edit_r1.editors.pipeline_editor import PipelineEditor
 from edit_r1.images import ImageError, decode_pil
 from edit_r1.records import Sample
 
@@ -100,74 +94,21 @@ class KontextContexts:
         )
 
 
-class FluxKontextEditor:
+class FluxKontextEditor(PipelineEditor[KontextContexts, FluxKontextSettings]):
     """An `Editor` and a `FlowEditor` around a loaded `FluxKontextPipeline`."""
 
+    default_name = "flux-kontext"
+    encoder_names = ("text_encoder", "text_encoder_2")
+    packed_attention = ((FluxAttnProcessor, PackedFluxAttention),)
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
 
-    def __init__(
-        self, pipeline: FluxKontextPipeline, settings: FluxKontextSettings, name: str = "flux-kontext"
-    ) -> None:
-        check_scheduler(pipeline)
-        self.pipeline = pipeline
-        self.settings = settings
-        self._name = name
-        self._packs = use_packed_attention(pipeline.transformer, {FluxAttnProcessor: PackedFluxAttention})
-        freeze([pipeline.transformer, pipeline.vae, *self._encoders])
-
     @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        settings: FluxKontextSettings,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        name: str | None = None,
-        quantise: Quantisation = "none",
-        waits: bool = False,
-    ) -> FluxKontextEditor:
-        """Load a pipeline in the Hugging Face layout; a stored bf16 checkpoint is read into `dtype`.
-
-        quantise: of the transformer. waits: it stays on the CPU until training shards it.
-        """
-        pipeline = FluxKontextPipeline.from_pretrained(str(path), dtype=dtype, **quantising(quantise, device, dtype))
-        place(pipeline, [pipeline.text_encoder, pipeline.text_encoder_2], device, settings.offload_encoders, waits)
-        return cls(pipeline, settings, name or Path(path).name)
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def simulated(self) -> bool:
-        return False
-
-    @property
-    def transformer(self) -> nn.Module:
-        return self.pipeline.transformer
-
-    @property
-    def device(self) -> torch.device:
-        return self.pipeline.transformer.device
-
-    @property
-    def multiple(self) -> int:
-        """Heights and widths are multiples of this many pixels: one packed latent token."""
-        return self.pipeline.vae_scale_factor * 2
-
-    # --- Editor ---------------------------------------------------------------------------------------
-
-    def edit(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[EditedImage]:
-        """One edit per (sample, seed), in order, by the deterministic sampler with `settings`.
-
-        A source that cannot be opened gives an `EditedImage` with an error; nothing raises per item.
-        """
-        s = self.settings
-        return edit_in_batches(self, samples, seeds, s.steps, s.guidance, s.batch_size, s.padding)
+    def pipeline_class(cls, path: str | Path) -> type[FluxKontextPipeline]:
+        return FluxKontextPipeline
 
     def sample(self, contexts: KontextContexts, seeds: Sequence[int]) -> np.ndarray:
         """Deterministic edits [B, H, W, 3] of encoded contexts, one seed each."""
@@ -209,10 +150,6 @@ class FluxKontextEditor:
             list(generators),
         )  # fmt: skip
         return latents_BLC.float()
-
-    def velocity(self, latents_BLC: Tensor, timestep_B: Tensor, contexts: KontextContexts, guidance: float) -> Tensor:
-        """v [B, L, C] in float32 at timesteps in 0 to 1000, one row of `contexts` per row of latents."""
-        return self.velocities([FlowRows(latents_BLC, timestep_B, contexts)], guidance)[0]
 
     def velocities(self, parts: Sequence[FlowRows[KontextContexts]], guidance: float) -> list[Tensor]:
         """`velocity` of rows of several sizes, all in one forward."""
@@ -259,19 +196,6 @@ class FluxKontextEditor:
         pictures = self.pipeline.image_processor.postprocess(image_BCHW, output_type="pil")
         return np.stack([np.asarray(picture) for picture in pictures])
 
-    def save(self, path: Path) -> None:
-        """The whole pipeline in the Hugging Face layout."""
-        self.pipeline.save_pretrained(path)
-
-    def save_lora(self, path: Path) -> None:
-        """The LoRA adapter alone; `FluxKontextPipeline.load_lora_weights(path)` reads it."""
-        save_lora(self.pipeline, path)
-
-    def with_transformer(self, transformer: nn.Module) -> FluxKontextEditor:
-        """The same editor with another transformer; everything else is shared."""
-        parts = {**self.pipeline.components, "transformer": transformer}
-        return FluxKontextEditor(FluxKontextPipeline(**parts), self.settings, self.name)
-
     # --- sizes and encoding ---------------------------------------------------------------------------
 
     def layout(self, sample: Sample) -> Layout:
@@ -304,14 +228,6 @@ class FluxKontextEditor:
                 f"least {self.multiple} x {self.multiple}: enlarge it or set max_area"
             )
         return result[0], result[1], result[2], result[3]
-
-    @property
-    def _encoders(self) -> list[nn.Module]:
-        return [self.pipeline.text_encoder, self.pipeline.text_encoder_2]
-
-    @property
-    def _latent_channels(self) -> int:
-        return self.pipeline.transformer.config.in_channels // 4
 
     @torch.no_grad()
     def _encode(self, pictures: Sequence[Image.Image], instructions: Sequence[str]) -> KontextContexts:

@@ -25,23 +25,17 @@ from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline
 from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_dimensions, calculate_shift
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from edit_r1.algo.guidance import guided_velocity
-from edit_r1.editors.batching import Layout, buckets, check_batching, edit_in_batches
+from edit_r1.editors.batching import Layout, buckets, check_batching
 from edit_r1.editors.flow import FlowRows, Schedule
-from edit_r1.editors.packing import PackedQwenAttention, Packing, aligned, lengthened, use_packed_attention
+from edit_r1.editors.packing import PackedQwenAttention, Packing, aligned, lengthened
 from edit_r1.editors.parts import (
-    Quantisation,
-    check_scheduler,
     encoders_on,
-    freeze,
-    place,
-    quantising,
-    save_lora,
     shifted_schedule,
 )
-from edit_r1.editors.protocol import EditedImage
+from edit_r1.editors.pipeline_editor import PipelineEditor
 from edit_r1.images import ImageError, decode_pil
 from edit_r1.records import Sample
 
@@ -124,10 +118,11 @@ class QwenContexts:
         )  # fmt: skip
 
 
-class QwenImageEditor:
+class QwenImageEditor(PipelineEditor[QwenContexts, QwenImageEditSettings]):
     """An `Editor` and a `FlowEditor` around a loaded `QwenImageEditPipeline` or `QwenImageEditPlusPipeline`."""
 
-    simulated = False
+    default_name = "qwen-image-edit"
+    packed_attention = ((QwenDoubleStreamAttnProcessor2_0, PackedQwenAttention),)
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
@@ -138,57 +133,21 @@ class QwenImageEditor:
         self,
         pipeline: QwenImageEditPipeline | QwenImageEditPlusPipeline,
         settings: QwenImageEditSettings,
-        name: str = "qwen-image-edit",
+        name: str | None = None,
     ) -> None:
         """Raises ValueError for a scheduler or transformer that the pipelines themselves do not use."""
-        check_scheduler(pipeline)
         if pipeline.transformer.config.guidance_embeds:
             raise ValueError("the transformer has guidance_embeds set, which its own code does not implement: unset it")
-        self.pipeline = pipeline
-        self.settings = settings
-        self.name = name
+        super().__init__(pipeline, settings, name)
         self.plus = isinstance(pipeline, QwenImageEditPlusPipeline)
-        self._packs = use_packed_attention(
-            pipeline.transformer, {QwenDoubleStreamAttnProcessor2_0: PackedQwenAttention}
-        )
-        freeze([pipeline.transformer, pipeline.vae, pipeline.text_encoder])
 
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, settings: QwenImageEditSettings, device: str = "cpu",
-        dtype: torch.dtype = torch.float32, name: str | None = None, quantise: Quantisation = "none",
-        waits: bool = False,
-    ) -> QwenImageEditor:  # fmt: skip
-        """Load either pipeline in the Hugging Face layout; its index says which. Weights are read into `dtype`.
-        quantise: of the transformer. waits: it stays on the CPU until training shards it.
-        """
+    def pipeline_class(cls, path: str | Path) -> type[QwenImageEditPipeline | QwenImageEditPlusPipeline]:
+        """Either pipeline; the folder's index says which."""
         kind = QwenImageEditPlusPipeline.load_config(str(path)).get("_class_name")
         if kind not in PIPELINES:
             raise ValueError(f"{path} holds a {kind}: give a folder of one of {', '.join(PIPELINES)}")
-        pipeline = PIPELINES[kind].from_pretrained(str(path), dtype=dtype, **quantising(quantise, device, dtype))
-        place(pipeline, [pipeline.text_encoder], device, settings.offload_encoders, waits)
-        return cls(pipeline, settings, name or Path(path).name)
-
-    @property
-    def transformer(self) -> nn.Module:
-        return self.pipeline.transformer
-
-    @property
-    def device(self) -> torch.device:
-        return self.pipeline.transformer.device
-
-    @property
-    def multiple(self) -> int:
-        """Heights and widths are multiples of this many pixels: one packed latent token."""
-        return self.pipeline.vae_scale_factor * 2
-
-    def edit(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[EditedImage]:
-        """One edit per (sample, seed), in order, by the deterministic sampler with `settings`.
-
-        A sample that cannot be edited gives an `EditedImage` with an error; nothing raises per item.
-        """
-        s = self.settings
-        return edit_in_batches(self, samples, seeds, s.steps, s.guidance, s.batch_size, s.padding)
+        return PIPELINES[kind]
 
     # --- FlowEditor -----------------------------------------------------------------------------------
 
@@ -235,13 +194,6 @@ class QwenImageEditor:
         )  # fmt: skip
         return latents_BLC.float()
 
-    def velocity(self, latents_BLC: Tensor, timestep_B: Tensor, contexts: QwenContexts, guidance: float) -> Tensor:
-        """v [B, L, C] in float32 at timesteps in 0 to 1000, one row of `contexts` per row of latents.
-
-        Guided and rescaled when guidance > 1; raises ValueError when the contexts have no negative encoding then.
-        """
-        return self.velocities([FlowRows(latents_BLC, timestep_B, contexts)], guidance)[0]
-
     def velocities(self, parts: Sequence[FlowRows[QwenContexts]], guidance: float) -> list[Tensor]:
         """`velocity` of rows of several layouts, all in one forward (two with guidance)."""
         conditional = self._predicted(parts, negative=False)
@@ -265,19 +217,6 @@ class QwenImageEditor:
         image_BCHW = vae.decode(latents / (1.0 / std) + mean, return_dict=False)[0][:, :, 0]
         pictures = self.pipeline.image_processor.postprocess(image_BCHW, output_type="pil")
         return np.stack([np.asarray(picture) for picture in pictures])
-
-    def save(self, path: Path) -> None:
-        """The whole pipeline in the Hugging Face layout."""
-        self.pipeline.save_pretrained(path)
-
-    def save_lora(self, path: Path) -> None:
-        """The LoRA adapter alone; the pipeline's `load_lora_weights(path)` reads it."""
-        save_lora(self.pipeline, path)
-
-    def with_transformer(self, transformer: nn.Module) -> QwenImageEditor:
-        """The same editor with another transformer; everything else is shared."""
-        parts = {**self.pipeline.components, "transformer": transformer}
-        return QwenImageEditor(type(self.pipeline)(**parts), self.settings, self.name)
 
     # --- forward --------------------------------------------------------------------------------------
 
@@ -404,7 +343,7 @@ class QwenImageEditor:
     def _texts(self, instructions: Sequence[str], conditions: Sequence[Sequence[Image.Image]]) -> list[Tensor]:
         """[T, D] of each instruction with its pictures, `batch_size` at a time whatever their sizes."""
         pipeline, encoded = self.pipeline, []
-        with encoders_on(self.device, [pipeline.text_encoder], self.settings.offload_encoders):
+        with encoders_on(self.device, self._encoders, self.settings.offload_encoders):
             for start in range(0, len(instructions), self.settings.batch_size):
                 chunk = range(start, min(start + self.settings.batch_size, len(instructions)))
                 texts = []
@@ -424,10 +363,6 @@ class QwenImageEditor:
                 rows = pipeline._extract_masked_hidden(hidden, inputs["attention_mask"])
                 encoded += [row[pipeline.prompt_template_encode_start_idx :] for row in rows]
         return encoded
-
-    @property
-    def _latent_channels(self) -> int:
-        return self.pipeline.transformer.config.in_channels // 4
 
 
 def _stacked(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -20,13 +20,11 @@ import torch
 from edit_r1.algo.group_advantage import GroupAdvantages
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
-from edit_r1.train.editor import Clock, EditorTraining, Evaluation, TrainingRun, judgment_metrics
+from edit_r1.train.editor import EditorTraining, Evaluation, TrainingRun, Turn
 from edit_r1.train.editor_policy import EditorPolicy
-from edit_r1.train.editor_rollout import Rollout, sample_edits
-from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, plan_iteration
+from edit_r1.train.editor_rollout import Rollout
+from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
 from edit_r1.train.guards import Guard
-from edit_r1.train.reward_queue import Judging
-from edit_r1.train.rewards import edit_advantages
 
 SIGMA_LEVELS = 1000
 """Noise levels to draw from: a schedule this long, with the sampler's own shift."""
@@ -46,22 +44,11 @@ def train_best_of_g(
     """Train `editor` in place on the best of its own edits; arguments and files as `train.editor.train_editor`."""
     stage = replace(stage, loss=replace(stage.loss, kl_beta=0.0))
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
-    for step in run.iterations():
-        clock = Clock()
-        iteration = plan_iteration(stage, step, len(contexts))
-        contexts_B = [contexts[position] for position in iteration.contexts_B]
-        judging = Judging(reward, contexts_B, stage.group_size, run.team)
-        with clock.phase("sample"):
-            rollouts = sample_edits(editor, stage, iteration, contexts_B, run.team, judging.put)
-        with clock.phase("judge"):
-            rewards_N = judging.rewards()
-        groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
-        advantages = edit_advantages(reward, rewards_N, groups_N)
-        with clock.phase("update"):
-            changes = update_on_best(stage, run.policy, iteration, rollouts, rewards_N, advantages)
-        metrics = {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds}
-        run.finish(step, metrics, judging, rewards_N)
-    return run.close()
+
+    def learn(turn: Turn) -> dict[str, Any]:
+        return update_on_best(stage, run.policy, turn.iteration, turn.rollouts, turn.rewards_N, turn.advantages)
+
+    return run.train(reward, learn)
 
 
 def best_of_groups(rewards_N: Sequence[float | None], advantages: GroupAdvantages, group_size: int) -> list[int]:

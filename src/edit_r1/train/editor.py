@@ -11,8 +11,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, Generic, cast
@@ -21,7 +22,7 @@ import torch
 
 from edit_r1.algo.clipped_surrogate import clipped_surrogate
 from edit_r1.algo.flow_sde import gaussian_kl, log_probability, normalised_log_ratio
-from edit_r1.algo.group_advantage import GroupAdvantages
+from edit_r1.algo.group_advantage import GroupAdvantages, Spread
 from edit_r1.editors.flow import E, FlowEditor, replay
 from edit_r1.records import Context
 from edit_r1.train.data_parallel import Team
@@ -89,23 +90,11 @@ def train_editor(
     weights, contexts or saved states.
     """
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
-    for step in run.iterations():
-        clock = Clock()
-        iteration = plan_iteration(stage, step, len(contexts))
-        contexts_B = [contexts[position] for position in iteration.contexts_B]
-        judging = Judging(reward, contexts_B, stage.group_size, run.team)
-        with clock.phase("sample"):
-            rollouts = sample_edits(editor, stage, iteration, contexts_B, run.team, judging.put)
-        with clock.phase("judge"):
-            rewards_N = judging.rewards()
-        # A context drawn twice in one iteration makes two groups: the key is the place, not the context.
-        groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
-        advantages = edit_advantages(reward, rewards_N, groups_N, stage.loss.advantage_clip, stage.loss.advantage_std)
-        with clock.phase("update"):
-            changes = update(stage, run.policy, iteration, rollouts, advantages)
-        metrics = {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds}
-        run.finish(step, metrics, judging, rewards_N)
-    return run.close()
+
+    def learn(turn: Turn) -> dict[str, Any]:
+        return update(stage, run.policy, turn.iteration, turn.rollouts, turn.advantages)
+
+    return run.train(reward, learn, clip=stage.loss.advantage_clip, std_over=stage.loss.advantage_std)
 
 
 @dataclass
@@ -269,8 +258,20 @@ def judgment_metrics(
     }
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One iteration, sampled and judged: what is learned from."""
+
+    iteration: Iteration
+    rollouts: Sequence[Rollout[Any]]
+    """This process's."""
+    rewards_N: Sequence[float | None]
+    """Of all processes; None for a failed judgment."""
+    advantages: GroupAdvantages
+
+
 class TrainingRun:
-    """The scaffolding around an editor's training loop: resuming, metrics, evaluation, saving."""
+    """An editor's training loop, whatever is learned from its edits: resuming, metrics, evaluation, saving."""
 
     def __init__(
         self,
@@ -301,14 +302,44 @@ class TrainingRun:
         self.done = self.start
         self.stopped = self._decided(guard is not None and guard.stopped)
 
-    def iterations(self) -> Iterator[int]:
+    def train(
+        self,
+        reward: Reward,
+        learn: Callable[[Turn], dict[str, Any]],
+        clip: float = inf,
+        std_over: Spread = "group",
+        stochastic: bool = True,
+    ) -> EditorTraining:
+        """Sample, judge and `learn` (which returns its metrics) until the stage's steps are done; then save.
+
+        clip, std_over: of the advantages. stochastic: False draws edits by the averaged weights with the deterministic
+        sampler, each from a start of its own.
+        """
+        stage, policy = self.stage, self.policy
         if self.start == 0:
             self._evaluate(0)
             self._validate(0, last=False)
-        while self.done < self.stage.steps and not self.stopped:
-            yield self.done
+        while self.done < stage.steps and not self.stopped:
+            clock, step = Clock(), self.done
+            iteration = plan_iteration(stage, step, len(self.contexts))
+            if not stochastic:
+                iteration = replace(iteration, window=(), starts_N=None)
+            contexts_B = [self.contexts[position] for position in iteration.contexts_B]
+            judging = Judging(reward, contexts_B, stage.group_size, self.team)
+            with clock.phase("sample"), nullcontext() if stochastic else policy.averaged():
+                rollouts = sample_edits(policy.editor, stage, iteration, contexts_B, self.team, judging.put)
+            with clock.phase("judge"):
+                rewards_N = judging.rewards()
+            # A context drawn twice in one iteration makes two groups: the key is the place, not the context.
+            groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
+            advantages = edit_advantages(reward, rewards_N, groups_N, clip, std_over)
+            with clock.phase("update"):
+                changes = learn(Turn(iteration, rollouts, rewards_N, advantages))
+            metrics = {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds}
+            self._finish(step, metrics, judging, rewards_N)
+        return self._close()
 
-    def finish(self, step: int, metrics: dict[str, Any], judging: Judging, rewards_N: Sequence[float | None]) -> None:
+    def _finish(self, step: int, metrics: dict[str, Any], judging: Judging, rewards_N: Sequence[float | None]) -> None:
         """After iteration `step`: write its metrics; validate, evaluate and save when it is time."""
         done = self.done = step + 1
         line = {"kind": "step", "step": step, **metrics, **reward_metrics(judging.reward, rewards_N)}
@@ -327,7 +358,7 @@ class TrainingRun:
                     os.fsync(file.fileno())  # the lines before a state are on the disk before it
             self.policy.save_state(self.state, done, self.contexts)
 
-    def close(self) -> EditorTraining:
+    def _close(self) -> EditorTraining:
         result = self.out / ("adapter" if self.stage.save_as == "adapter" else "editor")
         if self.stopped and self.guard is not None and self.guard.settings.keep_best and has_state(self.best):
             self.policy.load_state(self.best, self.contexts)

@@ -1,4 +1,4 @@
-"""Rollouts of one iteration: G stochastic edits of every context, and their judgments.
+"""Rollouts of one iteration: G stochastic edits of every context.
 
 Legend: N edits of the iteration (edit n belongs to context n // G), M edits of one size, K stochastic
 steps, L latent tokens, C channels.
@@ -17,8 +17,7 @@ from edit_r1.editors.flow import E, FlowEditor, Schedule, Trajectory, generator,
 from edit_r1.images import encode_png
 from edit_r1.records import Context
 from edit_r1.train.data_parallel import ALONE, Team
-from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
-from edit_r1.train.reward_queue import Judging
+from edit_r1.train.editor_stage import EditorRLStage, Iteration
 
 
 @dataclass(frozen=True)
@@ -110,20 +109,3 @@ def _sample_chunk(
     return sample_trajectory(
         editor, contexts, generators, schedule, stage.guidance, stage.sde.eta, iteration.window, starts, stage.sde.kind
     )
-
-
-def judge_edits(
-    reward: Reward,
-    rollouts: Sequence[Rollout[E]],
-    contexts_B: Sequence[Context],
-    group_size: int,
-    team: Team = ALONE,
-) -> list[float | None]:
-    """The reward of each of the N edits; NaN becomes None. A process judges its own rollouts, in one call.
-
-    Raises ValueError when the reward does not return one value per image.
-    """
-    judging = Judging(reward, contexts_B, group_size, team)
-    for rollout in rollouts:
-        judging.put(rollout.edits_M, rollout.images_M)
-    return judging.rewards()

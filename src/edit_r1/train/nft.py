@@ -28,13 +28,11 @@ from edit_r1.algo.group_advantage import GroupAdvantages
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
 from edit_r1.train.best_of_g import SIGMA_LEVELS
-from edit_r1.train.editor import Clock, EditorTraining, Evaluation, TrainingRun, judgment_metrics
+from edit_r1.train.editor import EditorTraining, Evaluation, TrainingRun, Turn
 from edit_r1.train.editor_policy import EditorPolicy
-from edit_r1.train.editor_rollout import Rollout, sample_edits
-from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, plan_iteration
+from edit_r1.train.editor_rollout import Rollout
+from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
 from edit_r1.train.guards import Guard
-from edit_r1.train.reward_queue import Judging
-from edit_r1.train.rewards import edit_advantages
 
 BETA = 1.0
 """Of the implicit policies."""
@@ -53,22 +51,11 @@ def train_nft(
 ) -> EditorTraining:
     """Train `editor` in place by DiffusionNFT; arguments and files as `train.editor.train_editor`."""
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
-    for step in run.iterations():
-        clock = Clock()
-        iteration = replace(plan_iteration(stage, step, len(contexts)), window=(), starts_N=None)
-        contexts_B = [contexts[position] for position in iteration.contexts_B]
-        judging = Judging(reward, contexts_B, stage.group_size, run.team)
-        with clock.phase("sample"), run.policy.averaged():
-            rollouts = sample_edits(editor, stage, iteration, contexts_B, run.team, judging.put)
-        with clock.phase("judge"):
-            rewards_N = judging.rewards()
-        groups_N = [edit // stage.group_size for edit in range(len(rewards_N))]
-        advantages = edit_advantages(reward, rewards_N, groups_N)
-        with clock.phase("update"):
-            changes = update_by_contrast(stage, run.policy, iteration, rollouts, advantages)
-        metrics = {**judgment_metrics(iteration, rewards_N, advantages), **changes, "seconds": clock.seconds}
-        run.finish(step, metrics, judging, rewards_N)
-    return run.close()
+
+    def learn(turn: Turn) -> dict[str, Any]:
+        return update_by_contrast(stage, run.policy, turn.iteration, turn.rollouts, turn.advantages)
+
+    return run.train(reward, learn, stochastic=False)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,4 @@
-"""Muon and AdamW as one optimiser: for training from little, where AdamW needs about twice as many steps.
-
-After K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), with the update scaled
-to AdamW's root mean square (J. Liu et al., "Muon is scalable for LLM training", 2025), so that one learning
-rate serves both.
-"""
+"""Muon and AdamW as one optimiser: for training from little, where AdamW needs about twice as many steps."""
 
 from __future__ import annotations
 
@@ -11,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from edit_r1.train.muon import Muon
 
 
 class Parts(torch.optim.Optimizer):
@@ -44,7 +41,7 @@ class Parts(torch.optim.Optimizer):
 def muon_and_adamw(
     module: nn.Module, learning_rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
 ) -> Parts:
-    """torch's Muon for the hidden weight matrices, AdamW for embeddings, the head, norms, biases and convolutions.
+    """Muon for the hidden weight matrices, AdamW for embeddings, the head, norms, biases and convolutions.
 
     Only weights that require a gradient are taken. Raises ValueError when none of these is a hidden matrix.
     """
@@ -58,9 +55,7 @@ def muon_and_adamw(
         raise ValueError("optimizer='muon': no hidden weight matrix is trained; use optimizer='adamw'")
     others = [value for name, value in trained.items() if name not in matrices]
     return Parts(
-        torch.optim.Muon(
-            list(matrices.values()), learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        Muon(matrices.values(), learning_rate, weight_decay),
         torch.optim.AdamW(others, learning_rate, betas=betas, weight_decay=weight_decay, fused=True),
     )
 

@@ -48,12 +48,14 @@ def in_processes(count: int, training: Training, progress: Progress | None = Non
         context.Process(target=_member, args=(rank, count, port, training, messages), daemon=True)
         for rank in range(count)
     ]
+    started = []
     try:
         for member in members:
             member.start()
+            started.append(member)
         return _wait(members, messages, progress)
     finally:
-        for member in members:
+        for member in started:
             member.kill()
             member.join()
 

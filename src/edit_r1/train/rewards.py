@@ -233,16 +233,14 @@ class CombinedReward:
         self.close()
 
     def _total(self, grade: Grade, further: Sequence[float | None]) -> EditReward | None:
-        share = grade.score if grade.categories[0] is None else 10 * grade.categories[0]
-        if grade.score is None or share is None or any(value is None for value in further):
-            return None
-        own = _judge_values(grade, share / 10, self.settings)
-        if own is None:
+        share = _share_followed(grade)
+        own = _judge_values(grade, self.settings)
+        if own is None or share is None or any(value is None for value in further):
             return None
         parts = [
             *own,
             *(
-                self._gated(value, share / 10) if one.gated and value is not None else value
+                self._gated(value, share) if one.gated and value is not None else value
                 for one, value in zip(self.further, further, strict=True)
             ),
         ]
@@ -313,11 +311,29 @@ def _judge_parts(settings: RewardSettings) -> list[Part]:
     return [Part(category, weight) for category, weight in zip(CATEGORIES, settings.weights, strict=True) if weight > 0]
 
 
-def _judge_values(grade: Grade, share: float, settings: RewardSettings) -> list[float | None] | None:
-    """The judge's parts, 0 to 10, gated; None when what is rewarded is missing. share: of the instruction, 0 to 1."""
+def judgment_reward(grade: Grade, settings: RewardSettings) -> float | None:
+    """What one judgment alone is worth, 0 to 10: the sum of its parts; None when what is rewarded is missing."""
+    own = _judge_values(grade, settings)
+    return (
+        None
+        if own is None
+        else _weighted(list(zip((part.weight for part in _judge_parts(settings)), own, strict=True)))
+    )
+
+
+def _share_followed(grade: Grade) -> float | None:
+    """Share of the instruction that was followed, 0 to 1; the score stands in where no principle asks about it."""
+    if grade.score is None:
+        return None
+    return grade.score / 10 if grade.categories[0] is None else grade.categories[0]
+
+
+def _judge_values(grade: Grade, settings: RewardSettings) -> list[float | None] | None:
+    """The judge's parts, 0 to 10, gated; None when what is rewarded is missing."""
     if settings.value == "score":
         return None if grade.score is None else [grade.score]
-    if grade.categories[0] is None:
+    share = _share_followed(grade)
+    if share is None or grade.categories[0] is None:
         return None
     follow, *others = [None if mean is None else 10 * mean for mean in grade.categories]
     closed = [
