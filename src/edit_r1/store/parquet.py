@@ -52,6 +52,14 @@ def row_hash(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def completed(row: Row, features: Features) -> Row | None:
+    """A row with every column of today, those added later empty where the file is older; None for other columns."""
+    missing = features.keys() - row.keys()
+    if row.keys() - features.keys() or not all(name.endswith(_LATER) for name in missing):
+        return None
+    return row | dict.fromkeys(missing)
+
+
 def dataset_hash(rows: Iterable[Mapping[str, Any]]) -> str:
     """SHA-256 of the sorted row hashes: the same rows in any order give the same hash. Raises as `row_hash`."""
     return hash_of_hashes([row_hash(row) for row in rows])

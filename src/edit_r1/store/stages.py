@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from edit_r1.store.files import StoreError, read_json, write_json
-from edit_r1.store.parquet import Features, Row, hash_of_hashes, iterate_rows, read_key, row_hash, write_rows
+from edit_r1.store.parquet import Features, Row, completed, hash_of_hashes, iterate_rows, read_key, row_hash, write_rows
 
 T = TypeVar("T")
 
@@ -161,9 +161,10 @@ class Dataset(Generic[T]):
         self.meta()
         for path in self._paths():
             for row in iterate_rows(path):
-                if row.keys() != self.table.features.keys():
+                whole = completed(row, self.table.features)
+                if whole is None:
                     raise StoreError(f"{path}: holds other columns than {self.name} needs: remove it and run its stage")
-                yield self.table.from_row(row)
+                yield self.table.from_row(whole)
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
