@@ -18,6 +18,7 @@ import tyro
 
 from edit_r1.demo import run_demo
 from edit_r1.evaluate.reward import PairScore
+from edit_r1.report.terminal import quiet_libraries
 from edit_r1.stats import Estimate, paired_difference
 from edit_r1.store import read_json, write_json
 
@@ -29,6 +30,7 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2), out: Path = Path("runs/seeds"), size: str = "demo", controls: bool = False
 ) -> None:
     """seeds: one run each. controls: also the runs at equal compute."""
+    quiet_libraries()
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
     runs = {seed: run_demo(folder, seed, size, controls) for seed, folder in folders.items()}
     lines = [*verifier_table(runs), "", *editor_table(runs), ""]

@@ -1,0 +1,236 @@
+"""Editor algorithms and rewards on EditWorld: the oracle's score on held-out contexts against wall-clock time.
+
+    python bench/editor_study.py --verifier runs/demo/gcpo/model --out runs/editor-study
+
+Every arm trains the tiny editor for the same number of iterations of 4 contexts x 12 edits in two processes, is stopped
+at each mark, and paints the held-out contexts with the same seeds; judging time is in the seconds, the measuring is
+not. Resumable: arms and marks that are done are only read. Prints Markdown, writes study.json and study.png.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import tyro
+
+from edit_r1.demo.measuring import EDIT_SEEDS, oracle_scores
+from edit_r1.demo.showing import exact_principles
+from edit_r1.evaluate.editor import EditScore, compare_editors, edit_and_judge
+from edit_r1.images import decode_rgb
+from edit_r1.recipes.tiny import role_samples, tiny_editor, tiny_editor_nft, tiny_editor_rl, tiny_judge, tiny_reward
+from edit_r1.records import Context
+from edit_r1.report.terminal import quiet_libraries
+from edit_r1.store import read_json, write_json
+from edit_r1.train.best_of_g import train_best_of_g
+from edit_r1.train.editor import train_editor
+from edit_r1.train.editor_stage import EditorRLStage, Reward, changed
+from edit_r1.train.judges import JudgeSettings, VerifierJudge
+from edit_r1.train.nft import train_nft
+from edit_r1.train.processes import in_processes
+from edit_r1.train.rewards import CombinedReward, RewardSettings
+from edit_r1.train.verifier_run import Progress
+from edit_r1.world.perceive import judge_pixels
+from edit_r1.world.samples import edit_of, scene_of
+from edit_r1.zoo.packaged import weights
+
+CONTEXTS = 240
+"""Trained on, as in the demo."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An algorithm and a reward."""
+
+    algorithm: Literal["Flow-GRPO", "Flow-GRPO, fast", "DiffusionNFT", "best of G"]
+    reward: Literal["verdicts", "score", "GDPO", "oracle", "random"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm}, {self.reward}"
+
+    @property
+    def folder(self) -> str:
+        return self.name.lower().replace(",", "").replace(" ", "-")
+
+
+ARMS = (
+    Arm("DiffusionNFT", "verdicts"), Arm("DiffusionNFT", "oracle"), Arm("DiffusionNFT", "random"),
+    Arm("Flow-GRPO", "verdicts"), Arm("Flow-GRPO, fast", "verdicts"), Arm("best of G", "verdicts"),
+    Arm("DiffusionNFT", "score"), Arm("DiffusionNFT", "GDPO"), Arm("Flow-GRPO, fast", "oracle"),
+)  # fmt: skip
+
+
+def main(
+    verifier: Path,
+    out: Path,
+    marks: tuple[int, ...] = (10, 20, 40),
+    contexts: int = 192,
+    arms: tuple[int, ...] = tuple(range(len(ARMS))),
+    seed: int = 0,
+    processes: int = 2,
+) -> None:
+    """verifier: folder of the judge. marks: iterations after which is measured. contexts: held out, two edits each.
+
+    arms: which of `ARMS`. seed: of the world, the held-out contexts and the training.
+    """
+    quiet_libraries()
+    out.mkdir(parents=True, exist_ok=True)
+    before = measured(out / "before.json", weights("editor"), contexts, seed)
+    results = {}
+    for arm in (ARMS[number] for number in arms):
+        rows = []
+        for mark in marks:
+            folder = out / arm.folder
+            found = folder / f"after-{mark}.json"
+            if not found.exists():
+                training = partial(train, arm, mark, verifier, folder / "run", seed)
+                in_processes(processes, training, partial(told, arm.name))
+                measured(found, folder / "run/editor", contexts, seed)
+                shutil.rmtree(folder / "run/editor")
+            rows.append({"iterations": mark, "seconds": seconds(folder / "run/metrics.jsonl", mark),
+                         **difference(measured(found, weights("editor"), contexts, seed), before)})  # fmt: skip
+        results[arm.name] = rows
+    write_json(out / "study.json", {"seed": seed, "contexts": contexts, "arms": results})
+    print("\n".join(table(results)))
+    plot(results, out / "study.png")
+
+
+def stage_of(arm: Arm, steps: int, seed: int) -> EditorRLStage:
+    """All with 48 edits an iteration; Flow-GRPO with the paper's KL on all weights, its fast form without KL."""
+    nft = tiny_editor_nft(seed=seed)
+    full = changed(tiny_editor_rl(seed=seed), lora_rank=0, learning_rate=nft.updates.learning_rate)
+    return changed(
+        {
+            "DiffusionNFT": nft,
+            "best of G": nft,
+            "Flow-GRPO": changed(full, same_start=False, window_share=1.0, trained_steps=9, window="all"),
+            "Flow-GRPO, fast": changed(full, sampling_steps=6, kl_beta=0.0, window_share=0.5),
+        }[arm.algorithm],
+        steps=steps,
+    )
+
+
+def train(arm: Arm, steps: int, verifier: Path, out: Path, seed: int, *, progress: Progress | None) -> Path:
+    """Up to `steps` iterations, from where it stopped."""
+    quiet_libraries()
+    samples = role_samples("rl", CONTEXTS, seed)
+    contexts = [Context(sample, exact_principles(sample), "EditWorld", simulated=True) for sample in samples]
+    stage = stage_of(arm, steps, seed)
+    algorithm: Callable[..., Any] = {
+        "Flow-GRPO": train_editor, "Flow-GRPO, fast": train_editor, "DiffusionNFT": train_nft,
+        "best of G": train_best_of_g,
+    }[arm.algorithm]  # fmt: skip
+
+    def tell(line: Mapping[str, Any]) -> None:
+        if progress is not None and line["kind"] == "step":
+            progress(line["step"] + 1, steps, {"reward": line["reward_mean"] or 0.0})
+
+    with tiny_judge(verifier) as judge:
+        reward = reward_of(arm, VerifierJudge(judge, JudgeSettings(seed=seed)), seed)
+        editor = tiny_editor(bf16_products=True)
+        return Path(algorithm(stage, editor, contexts, reward, out, resume=True, progress=tell).result)
+
+
+def reward_of(arm: Arm, judge: VerifierJudge, seed: int) -> Reward:
+    if arm.reward == "oracle":
+        return oracle
+    if arm.reward == "random":
+        return partial(at_random, seed)
+    settings = {
+        "verdicts": tiny_reward(),
+        "score": RewardSettings(),
+        "GDPO": RewardSettings(value="categories"),
+    }[arm.reward]
+    return CombinedReward(judge, settings)
+
+
+def oracle(contexts: Sequence[Context], images: Sequence[bytes]) -> list[float | None]:
+    return [
+        judge_pixels(scene_of(context.sample), edit_of(context.sample), decode_rgb(image)).utility
+        for context, image in zip(contexts, images, strict=True)
+    ]
+
+
+def at_random(seed: int, contexts: Sequence[Context], images: Sequence[bytes]) -> list[float | None]:
+    """0 to 10, whatever is seen; the same picture gets the same."""
+    return [random.Random(hashlib.sha256(image + bytes([seed])).digest()).uniform(0, 10) for image in images]
+
+
+def measured(found: Path, editor: Path, contexts: int, seed: int) -> list[EditScore]:
+    """The oracle's scores on held-out contexts, kept in `found`."""
+    if not found.exists():
+        samples = role_samples("edit", contexts, seed)
+        scores = edit_and_judge(tiny_editor(editor), oracle_scores, samples, EDIT_SEEDS)
+        found.parent.mkdir(parents=True, exist_ok=True)
+        write_json(found, [[score.sample_id, score.category, score.seed, score.score] for score in scores])
+    return [EditScore(name, category, number, b"", score) for name, category, number, score in read_json(found)]
+
+
+def seconds(metrics: Path, mark: int) -> float:
+    """Of sampling, judging and updating, up to a mark."""
+    lines = [json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()]
+    return sum(sum(line["seconds"].values()) for line in lines if line["kind"] == "step" and line["step"] < mark)
+
+
+def difference(after: Sequence[EditScore], before: Sequence[EditScore]) -> dict[str, Any]:
+    comparison = compare_editors(after, before)
+    counts = {"good": comparison.good, "same": comparison.same, "bad": comparison.bad}
+    return {"delta": comparison.mean, "ci95": comparison.ci95, **counts}
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The oracle's own gain is what the others are a share of, arm by arm of the same algorithm."""
+    lines = ["| | iterations | seconds | oracle's score (95 %) | better, same, worse | share of the oracle's gain |"]
+    lines.append("| --- " * 6 + "|")
+    for name, rows in results.items():
+        ceiling = results.get(f"{name.rsplit(', ', 1)[0]}, oracle")
+        for place, row in enumerate(rows):
+            share = ""
+            if ceiling is not None and ceiling[place]["ci95"][0] > 0:
+                share = f"{100 * row['delta'] / ceiling[place]['delta']:.0f} %"
+            low, high = row["ci95"]
+            cells = [
+                name, str(row["iterations"]), f"{row['seconds']:.0f}",
+                f"{row['delta']:+.2f} ({low:.2f} to {high:.2f})", f"{row['good']}, {row['same']}, {row['bad']}", share,
+            ]  # fmt: skip
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def plot(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7.5, 4.5))
+    for name, rows in results.items():
+        x, y = [0.0, *(row["seconds"] for row in rows)], [0.0, *(row["delta"] for row in rows)]
+        below = [0.0, *(row["delta"] - row["ci95"][0] for row in rows)]
+        above = [0.0, *(row["ci95"][1] - row["delta"] for row in rows)]
+        axes.errorbar(x, y, [below, above], label=name, capsize=2, linewidth=1.5, elinewidth=0.7)
+    axes.axhline(0, color="#adb5bd", linewidth=1)
+    axes.set_xlabel("seconds of training, judging included (two processes)")
+    axes.set_ylabel("change of the oracle's score, of 10 (95 %)")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+
+
+def told(name: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+    if done % 10 == 0:
+        print(f"{time.strftime('%H:%M:%S')} {name}: {done} of {total}, reward {numbers['reward']:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
