@@ -259,11 +259,12 @@ def check_quantised(transformer: nn.Module, stage: EditorRLStage) -> None:
 
 
 def contexts_digest(contexts: Sequence[Context]) -> str:
-    """Identifies the training contexts and their order."""
+    """Identifies the training contexts, principles included, and their order."""
     digest = hashlib.sha256()
     for context in contexts:
         sample = context.sample
-        for content in (sample.id.encode(), sample.instruction.encode(), sample.source, *sample.references):
+        asked = [text.encode() for principle in context.principles for text in (principle.category, principle.question)]
+        for content in (sample.id.encode(), sample.instruction.encode(), sample.source, *sample.references, *asked):
             digest.update(len(content).to_bytes(8, "big") + content)
     return digest.hexdigest()
 
