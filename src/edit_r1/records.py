@@ -45,7 +45,12 @@ class Sample:
     """What only a simulated world knows about the sample (JSON); None for real data. No model reads it."""
     references: tuple[bytes, ...] = ()
     """Further images that the instruction speaks of ("the hat of picture 2"), encoded; the source is picture 1. Editors
-    that take one image refuse a sample that has any; the verifier does not see them."""
+    that take one image refuse a sample that has any."""
+
+    @property
+    def sources(self) -> tuple[bytes, ...]:
+        """All images before the edit, in the order in which the instruction counts them: what a verifier is shown."""
+        return (self.source, *self.references)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edit_r1.curate.decompose import decompose
@@ -10,7 +12,7 @@ from edit_r1.curate.reason import PoolMember, reason
 from edit_r1.curate.verify import verify
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Candidate, Context, Principle, Sample
-from edit_r1.train.verifier_run import judge_messages
+from edit_r1.train.verifier_run import decompose_messages, judge_messages
 from edit_r1.vlm.protocol import Completion, Request, Sampling
 
 SAMPLE = Sample("s", encode_png(np.zeros((16, 24, 3), dtype=np.uint8)), "make it red", "")
@@ -46,4 +48,18 @@ def test_an_edit_of_another_size_is_shown_at_the_sources_by_every_step() -> None
 
 
 def test_a_picture_that_cannot_be_read_is_left_to_the_model_to_refuse() -> None:
-    assert shown_pair(SAMPLE, b"no picture") == (SAMPLE.source, b"no picture")
+    assert shown_pair(SAMPLE, b"no picture") == ((SAMPLE.source,), b"no picture")
+
+
+def test_references_are_shown_by_every_step() -> None:
+    sample = replace(SAMPLE, references=(encode_png(np.zeros((8, 8, 3), dtype=np.uint8)),))
+    context, vlm, sampling = replace(CONTEXT, sample=sample), Recorder(), Sampling(8)
+    reason({"s": context}, [CANDIDATE], [PoolMember(vlm, 1, sampling, "full")])
+    verify({"s": context}, [CANDIDATE], [], vlm, "full", sampling)
+    decompose([sample], vlm, "full", sampling)
+    both = ((16, 24), (8, 8))
+    assert [tuple(_sizes(request)) for request in vlm.asked] == [(*both, (16, 24)), (*both, (16, 24)), both]
+    _, pictures = judge_messages(context, CANDIDATE, "both", "full")
+    assert [picture.size for picture in pictures] == [(24, 16), (8, 8), (24, 16)]
+    _, pictures = decompose_messages(context, "full")
+    assert [picture.size for picture in pictures] == [(24, 16), (8, 8)]

@@ -96,6 +96,19 @@ def test_verdicts_are_weighted_and_gated():
     assert threshold == [0.0, pytest.approx(0.5 * 5 + 0.3 * 10)]
 
 
+def test_the_judge_sees_every_source_of_an_edit():
+    asked = []
+
+    class Watched(TableJudge):
+        def judge(self, items):
+            asked.extend(items)
+            return super().judge(items)
+
+    one = replace(context(), sample=replace(context().sample, references=(flat(7), flat(9))))
+    CombinedReward(Watched(TABLE), RewardSettings())([one], [flat(GOOD)])
+    assert asked[0].sources == (one.sample.source, flat(7), flat(9))
+
+
 @pytest.mark.parametrize("value", ["score", "verdicts", "categories"])
 @pytest.mark.parametrize("gate", ["product", "none"])
 def test_one_judgment_is_worth_what_the_combined_reward_gives_it(value, gate):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edit_r1.curate.draws import number_of
 from edit_r1.curate.failures import Failure
-from edit_r1.curate.pictures import shown_source
+from edit_r1.curate.pictures import shown_sources
 from edit_r1.curate.retry import ask
 from edit_r1.records import Context, Sample, Unparsed
 from edit_r1.verifier.examples import draw_examples
@@ -27,7 +27,7 @@ def decompose(
         ValueError: for an empty or over-long instruction (`pick.usable` sorts these out).
     """
     requests = [
-        decompose_request([shown_source(sample)], sample.instruction, draw_examples(number_of(sample.id)), variant)
+        decompose_request(shown_sources(sample), sample.instruction, draw_examples(number_of(sample.id)), variant)
         for sample in samples
     ]
     answers = ask(vlm, requests, lambda _, answer: parse_principles(answer.text, answer.finish == "length"), sampling)

@@ -90,7 +90,7 @@ def pick_hard(
         ValueError: for an empty or over-long instruction (`usable` sorts these out).
     """
     requests = [
-        Request((sample.source, "\n" + FILTER_PROMPT.format(instruction=check_instruction(sample.instruction))))
+        Request((*sample.sources, "\n" + FILTER_PROMPT.format(instruction=check_instruction(sample.instruction))))
         for sample in samples
     ]
     answers = ask(vlm, requests, lambda place, answer: _verdict(answer, samples[place], vlm.name), sampling)

@@ -6,18 +6,17 @@ from edit_r1.images import ImageError, judged_pictures, judged_sources
 from edit_r1.records import Sample
 
 
-def shown_source(sample: Sample) -> bytes:
-    """The source, scaled as for a judgment; as it is when it cannot be read, which the model's answer then says."""
+def shown_sources(sample: Sample) -> tuple[bytes, ...]:
+    """The sources, scaled as for a judgment; as they are when one cannot be read, as the model's answer then says."""
     try:
-        return judged_sources([sample.source])[0]
+        return judged_sources(sample.sources)
     except ImageError:
-        return sample.source
+        return sample.sources
 
 
-def shown_pair(sample: Sample, edited: bytes) -> tuple[bytes, bytes]:
-    """Source and edited picture, likewise."""
+def shown_pair(sample: Sample, edited: bytes) -> tuple[tuple[bytes, ...], bytes]:
+    """Sources and edited picture, likewise."""
     try:
-        (source,), image = judged_pictures([sample.source], edited)
+        return judged_pictures(sample.sources, edited)
     except ImageError:
-        return sample.source, edited
-    return source, image
+        return sample.sources, edited

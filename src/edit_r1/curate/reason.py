@@ -79,6 +79,6 @@ def lost(traces: Sequence[PoolTrace]) -> list[Failure]:
 
 
 def _request(context: Context, candidate: Candidate, member: PoolMember) -> Request:
-    source, edited = shown_pair(context.sample, candidate.image)
-    asked = judge_request([source], edited, context.sample.instruction, context.principles, "both", member.variant)
+    sources, edited = shown_pair(context.sample, candidate.image)
+    asked = judge_request(sources, edited, context.sample.instruction, context.principles, "both", member.variant)
     return Request(asked.parts, member.system)

@@ -38,10 +38,10 @@ def verify(
     own = [contexts[candidate.sample_id] for candidate in candidates]
     requests = []
     for context, candidate in zip(own, candidates, strict=True):
-        source, edited = shown_pair(context.sample, candidate.image)
+        sources, edited = shown_pair(context.sample, candidate.image)
         references = texts[candidate.id]
         requests.append(
-            verify_request([source], edited, context.sample.instruction, context.principles, references, variant)
+            verify_request(sources, edited, context.sample.instruction, context.principles, references, variant)
         )
 
     def parse(place: int, answer: Completion) -> tuple[Verdict, ...] | Unparsed:

@@ -263,7 +263,7 @@ class Flux2KleinEditor(PipelineEditor[Flux2Contexts, Flux2KleinSettings]):
     def _pictures(self, sample: Sample) -> list[Image.Image]:
         """The pictures as the pipeline would shrink them. Raises ImageError as `layout`."""
         processor, pictures = self.pipeline.image_processor, []
-        for image in (sample.source, *sample.references):
+        for image in sample.sources:
             picture = decode_pil(image)
             try:
                 processor.check_image_input(picture)

@@ -292,7 +292,7 @@ class QwenImageEditor(PipelineEditor[QwenContexts, QwenImageEditSettings]):
         return self._layout(sample, self._pictures(sample))
 
     def _pictures(self, sample: Sample) -> list[Image.Image]:
-        return [decode_pil(image) for image in (sample.source, *sample.references)]
+        return [decode_pil(image) for image in sample.sources]
 
     def _layout(self, sample: Sample, pictures: Sequence[Image.Image]) -> Layout:
         if len(pictures) > 1 and not self.plus:

@@ -98,7 +98,7 @@ def _judged(
 ) -> list[Attempt]:
     places = [place for place, attempt in enumerate(attempts) if attempt.image is not None]
     items = [
-        ScoreItem((sample.source,), image, sample.instruction, tuple(principles))
+        ScoreItem(sample.sources, image, sample.instruction, tuple(principles))
         for attempt in attempts
         if (image := attempt.image) is not None
     ]

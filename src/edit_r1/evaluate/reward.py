@@ -116,7 +116,7 @@ def judge_candidates(
         sample = preference.context.sample
         for candidate in (preference.first, preference.second):
             items[candidate.id] = ScoreItem(
-                sources=(sample.source,),
+                sources=sample.sources,
                 edited=candidate.image,
                 instruction=sample.instruction,
                 principles=preference.context.principles,

@@ -24,7 +24,7 @@ from edit_r1.records import Context, Sample
 from edit_r1.store import CONTEXTS, read_dataset
 from edit_r1.verifier.inputs import check_unicode, open_data, picture_of, principles_of, raw_rows
 from edit_r1.verifier.items import check_pictures, context_key
-from edit_r1.verifier.prompts import check_instruction
+from edit_r1.verifier.prompts import check_instruction, check_sources
 
 GIVEN = "data"
 """Decomposer of principles that stand in the data without a name."""
@@ -197,6 +197,7 @@ def _context(row: _Row | Context, settings: DataSettings) -> Context:
     check_instruction(sample.instruction)
     check_pictures((sample.source,), "source image")
     check_pictures(sample.references, "reference image")
+    check_sources(sample.sources)
     return context
 
 
@@ -263,7 +264,7 @@ def _with_own_id(context: Context, number: int, first_row: dict[str, int]) -> Co
             raise ValueError(f"id {name!r} is that of row {first_row[name]} too: an id names one row")
     else:
         sample = context.sample
-        base = context_key((sample.source, *sample.references), sample.instruction)[:16]
+        base = context_key(sample.sources, sample.instruction)[:16]
         name, copies = base, 1
         while name in first_row:
             copies += 1

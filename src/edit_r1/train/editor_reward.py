@@ -19,7 +19,7 @@ def verifier_reward(verifier: Verifier, traces: int = 1, temperature: float | No
 
     def reward(contexts_N: Sequence[Context], images_N: Sequence[bytes]) -> list[float | None]:
         items = [
-            ScoreItem((context.sample.source,), image, context.sample.instruction, context.principles)
+            ScoreItem(context.sample.sources, image, context.sample.instruction, context.principles)
             for context, image in zip(contexts_N, images_N, strict=True)
         ]
         return [judgment.score for judgment in verifier.score_many(items, traces, temperature, seed)]

@@ -185,7 +185,7 @@ class CombinedReward:
         """The judge's grades, those from the cache included; each different edit is judged once."""
         items = [
             # A context without principles leaves them to the judge.
-            ScoreItem((context.sample.source,), image, context.sample.instruction, context.principles or None)
+            ScoreItem(context.sample.sources, image, context.sample.instruction, context.principles or None)
             for context, image in zip(contexts_N, images_N, strict=True)
         ]
         keys = [grade_key(item, self.judge.identity, self.settings.judge) for item in items]

@@ -220,7 +220,7 @@ def judge_messages(
     context: Context, candidate: Candidate, mode: OutputMode, variant: Variant
 ) -> tuple[list[dict[str, Any]], list[Image.Image]]:
     """Chat messages with image placeholders, and the pictures: what a scorer would send for this candidate."""
-    sources, edited = judged_pictures([context.sample.source], candidate.image)
+    sources, edited = judged_pictures(context.sample.sources, candidate.image)
     request = judge_request(sources, edited, context.sample.instruction, context.principles, mode, variant)
     return to_messages(request), [_picture(data) for data in request.images]
 
@@ -228,8 +228,8 @@ def judge_messages(
 def decompose_messages(context: Context, variant: Variant) -> tuple[list[dict[str, Any]], list[Image.Image]]:
     """Chat messages with image placeholders, and the pictures: what a scorer without principles would send."""
     sample = context.sample
-    examples = examples_of(context_key([sample.source], sample.instruction))
-    request = decompose_request(judged_sources([sample.source]), sample.instruction, examples, variant)
+    examples = examples_of(context_key(sample.sources, sample.instruction))
+    request = decompose_request(judged_sources(sample.sources), sample.instruction, examples, variant)
     return to_messages(request), [_picture(data) for data in request.images]
 
 

@@ -84,7 +84,7 @@ def reasons(failed: dict[str, str]) -> str:
 
 
 def _key(context: Context) -> str:
-    return context_key((context.sample.source,), context.sample.instruction)
+    return context_key(context.sample.sources, context.sample.instruction)
 
 
 def _write(
@@ -107,7 +107,7 @@ def _write(
         model = judge.verifier.principles_vlm.name
         for start in range(0, len(own), CHUNK):
             chunk = own[start : start + CHUNK]
-            questions = [((asked[key].sample.source,), asked[key].sample.instruction) for key in chunk]
+            questions = [(asked[key].sample.sources, asked[key].sample.instruction) for key in chunk]
             answers = judge.verifier.principles_many(questions)
             for place, answer in enumerate(answers, start=start):
                 found[team.rank + place * team.size] = _entry(answer, model)
