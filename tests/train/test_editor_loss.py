@@ -261,7 +261,7 @@ def test_fault_6_a_step_is_taken_when_its_last_iteration_taught_nothing(make_edi
 
 def test_trap_17_the_old_policy_of_nft_is_the_decayed_one(make_editor, tmp_path):
     """Edits are drawn by the averaged weights, without noise on the way, and the average decays as asked."""
-    from edit_r1.train import editor as loop
+    from edit_r1.train import editor_run as loop
 
     drawn, monkey = [], pytest.MonkeyPatch()
     original = loop.sample_edits

@@ -32,7 +32,7 @@ from edit_r1.recipes.tiny import (
 from edit_r1.report.terminal import quiet_libraries
 from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset, write_json
 from edit_r1.train.best_of_g import train_best_of_g
-from edit_r1.train.editor import EditorTraining
+from edit_r1.train.editor_run import EditorTraining
 from edit_r1.train.gcpo import train_gcpo
 from edit_r1.train.judges import JudgeSettings, VerifierJudge
 from edit_r1.train.nft import train_nft

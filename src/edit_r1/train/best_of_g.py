@@ -20,9 +20,9 @@ import torch
 from edit_r1.algo.group_advantage import GroupAdvantages
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
-from edit_r1.train.editor import EditorTraining, Evaluation, TrainingRun, Turn
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import Rollout
+from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
 from edit_r1.train.guards import Guard
 

@@ -223,7 +223,9 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     found = []
     for name, value in now.items():
         before = saved.get(name)
-        if name in _MAY_CHANGE_ON_RESUME:
+        # Saving is where a run that draws ahead waits: with another rhythm it is another run.
+        ahead = name == "save_every" and now["updates"]["ahead"]
+        if name in _MAY_CHANGE_ON_RESUME and not ahead:
             continue
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             found += _differences(before, value, f"{prefix}{name}.")

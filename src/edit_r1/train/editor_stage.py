@@ -84,6 +84,9 @@ class UpdateSettings:
     accumulate: int = 1
     """Iterations of sampling per optimiser step, each with a window, contexts and a mean of its own, which count
     alike; needs inner_updates=1. (Micro-batches of `train_batch` edits are summed within an iteration in any case.)"""
+    ahead: Literal[0, 1] = 0
+    """1 draws the next iteration's edits before this one's rewards are waited for, so that a judge elsewhere works
+    while the optimiser does. The edits are then one update older than the weights that learn from them."""
     max_grad_norm: float = 1.0
     """The norm over all weights, on all processes, is cut to this."""
     ema_decay: float = 0.0
@@ -143,6 +146,10 @@ class EditorRLStage:
             raise ValueError(f"sampling_steps={self.sampling_steps}: the last step is never trained on; use at least 2")
         if self.save_as == "adapter" and self.lora_rank == 0:
             raise ValueError("save_as='adapter' with lora_rank=0: there is no adapter; use save_as='merged'")
+        if self.updates.ahead and self.loss.ratio == "guard":
+            raise ValueError(
+                "ahead=1 with ratio='guard': the means of the policy that drew the edits are gone by then; use 'plain'"
+            )
         if self.sde.kind == "cps" and self.loss.ratio == "guard":
             raise ValueError("ratio='guard' with kind='cps': its weighing by |dt| belongs to 'flow' and 'dance'")
         if self.sde.kind == "cps" and self.loss.kl_scale == "without_dt":

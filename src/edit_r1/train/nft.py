@@ -28,9 +28,9 @@ from edit_r1.algo.group_advantage import GroupAdvantages
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
 from edit_r1.train.best_of_g import SIGMA_LEVELS
-from edit_r1.train.editor import EditorTraining, Evaluation, TrainingRun, Turn
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import Rollout
+from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
 from edit_r1.train.guards import Guard
 
@@ -49,7 +49,12 @@ def train_nft(
     progress: Callable[[dict[str, Any]], None] | None = None,
     guard: Guard | None = None,
 ) -> EditorTraining:
-    """Train `editor` in place by DiffusionNFT; arguments and files as `train.editor.train_editor`."""
+    """Train `editor` in place by DiffusionNFT; arguments and files as `train.editor.train_editor`.
+
+    Raises ValueError for `ahead`: the old policy of edits drawn ahead is gone when they are learned from.
+    """
+    if stage.updates.ahead:
+        raise ValueError("ahead=1 with DiffusionNFT, which needs the policy that drew the edits: set ahead=0")
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
 
     def learn(turn: Turn) -> dict[str, Any]:

@@ -58,9 +58,11 @@ class Judging:
         future.add_done_callback(lambda _: self._room.release())
         self._futures.append(future)
 
-    def rewards(self) -> list[float | None]:
+    def rewards(self, publish: bool = True) -> list[float | None]:
         """The reward of every edit of the iteration, of all processes; None for a failed judgment.
 
+        publish: what was learned may be found from now on; False while another iteration is being judged, whose answers
+        must not depend on this moment.
         Raises what the reward raises, and ValueError when it does not give one value per image.
         """
         start = time.perf_counter()
@@ -75,10 +77,15 @@ class Judging:
             finally:
                 self._pool.shutdown(wait=False, cancel_futures=True)
         self.waited += time.perf_counter() - start
-        if isinstance(self.reward, CombinedReward):
+        if publish and isinstance(self.reward, CombinedReward):
             self.reward.publish()
         everyones = self.team.gathered(own)
         return [everyones[edit] for edit in range(len(self.contexts_B) * self.group_size)]
+
+    def cancel(self) -> None:
+        """Nobody will ask for the rewards: what has not begun is not judged."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def seconds(self) -> dict[str, float]:
         """For the metrics: nothing more where judging did not overlap, as its phase says it all."""
