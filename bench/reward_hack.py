@@ -126,7 +126,7 @@ def main(
     Args:
         out: a new folder.
         contexts: of an iteration, each with a group of `group` edits.
-        learning_rate: of DiffusionNFT; above the recipe's 5e-5, so that a hack shows within `steps`.
+        learning_rate: of DiffusionNFT; above the recipe's 1e-4, so that a hack shows within `steps`.
         validation: contexts that the guard edits.
     """
     quiet_libraries()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edit_r1.processes import spread
+from edit_r1.processes import spread, standing_workers
 
 SCRIPT = """
 import os, sys, time
@@ -39,6 +39,20 @@ def test_results_come_in_order_whoever_made_them() -> None:
         assert [value for value, _ in results] == [n * n for n in range(20)]
         assert ({maker for _, maker in results} == {os.getpid()}) == makers
     assert spread(_square, []) == []
+
+
+def test_standing_workers_stay_for_the_next_call_and_no_longer() -> None:
+    def makers() -> set[int]:
+        return {maker for _, maker in spread(_square, range(40), processes=2, few=2)}
+
+    with standing_workers():
+        first = makers() | makers() | makers()
+        assert len(first) <= 2 and os.getpid() not in first
+        with pytest.raises(ChildProcessError, match="died at its work"):
+            spread(os._exit, [7, 7, 7], processes=2, few=2)
+        second = makers()  # others, as those have died
+        assert not first & second
+    assert not second & makers()
 
 
 def test_errors_are_raised_here() -> None:

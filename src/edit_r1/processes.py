@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from multiprocessing.context import BaseContext
 from typing import TypeVar
 
@@ -23,8 +24,9 @@ Result = TypeVar("Result")
 def process_context(preload: Iterable[str] = ()) -> BaseContext:
     """How processes are started: by a fork server on Linux, else each from nothing (spawn).
 
-    Either way a script that starts some needs the usual `if __name__ == "__main__"`. The server starts with the first
-    process: it imports `preload` once for all, which has no effect later, and its environment stays as it was then.
+    Either way a script that starts some needs the usual `if __name__ == "__main__"`. The server starts now when there
+    is something to preload, which it imports once for all while the caller goes on, else with the first process; later
+    preloads have no effect, and its environment stays as it was then.
     """
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
@@ -32,6 +34,9 @@ def process_context(preload: Iterable[str] = ()) -> BaseContext:
     modules = list(preload)
     if modules:
         context.set_forkserver_preload(modules)
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
     return context
 
 
@@ -64,7 +69,8 @@ def spread(
 ) -> list[Result]:
     """`function` of every item, in order, on several processes; here when there are fewer than `few` items.
 
-    function and items must be picklable. processes: None takes as many as there are cores.
+    function and items must be picklable. processes: None takes as many as there are cores. Inside `standing_workers`
+    the processes stay for the next call.
 
     Raises:
         ChildProcessError: when a process died; else what the function raises.
@@ -73,14 +79,49 @@ def spread(
     count = min(processes or cores(), len(work))
     if count < 2 or len(work) < few:
         return [function(item) for item in work]
-    with ProcessPoolExecutor(count, process_context(), initializer=_begin) as pool:
+    with nullcontext(_standing) if _standing is not None else standing_workers() as workers:
         try:
-            return list(pool.map(function, work, chunksize=4))
+            return list(workers.of(count).map(function, work, chunksize=4))
         except BrokenProcessPool:
+            workers.close()
             raise ChildProcessError(
                 "a process died at its work: for want of memory, or because the script has no "
                 '`if __name__ == "__main__"`'
             ) from None
+
+
+class Workers:
+    """Processes that wait for work; started when first needed."""
+
+    def __init__(self) -> None:
+        self._pools: dict[int, ProcessPoolExecutor] = {}
+
+    def of(self, count: int) -> ProcessPoolExecutor:
+        """A pool of so many processes."""
+        if count not in self._pools:
+            self._pools[count] = ProcessPoolExecutor(count, process_context(), initializer=_begin)
+        return self._pools[count]
+
+    def close(self) -> None:
+        """End them; the next call starts others."""
+        while self._pools:
+            self._pools.popitem()[1].shutdown(wait=True, cancel_futures=True)
+
+
+_standing: Workers | None = None
+
+
+@contextmanager
+def standing_workers() -> Iterator[Workers]:
+    """Inside, `spread` keeps its processes: starting two costs some seconds, for what they import and set up."""
+    global _standing
+    outer, workers = _standing, Workers()
+    _standing = workers
+    try:
+        yield workers
+    finally:
+        _standing = outer
+        workers.close()
 
 
 def _begin() -> None:

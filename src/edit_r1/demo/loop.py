@@ -43,8 +43,8 @@ from edit_r1.train.verifier_run import Progress
 from edit_r1.zoo.packaged import weights
 
 PRELOAD = (
-    "edit_r1.train.sft", "edit_r1.train.gcpo", "edit_r1.vlm.replicas",
-    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
+    "edit_r1.train.sft", "edit_r1.train.gcpo", "edit_r1.train.nft", "edit_r1.vlm.replicas", "edit_r1.demo.measuring",
+    "edit_r1.editors.flux_kontext", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
 )  # fmt: skip
 """Imported once for all processes of the demo."""
 

@@ -29,7 +29,7 @@ from edit_r1.evaluate.reward import (
 from edit_r1.images import decode_rgb
 from edit_r1.preferences.pairs import distinct_candidates
 from edit_r1.processes import spread
-from edit_r1.recipes.tiny import TinySizes, role_samples, tiny_editor, tiny_judge
+from edit_r1.recipes.tiny import RANKED_GROUP, TinySizes, role_samples, tiny_editor, tiny_judge
 from edit_r1.records import Candidate, Context, Judgment, Preference, Sample
 from edit_r1.stats import mean_within_group_spearman
 from edit_r1.store import CANDIDATES, CONTEXTS, PREFERENCES, read_dataset, read_json, write_dataset, write_json
@@ -86,7 +86,7 @@ def rank_within_groups(models: Mapping[str, Path], sizes: TinySizes, seed: int, 
     This is what editor RL lives on: group normalisation cancels how strict a judge is (peers.md, trap 16).
     """
     samples = role_samples("edit", sizes.groups_ranked, seed)
-    work = [sample for sample in samples for _ in range(sizes.group_size)]
+    work = [sample for sample in samples for _ in range(RANKED_GROUP)]
     edits = tiny_editor().edit(work, list(range(len(work))))
     images = [edit.image for edit in edits if edit.image is not None]
     truths = oracle_scores(work, images)
@@ -96,8 +96,8 @@ def rank_within_groups(models: Mapping[str, Path], sizes: TinySizes, seed: int, 
         with tiny_judge(path, sizes) as verifier:
             scores = verifier_reward(verifier, traces=1, seed=seed)(contexts, images)
         groups = []
-        for first in range(0, len(work), sizes.group_size):
-            span = range(first, first + sizes.group_size)
+        for first in range(0, len(work), RANKED_GROUP):
+            span = range(first, first + RANKED_GROUP)
             judged = [place for place in span if scores[place] is not None]
             groups.append(([scores[place] or 0.0 for place in judged], [truths[place] for place in judged]))
         result[name] = asdict(mean_within_group_spearman(groups, seed))

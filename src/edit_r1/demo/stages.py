@@ -11,6 +11,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from edit_r1.processes import standing_workers
 from edit_r1.store import Stage, read_json, write_json
 
 Tick = Callable[[int, int], None]
@@ -52,7 +53,7 @@ class Stages:
             write_json(self.out / "stages" / f"{self._file(name)}.clock.json", spent)
             return spent
 
-        with _Ticker(name, self._console, save_clock) as tick:
+        with _Ticker(name, self._console, save_clock) as tick, standing_workers():
             result = work(tick)
         stage.finish({"seconds": save_clock(), "result": result})
 

@@ -354,6 +354,8 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
     # transformers warns of its own older names, which TRL still uses.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # torch, of RMSNorm under autocast on a CPU, where it has no fused one.
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     # Processes that a training starts are to be as quiet.
     os.environ |= {
         "PYTHONWARNINGS": "ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error",
