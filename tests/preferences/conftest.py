@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ Make = Callable[..., Preference]
 def paint() -> Callable[..., bytes]:
     """A smooth random picture as PNG; the same seed and size give the same bytes."""
 
+    @lru_cache
     def picture(seed: int = 0, width: int = 40, height: int = 32) -> bytes:
         coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3)).astype(np.float64)
         rows, columns = np.linspace(0, 3, height), np.linspace(0, 4, width)

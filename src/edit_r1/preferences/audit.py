@@ -19,14 +19,11 @@ UNREADABLE_NAMED = 20
 FEW = 100
 """Fewer decided pairs than this are said to be few: an interval of a share is then some 20 points wide."""
 
-_MORE = {
-    "sharpness": "the sharper edit",
-    "saturation": "the more saturated edit",
-    "brightness": "the brighter edit",
-    "pixels": "the edit with more pixels",
-    "file size": "the edit with the larger file",
-    "distance from source": "the edit farther from the source",
-}
+WINNER_IS = {
+    "sharpness": "sharper", "saturation": "more saturated", "brightness": "brighter", "pixels": "larger in pixels",
+    "file size": "larger as a file", "distance from source": "farther from the source",
+}  # fmt: skip
+"""What the edit with more of a measure is, in words."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +149,12 @@ def _of_biases(found: Audit) -> Iterable[str]:
         yield f"The first edit wins {_percent(found.position)}: annotators may favour a side."
     for bias in found.measures:
         if bias.share.flagged:
-            yield f"{_MORE[bias.measure].capitalize()} wins {_percent(bias.share)}."
-    for editor in found.editors:
-        if editor.wins.flagged and len(found.editors) > 1:
-            yield f"Edits by {editor.name or 'an unnamed editor'} win {_percent(editor.wins)} against other editors'."
+            yield f"The edit that is {WINNER_IS[bias.measure]} wins {_percent(bias.share)}."
+    uneven = sorted((one for one in found.editors if one.wins.flagged), key=lambda one: one.wins.share or 0)
+    if uneven:
+        ends = dict.fromkeys((uneven[-1], uneven[0]))
+        told = ", ".join(f"{one.name or 'an unnamed one'} {_percent(one.wins)}" for one in ends)
+        yield f"{len(uneven)} of {len(found.editors)} editors win more or less than half against others: {told}."
     for annotator in found.annotators:
         if annotator.first.flagged and found.order != "drawn" and len(found.annotators) > 1:
             name = annotator.name or "without a name"
@@ -184,8 +183,9 @@ def _of_overlap(found: Audit) -> Iterable[str]:
     for other in found.overlaps:
         if other.near.rows:
             yield (
-                f"{_times(other.near.rows, 'row')} showing pictures of {other.against}: {other.exact.sources} sources "
-                f"and {other.exact.edits} edits the same, {other.near.sources} and {other.near.edits} with near copies."
+                f"Pictures of {other.against} stand in {other.near.rows} of {found.rows} rows. By the same pixels: sources "
+                f"{other.exact.sources}, edits {other.exact.edits}; with near copies: sources {other.near.sources}, "
+                f"edits {other.near.edits}."
             )
 
 

@@ -1,7 +1,8 @@
 """What winners have in common: sides, editors, looks. Every share is of decided pairs, its interval by source.
 
-A share whose 95 % interval excludes one half is flagged. Among seven honest shares one in three sets has a flag by
-chance, so a flag is a reason to look, not a verdict; and a bias need not be a fault: better edits may be sharper.
+A share whose 95 % interval excludes one half is flagged, where at least `FEW_SOURCES` sources stand behind it: of fewer
+a bootstrap makes intervals that are too narrow. Of seven shares without a bias one is flagged by chance in three sets of
+ten, so a flag is a reason to look, not a verdict; and a bias need not be a fault: better edits may be sharper.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from edit_r1.preferences.facts import MEASURES, PairFacts
 from edit_r1.stats import proportion
 
+FEW_SOURCES = 20
 NAMED = 30
 """Editors and annotators listed: those with the most pairs."""
 
@@ -28,7 +30,7 @@ class Share:
     n: int
     """Pairs in the share."""
     flagged: bool
-    """The interval excludes 0.5."""
+    """The interval excludes 0.5, and enough sources stand behind it."""
 
 
 def share_of(flags: Sequence[bool], sources: Sequence[bytes], seed: int = 0) -> Share:
@@ -37,7 +39,8 @@ def share_of(flags: Sequence[bool], sources: Sequence[bytes], seed: int = 0) -> 
         return Share(None, None, 0, False)
     estimate = proportion(flags, sources, seed)
     interval = estimate.ci95
-    return Share(estimate.mean, interval, len(flags), interval is not None and not interval[0] <= 0.5 <= interval[1])
+    apart = interval is not None and not interval[0] <= 0.5 <= interval[1]
+    return Share(estimate.mean, interval, len(flags), apart and estimate.clusters >= FEW_SOURCES)
 
 
 @dataclass(frozen=True)

