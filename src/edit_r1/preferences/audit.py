@@ -152,7 +152,7 @@ def _of_biases(found: Audit) -> Iterable[str]:
             yield f"The edit that is {WINNER_IS[bias.measure]} wins {_percent(bias.share)}."
     uneven = sorted((one for one in found.editors if one.wins.flagged), key=lambda one: one.wins.share or 0)
     if uneven:
-        ends = dict.fromkeys((uneven[-1], uneven[0]))
+        ends = [uneven[-1], *uneven[:1]] if len(uneven) > 1 else uneven
         told = ", ".join(f"{one.name or 'an unnamed one'} {_percent(one.wins)}" for one in ends)
         yield f"{len(uneven)} of {len(found.editors)} editors win more or less than half against others: {told}."
     for annotator in found.annotators:
@@ -183,9 +183,9 @@ def _of_overlap(found: Audit) -> Iterable[str]:
     for other in found.overlaps:
         if other.near.rows:
             yield (
-                f"Pictures of {other.against} stand in {other.near.rows} of {found.rows} rows. By the same pixels: sources "
-                f"{other.exact.sources}, edits {other.exact.edits}; with near copies: sources {other.near.sources}, "
-                f"edits {other.near.edits}."
+                f"Pictures of {other.against} stand in {other.near.rows} of {found.rows} rows. By the same pixels: "
+                f"sources {other.exact.sources}, edits {other.exact.edits}; with near copies: sources "
+                f"{other.near.sources}, edits {other.near.edits}."
             )
 
 

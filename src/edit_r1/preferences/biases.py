@@ -1,8 +1,8 @@
 """What winners have in common: sides, editors, looks. Every share is of decided pairs, its interval by source.
 
-A share whose 95 % interval excludes one half is flagged, where at least `FEW_SOURCES` sources stand behind it: of fewer
-a bootstrap makes intervals that are too narrow. Of seven shares without a bias one is flagged by chance in three sets of
-ten, so a flag is a reason to look, not a verdict; and a bias need not be a fault: better edits may be sharper.
+A share whose 95 % interval excludes one half is flagged, where at least `FEW_SOURCES` sources stand behind it: of
+fewer a bootstrap makes intervals that are too narrow. Of seven shares without a bias one is flagged by chance in three
+sets of ten: a flag is a reason to look, not a verdict, and a bias need not be a fault: better edits may be sharper.
 """
 
 from __future__ import annotations
