@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edit_r1.images import decode_rgb, encode_png
+from edit_r1.images import encode_png
 from edit_r1.preferences.audit import audit, audit_json, example_rows, findings, read_examples
 from edit_r1.preferences.biases import FEW_SOURCES, effective_number, share_of
 from edit_r1.preferences.facts import MEASURES, PairFacts, read_facts
