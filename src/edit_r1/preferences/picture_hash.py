@@ -30,7 +30,7 @@ _PAIRS_AT_ONCE = 2_000_000
 def exact_hash(pixels_HW3: np.ndarray) -> bytes:
     """16 bytes of the SHA-256 of size and pixels: the same for every lossless file of one picture."""
     digest = hashlib.sha256(repr(pixels_HW3.shape).encode())
-    digest.update(np.ascontiguousarray(pixels_HW3))
+    digest.update(np.ascontiguousarray(pixels_HW3).data)
     return digest.digest()[:16]
 
 
