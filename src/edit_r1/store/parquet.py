@@ -134,7 +134,8 @@ def read_rows(path: str | Path) -> list[Row]:
 def iterate_rows(path: Path) -> Iterator[Row]:
     """As `read_rows`, with one row group in memory at a time. Raises StoreError as it does."""
     try:
-        with pq.ParquetFile(path) as file:
+        # With pre_buffer, the default, what was read of a file stays in memory until its end.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             schema = file.schema_arrow
             images = [name for name in schema.names if schema.field(name).type == _ARROW["image"]]
             several = [name for name in schema.names if schema.field(name).type == _ARROW["images"]]
