@@ -1,4 +1,4 @@
-"""`edit-r1 preferences import|export|pool|audit`."""
+"""`edit-r1 preferences import|export|principles|pool|audit`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from edit_r1.commands.shared import USAGE, complain, print_json
+from edit_r1.commands.shared import PACKAGED, USAGE, Models, complain, print_json
 from edit_r1.preferences.kinds import Kind, Target
 
 Folder = tyro.conf.Positional[Path]
@@ -84,6 +84,32 @@ def preferences_export(
         return 0
     what = "tasks" if kind == "label-studio" else "rows"
     print(f"{summary.written} {what} in {out}, from {summary.rows} answers, {summary.same} of them same")
+    return 0
+
+
+def preferences_principles(folder: Folder, /, out: Path, models: Models = PACKAGED, json: bool = False) -> int:
+    """Write principles for pairs that have none, as training and evaluation need them.
+
+    Args:
+        folder: a data set of preferences.
+        out: new data set, with principles in every row.
+    """
+    from edit_r1.preferences.principles import write_principles
+    from edit_r1.report.terminal import batch_progress
+    from edit_r1.zoo.packaged import open_chosen
+
+    models.check()
+    if models.model is None and models.principles_model is None:
+        complain("preferences principles needs a model: add --model PATH, or --endpoint URL --model NAME")
+        return USAGE
+    other = models.principles_model is not None
+    with models.principles_verifier() if other else open_chosen(models) as verifier, batch_progress("asking") as bar:
+        summary = write_principles(folder, out, verifier, bar)
+    if json:
+        print_json(asdict(summary))
+        return 0
+    print(f"{summary.written} of {summary.rows} pairs in {out}; asked about {summary.contexts} contexts", end="")
+    print(f", {summary.failed} failed: {summary.reason}" if summary.failed else "")
     return 0
 
 
