@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edit_r1.preferences.formats import FORMATS, preference_from
@@ -135,6 +135,7 @@ anything = st.recursive(
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_row_is_a_preference_or_a_reason(kind: Kind, data: st.DataObject) -> None:
     form = FORMATS[kind]

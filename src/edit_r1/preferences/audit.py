@@ -70,7 +70,7 @@ def audit(
     threshold: int = NEAR,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Reads the data set once; in memory are a few rows with pictures and some hundred bytes of every other.
+    """Reads the data set once; in memory are a few rows with pictures, and less than a kilobyte of every other.
 
     Args:
         against: data sets or folders of pictures that must not be in this one, such as benchmarks.
