@@ -92,7 +92,8 @@ def _examples(found: Audit, rows: Mapping[int, Preference]) -> list[tuple[str, s
 
 def _answers(group: Sequence[int], rows: Mapping[int, Preference]) -> Example:
     first = rows[group[0]]
-    pictures = [Shown(_thumbnail(first.context.sample.source), "source"), *_sides(first)]
+    # Of several answers none is the one that a frame could show: they stand in the note.
+    pictures = [Shown(_thumbnail(first.context.sample.source), "source"), *_sides(first, len(group) == 1)]
     told = []
     for row in group[:6]:
         answer = rows[row]
@@ -102,10 +103,14 @@ def _answers(group: Sequence[int], rows: Mapping[int, Preference]) -> Example:
     return Example(first.context.sample.instruction, "; ".join(told), pictures)
 
 
-def _sides(preference: Preference) -> list[Shown]:
+def _sides(preference: Preference, marked: bool) -> list[Shown]:
     marks = {"first": ("won", "lost"), "second": ("lost", "won"), "same": ("same", "same")}[preference.choice]
     return [
-        Shown(_thumbnail(candidate.image), f"{side}{f': {candidate.editor}' if candidate.editor else ''}", mark)
+        Shown(
+            _thumbnail(candidate.image),
+            f"{side}{f': {candidate.editor}' if candidate.editor else ''}",
+            mark if marked else "",
+        )
         for side, candidate, mark in zip(("first", "second"), (preference.first, preference.second), marks, strict=True)
     ]
 
