@@ -19,6 +19,13 @@ from rich.console import Console
 
 from edit_r1.commands.best_of import best_of_command
 from edit_r1.commands.doctor import doctor
+from edit_r1.commands.preferences import (
+    preferences_audit,
+    preferences_export,
+    preferences_import,
+    preferences_pool,
+    preferences_principles,
+)
 from edit_r1.commands.serve import serve
 from edit_r1.commands.shared import (
     BELOW,
@@ -378,6 +385,11 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("score-many",): score_many,
     ("curate", "run"): curate,
     ("curate", "status"): status,
+    ("preferences", "import"): preferences_import,
+    ("preferences", "export"): preferences_export,
+    ("preferences", "principles"): preferences_principles,
+    ("preferences", "pool"): preferences_pool,
+    ("preferences", "audit"): preferences_audit,
     ("evaluate", "reward"): evaluate_reward,
     ("serve",): serve,
     ("world", "sample"): world_sample,

@@ -198,6 +198,16 @@ class Quadruple:
 
 
 @dataclass(frozen=True)
+class Rating:
+    """What an annotator gave both candidates of a pair on one scale; higher is better, the range is the data's own."""
+
+    name: str
+    """What was rated, such as "overall"."""
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
 class Preference:
     """A human (or simulated) comparison of two candidates of one context."""
 
@@ -207,11 +217,28 @@ class Preference:
     choice: Choice
     annotator: str
     simulated: bool = False
+    aspect: str = ""
+    """What was compared, where that is not the edit as a whole: "consistency", "VQ"; "" for the whole."""
+    soft_label: float | None = None
+    """Share of the annotators' votes for `first`, "same" as half, 0 to 1; None for a single answer."""
+    votes: int | None = None
+    """Number of votes in `soft_label`; None where there is none."""
+    ratings: tuple[Rating, ...] = ()
+    """Scores given beside the choice, which they need not agree with."""
+    origin: str = ""
+    """Its id in the data it was imported from; "" when unknown."""
 
     def swap(self) -> Preference:
         """The same comparison with the two candidates shown the other way round."""
         flipped: dict[str, Choice] = {"first": "second", "second": "first", "same": "same"}
-        return replace(self, first=self.second, second=self.first, choice=flipped[self.choice])
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            choice=flipped[self.choice],
+            soft_label=None if self.soft_label is None else 1 - self.soft_label,
+            ratings=tuple(Rating(one.name, one.second, one.first) for one in self.ratings),
+        )
 
     @property
     def winner(self) -> Candidate | None:

@@ -15,7 +15,9 @@ import numpy as np
 
 RESAMPLES = 2000
 _CHUNK = 200
-"""Resamples drawn at once: K = 10,000 clusters then take 16 MB."""
+"""Most resamples drawn at once: K = 10,000 clusters then take 16 MB."""
+_CELLS = 4_000_000
+"""Most draws held at once: with more clusters fewer resamples are drawn at a time, in the same order."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def _resampled_means(sums_K: np.ndarray, counts_K: np.ndarray, rng: np.random.Ge
     """R means; how often each cluster is drawn in K draws with replacement is multinomial."""
     k = sums_K.size
     means = []
-    for start in range(0, resamples, _CHUNK):
-        weights_RK = rng.multinomial(k, np.full(k, 1 / k), size=min(_CHUNK, resamples - start))
+    chunk = max(1, min(_CHUNK, _CELLS // k))
+    for start in range(0, resamples, chunk):
+        weights_RK = rng.multinomial(k, np.full(k, 1 / k), size=min(chunk, resamples - start))
         means.append((weights_RK @ sums_K) / (weights_RK @ counts_K))
     return np.concatenate(means)

@@ -19,6 +19,7 @@ from edit_r1.records import (
     Preference,
     Principle,
     Quadruple,
+    Rating,
     Sample,
     Trace,
     Unparsed,
@@ -57,6 +58,13 @@ traces = st.builds(
 )
 outcomes = traces | st.builds(Unparsed, text, text, st.integers(0, 999), st.booleans())
 choices = st.sampled_from(["first", "second", "same"])
+number = st.floats(allow_nan=False, allow_infinity=False)
+ratings = st.lists(st.builds(Rating, text, number, number), max_size=2).map(tuple)
+shares = st.none() | st.floats(0, 1)
+preferences = st.builds(
+    Preference, contexts, candidates, candidates, choices, text, st.booleans(), text, shares,
+    st.none() | st.integers(1, 99), ratings, text,
+)  # fmt: skip
 
 CASES: list[tuple[Table[Any], st.SearchStrategy[Any]]] = [
     (SAMPLES, samples),
@@ -65,7 +73,7 @@ CASES: list[tuple[Table[Any], st.SearchStrategy[Any]]] = [
     (POOL_TRACES, st.builds(PoolTrace, text, text, st.integers(0, 99), outcomes, st.booleans())),
     (GOLD_VERDICTS, st.builds(GoldVerdicts, text, verdicts, text, st.booleans())),
     (QUADRUPLES, st.builds(Quadruple, contexts, candidates, st.none() | traces)),
-    (PREFERENCES, st.builds(Preference, contexts, candidates, candidates, choices, text, st.booleans())),
+    (PREFERENCES, preferences),
 ]
 
 
@@ -159,3 +167,20 @@ def test_references_are_images_and_their_absence_changes_no_hash(tmp_path: Path)
     digest = write_dataset(tmp_path, "older", [Sample("s", b"x", "do it", "")], older)
     assert read_dataset(tmp_path, "older", SAMPLES) == [Sample("s", b"x", "do it", "")]
     assert write_dataset(tmp_path, "newer", [Sample("s", b"x", "do it", "")], SAMPLES) == digest
+
+
+def test_votes_and_ratings_are_later_columns_whose_absence_changes_no_hash(tmp_path: Path) -> None:
+    plain = Preference(_context(), _candidate("a"), _candidate("b"), "first", "ann", True)
+    rich = Preference(
+        _context(), _candidate("a"), _candidate("b"), "first", "ann", True, "VQ", 0.75, 4, (Rating("all", 3, 2),), "id"
+    )
+    later = ("aspect", "soft_label", "votes", "ratings", "origin")
+    row = PREFERENCES.to_row(plain)
+    assert all(row[name] is None for name in later)
+    old = {name: value for name, value in row.items() if name not in later}
+    assert row_hash(row) == row_hash(old) != row_hash(PREFERENCES.to_row(rich))
+    features = {name: kind for name, kind in PREFERENCES.features.items() if name not in later}
+    older = Table(features, lambda one: {name: PREFERENCES.to_row(one)[name] for name in features}, lambda one: one)
+    digest = write_dataset(tmp_path, "older", [plain], older)
+    assert read_dataset(tmp_path, "older", PREFERENCES) == [plain]
+    assert write_dataset(tmp_path, "newer", [plain], PREFERENCES) == digest

@@ -39,11 +39,29 @@ class EditChange:
     """log2 of the ratio of the mean absolute Laplacian of the luma: 1 is twice as sharp (or noisy), -1 half."""
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a picture looks like as a whole."""
+
+    brightness: float
+    """Mean luma, 0 to 255."""
+    saturation: float
+    """Mean of max - min over a pixel's channels, 0 to 255."""
+    sharpness: float
+    """log2 of the mean absolute Laplacian of the luma, in levels, plus 0.1; noise counts as sharpness."""
+
+
+def measure_look(pixels_HW3: np.ndarray) -> Look:
+    """Measures of one picture; their differences are those of `EditChange`. Raises ValueError as `measure_change`."""
+    _check(pixels_HW3)
+    luma_HW = _luma(pixels_HW3)
+    return Look(float(luma_HW.mean()), _chroma(pixels_HW3), float(np.log2(_roughness(luma_HW))))
+
+
 def measure_change(source_HW3: np.ndarray, edited_HW3: np.ndarray, mask_HW: np.ndarray | None = None) -> EditChange:
     """Measures of one edit. Raises ValueError for pictures or a mask of other types or sizes."""
-    for pixels in (source_HW3, edited_HW3):
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"pixels of {pixels.dtype} {pixels.shape}: expected uint8 (height, width, 3)")
+    _check(source_HW3)
+    _check(edited_HW3)
     if source_HW3.shape != edited_HW3.shape:
         raise ValueError(
             f"pictures of {source_HW3.shape[:2]} and {edited_HW3.shape[:2]}: bring them to one size by "
@@ -94,6 +112,11 @@ def box_mask(boxes: Sequence[Box], height: int, width: int, margin: float = 0.05
         columns = slice(max(0, int(np.floor(left - wide))), max(0, int(np.ceil(right + wide))))
         mask_HW[rows, columns] = True
     return mask_HW
+
+
+def _check(pixels: np.ndarray) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels of {pixels.dtype} {pixels.shape}: expected uint8 (height, width, 3)")
 
 
 def _chroma(pixels_HW3: np.ndarray) -> float:

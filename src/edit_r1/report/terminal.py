@@ -235,11 +235,11 @@ def pairs_table(result: Mapping[str, Any]) -> RenderableType:
 
 
 @contextmanager
-def batch_progress() -> Iterator[Callable[[int, int], None]]:
+def batch_progress(doing: str = "judging") -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left on stderr, while its terminal lasts; inside, call it with (rows finished, rows)."""
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("judging"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -12,6 +12,7 @@ dataset is that of its sorted row hashes, so neither the order nor the cut into 
 from edit_r1.store.files import StoreError, new_folder, read_json, write_bytes, write_json, write_text, writing
 from edit_r1.store.parquet import Feature, Features, Row, dataset_hash, read_rows, row_hash, stream_rows, write_rows
 from edit_r1.store.stages import Dataset, Stage, Table, read_dataset, write_dataset
+from edit_r1.store.streaming import stream_dataset
 from edit_r1.store.tables import (
     CANDIDATES,
     CONTEXTS,
@@ -43,6 +44,7 @@ __all__ = [
     "read_json",
     "read_rows",
     "row_hash",
+    "stream_dataset",
     "stream_rows",
     "write_bytes",
     "write_dataset",

@@ -22,13 +22,13 @@ from edit_r1.store.files import StoreError, write_bytes, writing
 Row = dict[str, Any]
 """One flat row: column name to str, int, float, bool, bytes (an image), None, or a list of dicts of these."""
 Feature = str | dict[str, str]
-"""A kind ("string", "int64", "float64", "bool", "image"), or {column: kind} for a list of structs."""
+"""A kind ("string", "int64", "float64", "bool", "image", "images"), or {column: kind} for a list of structs."""
 Features = dict[str, Feature]
 
 ROW_GROUP = 100
 """Rows read at once by a viewer; small because rows hold images."""
 
-_LATER = ("references",)
+_LATER = ("references", "aspect", "soft_label", "votes", "ratings", "origin")
 """Endings of columns added after data sets had been written: where they are empty a row keeps the hash it had."""
 
 _ARROW = {
@@ -37,6 +37,7 @@ _ARROW = {
     "float64": pa.float64(),
     "bool": pa.bool_(),
     "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    "images": pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
 }
 
 
@@ -72,7 +73,7 @@ def write_rows(path: str | Path, rows: Sequence[Row], features: Features, key: s
         StoreError: when it cannot be written.
         ValueError: when a row's columns or values do not fit the features.
     """
-    table = _table(path, rows, features, _schema(features, key))
+    table = row_table(path, rows, features, parquet_schema(features, key))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=ROW_GROUP, compression="zstd")
     write_bytes(path, sink.getvalue().to_pybytes())
@@ -85,13 +86,13 @@ def stream_rows(path: str | Path, rows: Iterable[Row], features: Features) -> No
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    schema = _schema(features, "")
+    schema = parquet_schema(features, "")
     remaining = iter(rows)
     with writing(path):
         try:
             with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
                 while group := list(islice(remaining, ROW_GROUP)):
-                    writer.write_table(_table(path, group, features, schema))
+                    writer.write_table(row_table(path, group, features, schema))
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -99,13 +100,15 @@ def stream_rows(path: str | Path, rows: Iterable[Row], features: Features) -> No
             temporary.unlink(missing_ok=True)
 
 
-def _schema(features: Features, key: str) -> pa.Schema:
+def parquet_schema(features: Features, key: str) -> pa.Schema:
+    """Arrow columns with the metadata that `datasets` and `read_key` look for."""
     schema = pa.schema([pa.field(name, _arrow_type(feature)) for name, feature in features.items()])
     info = {"info": {"features": {name: _hub_feature(feature) for name, feature in features.items()}}}
     return schema.with_metadata({"huggingface": json.dumps(info), "edit_r1": json.dumps({"key": key})})
 
 
-def _table(path: str | Path, rows: Sequence[Row], features: Features, schema: pa.Schema) -> pa.Table:
+def row_table(path: str | Path, rows: Sequence[Row], features: Features, schema: pa.Schema) -> pa.Table:
+    """Rows as an Arrow table of `parquet_schema`; `path` stands in messages. Raises ValueError as `write_rows`."""
     for row in rows:
         if row.keys() != features.keys():
             odd = sorted(row.keys() ^ features.keys())
@@ -131,13 +134,16 @@ def read_rows(path: str | Path) -> list[Row]:
 def iterate_rows(path: Path) -> Iterator[Row]:
     """As `read_rows`, with one row group in memory at a time. Raises StoreError as it does."""
     try:
-        with pq.ParquetFile(path) as file:
+        # With pre_buffer, the default, what was read of a file stays in memory until its end.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             schema = file.schema_arrow
             images = [name for name in schema.names if schema.field(name).type == _ARROW["image"]]
+            several = [name for name in schema.names if schema.field(name).type == _ARROW["images"]]
             lists = {name: nested for name in schema.names if (nested := _images_in_list(schema.field(name).type))}
             for batch in file.iter_batches(batch_size=ROW_GROUP):
                 for row in batch.to_pylist():
                     row.update({name: row[name] and row[name]["bytes"] for name in images})
+                    row.update({name: row[name] and [one["bytes"] for one in row[name]] for name in several})
                     for name, nested in lists.items():
                         for item in row[name] or ():
                             item.update({part: item[part] and item[part]["bytes"] for part in nested})
@@ -178,12 +184,16 @@ def _images_in_list(kind: pa.DataType) -> list[str]:
 def _hub_feature(feature: Feature) -> dict[str, Any]:
     if isinstance(feature, dict):
         return {"feature": {name: _hub_feature(kind) for name, kind in feature.items()}, "_type": "List"}
+    if feature == "images":
+        return {"feature": {"_type": "Image"}, "_type": "List"}
     return {"_type": "Image"} if feature == "image" else {"dtype": feature, "_type": "Value"}
 
 
 def _column(values: list[Any], feature: Feature) -> list[Any]:
     if feature == "image":
         return [None if value is None else {"bytes": value, "path": None} for value in values]
+    if feature == "images":
+        return [None if value is None else _column(value, "image") for value in values]
     if isinstance(feature, dict) and "image" in feature.values():
         return [
             value

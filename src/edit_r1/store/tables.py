@@ -18,6 +18,7 @@ from edit_r1.records import (
     Preference,
     Principle,
     Quadruple,
+    Rating,
     Sample,
     Trace,
     Unparsed,
@@ -29,6 +30,7 @@ from edit_r1.store.stages import Table
 PRINCIPLES: Feature = {"question": "string", "category": "string"}
 VERDICTS: Feature = {"value": "int64", "evidence": "string"}
 REFERENCES: Feature = {"image": "image"}
+RATINGS: Feature = {"name": "string", "first": "float64", "second": "float64"}
 
 _SAMPLE: Features = {
     "id": "string",
@@ -225,6 +227,12 @@ def preference_to_row(record: Preference) -> Row:
         "choice": record.choice,
         "annotator": record.annotator,
         "simulated": record.simulated,
+        "aspect": record.aspect or None,
+        "soft_label": None if record.soft_label is None else float(record.soft_label),
+        "votes": None if record.votes is None else int(record.votes),
+        "ratings": [{"name": r.name, "first": float(r.first), "second": float(r.second)} for r in record.ratings]
+        or None,
+        "origin": record.origin or None,
     }
 
 
@@ -236,6 +244,11 @@ def preference_from_row(row: Row) -> Preference:
         cast(Choice, _one_of(row["choice"], get_args(Choice), "choice")),
         row["annotator"],
         row["simulated"],
+        aspect=row.get("aspect") or "",  # files written before these columns were have none
+        soft_label=row.get("soft_label"),
+        votes=row.get("votes"),
+        ratings=tuple(Rating(one["name"], one["first"], one["second"]) for one in row.get("ratings") or ()),
+        origin=row.get("origin") or "",
     )
 
 
@@ -265,6 +278,11 @@ PREFERENCES = Table(
         "choice": "string",
         "annotator": "string",
         "simulated": "bool",
+        "aspect": "string",
+        "soft_label": "float64",
+        "votes": "int64",
+        "ratings": RATINGS,
+        "origin": "string",
     },
     preference_to_row,
     preference_from_row,
