@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +23,14 @@ from edit_r1.train.data_parallel import Team, is_first, leave_team
 from edit_r1.train.editor import EditorTraining, refuse_earlier_run, train_editor
 from edit_r1.train.editor_card import CardFacts, plain, public_name, write_editor_card
 from edit_r1.train.editor_policy import contexts_digest
-from edit_r1.train.editor_stage import EditorRLStage, Unprefixed
+from edit_r1.train.editor_stage import EditorRLStage
 from edit_r1.train.editor_state import has_state
-from edit_r1.train.gcpo import GCPOStage, train_gcpo
+from edit_r1.train.gcpo import train_gcpo
+from edit_r1.train.gcpo_stage import GCPOStage
 from edit_r1.train.guards import GuardSettings
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.rewards import RewardSettings
+from edit_r1.train.settings import Unprefixed
 from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.train.trackers import Trackers, TrackerSettings, check_trackers, open_trackers
 
@@ -144,9 +146,11 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
     with _bar() as bar:
         task = None if isinstance(recipe, EditorRecipe) else bar.add_task(kind, total=None)
 
-        def progress(done: int, total: int, *_: object) -> None:
+        def progress(done: int, total: int, logged: Mapping[str, Any]) -> None:
             if task is not None:
                 bar.update(task, completed=done, total=total)
+            for text in logged.get("alarms", ()):
+                bar.console.print(f"step {done}: {text}", style="yellow", markup=False, soft_wrap=True)
 
         if isinstance(recipe, SFTRecipe):
             return train_sft(recipe.stage, _read(recipe.data, QUADRUPLES), resume, progress)
