@@ -87,7 +87,7 @@ def test_it_is_trained_twice_and_scores(
     context, candidate = quadruples[0].context, quadruples[0].candidate
     with Verifier.load(model, device="cpu", max_new_tokens=8) as verifier:
         judgment = verifier.score(
-            context.sample.source, candidate.image, context.sample.instruction, context.principles
+            [context.sample.source], candidate.image, context.sample.instruction, context.principles
         )
     assert len(judgment.outcomes) == 1
 

@@ -1,8 +1,8 @@
 """What a Qwen-VL verifier costs in training, by running its own code on tensors without memory.
 
 As `train.plan_measure` does for editors: a model with few layers, and one with one more of each kind, run forward and
-backward under torch's FakeTensorMode; the whole follows. The language model is fed embeddings, the vision tower pictures
-of one size whose layout is computed beforehand. The head is counted by `train.verifier_plan`.
+backward under torch's FakeTensorMode; the whole follows. The language model is fed embeddings, the vision tower
+pictures of one size whose layout is computed beforehand. The head is counted by `train.verifier_plan`.
 
 Legend: U prompts, n traces of each, P tokens of a prompt, L of a trace, D width.
 """

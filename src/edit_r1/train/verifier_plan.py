@@ -29,9 +29,8 @@ SIDE = 1024
 TOKEN_CHARACTERS = 4
 """Characters of English that a token is taken to hold."""
 PRINCIPLES, PRINCIPLE_CHARACTERS = 10, 70
-HEAD_TILE = 32_768
-"""Logits that TRL's fused head holds at once are fewer than this many rows times the vocabulary's share of a tile; a
-tile is counted as two float32 rows of the vocabulary for every token of a micro-batch, at most this many values."""
+HEAD_TILE_BYTES = 2**30
+"""Of the logits that TRL's fused head holds at once; a guess, which no device was there to check."""
 MATMUL_SIDE = 1024
 COPY_BYTES = 2**26
 
@@ -217,7 +216,7 @@ def _memory(
         size = 2 if stage.precision == "bf16" else 4
         layer = (counts.parameters - 2 * counts.embedding) / counts.layers
         together = size * (2 * layer + 2 * counts.embedding) + 4.0 * (layer + counts.embedding)
-    tile = 2 * 4.0 * min(batch.rows * batch.trace * counts.vocabulary, HEAD_TILE * 4096)
+    tile = min(2 * 4.0 * batch.rows * batch.trace * counts.vocabulary, HEAD_TILE_BYTES)
     head = tile + (4.0 * counts.embedding if counts.head_trained else 0.0)
     phases = {
         "update": text.update_bytes + vision.update_bytes + head + together,
