@@ -41,6 +41,7 @@ def _take_cpus_for_devices(record: Path) -> None:
         if options.get("fsdp_plugin") is not None:
             self.distributed_type = DistributedType.FSDP
             self.fsdp_plugin = options["fsdp_plugin"]
+            state.PartialState._shared_state["distributed_type"] = self.distributed_type
 
     state.AcceleratorState.__init__ = with_plugin
     for module in (gcpo, sft):

@@ -20,9 +20,10 @@ from edit_r1.records import Context
 from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset
 from edit_r1.train.contexts import DataSettings
 from edit_r1.train.data_parallel import Team, is_first, leave_team
-from edit_r1.train.editor import EditorTraining, refuse_earlier_run, train_editor
+from edit_r1.train.editor import EditorTraining, train_editor
 from edit_r1.train.editor_card import CardFacts, plain, public_name, write_editor_card
 from edit_r1.train.editor_policy import contexts_digest
+from edit_r1.train.editor_run import refuse_earlier_run
 from edit_r1.train.editor_stage import EditorRLStage
 from edit_r1.train.editor_state import has_state
 from edit_r1.train.gcpo import train_gcpo

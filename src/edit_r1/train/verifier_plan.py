@@ -29,8 +29,8 @@ SIDE = 1024
 TOKEN_CHARACTERS = 4
 """Characters of English that a token is taken to hold."""
 PRINCIPLES, PRINCIPLE_CHARACTERS = 10, 70
-HEAD_TILE_BYTES = 2**30
-"""Of the logits that TRL's fused head holds at once; a guess, which no device was there to check."""
+HEAD_ROWS, HEAD_COLUMNS = 4096, 32_768
+"""Logits that TRL's fused head computes at once (trl.kernels, trl.trainer.utils)."""
 MATMUL_SIDE = 1024
 COPY_BYTES = 2**26
 
@@ -179,7 +179,7 @@ class _Counts:
         config = part.config["text_config"]
         self.parameters = part.parameters()
         self.embedding = config["vocab_size"] * config["hidden_size"]
-        self.vocabulary = config["vocab_size"]
+        self.width = config["hidden_size"]
         self.layers = config["num_hidden_layers"]
         heads = config["num_key_value_heads"]
         width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -216,7 +216,8 @@ def _memory(
         size = 2 if stage.precision == "bf16" else 4
         layer = (counts.parameters - 2 * counts.embedding) / counts.layers
         together = size * (2 * layer + 2 * counts.embedding) + 4.0 * (layer + counts.embedding)
-    tile = min(2 * 4.0 * batch.rows * batch.trace * counts.vocabulary, HEAD_TILE_BYTES)
+    answered = batch.rows * batch.trace
+    tile = 4.0 * min(answered, HEAD_ROWS) * HEAD_COLUMNS + 4.0 * answered * counts.width
     head = tile + (4.0 * counts.embedding if counts.head_trained else 0.0)
     phases = {
         "update": text.update_bytes + vision.update_bytes + head + together,

@@ -323,7 +323,9 @@ def whole_weights(trainer: Trainer) -> dict[str, Tensor] | None:
     if trainer.accelerator.distributed_type != DistributedType.FSDP:
         return None
     gathered: dict[str, Tensor] = trainer.accelerator.get_state_dict(trainer.model)
-    return gathered
+    # A tied weight comes under both of its names; these name each once.
+    own = {name for name, _ in (*trainer.model.named_parameters(), *trainer.model.named_buffers())}
+    return {name: weight for name, weight in gathered.items() if name in own}
 
 
 def save_model(
