@@ -17,7 +17,7 @@ from edit_r1.recipes.editor_data import open_contexts
 from edit_r1.recipes.load import load_recipe
 from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.records import Context
-from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset
+from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset, write_text
 from edit_r1.train.contexts import DataSettings
 from edit_r1.train.data_parallel import Team, is_first, leave_team
 from edit_r1.train.editor import EditorTraining, train_editor
@@ -34,6 +34,7 @@ from edit_r1.train.rewards import RewardSettings
 from edit_r1.train.settings import Unprefixed
 from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.train.trackers import Trackers, TrackerSettings, check_trackers, open_trackers
+from edit_r1.train.verifier_card import quadruples_card
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def run_curation(stage: CurateStage, out: Path) -> Path:
             bar.update(tasks[step], completed=done, total=total)
 
         curate(stage, out, progress)
+    selected = out / "selected"
+    write_text(selected / "README.md", quadruples_card(_read(str(selected), QUADRUPLES)))
     return out
 
 

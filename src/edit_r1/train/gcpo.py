@@ -33,6 +33,7 @@ from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict
 
 from edit_r1.algo.label_noise import after_flips
 from edit_r1.records import Preference, Trace
+from edit_r1.store import write_text
 from edit_r1.train.alarms import Alarms
 from edit_r1.train.averaging import TailAverage
 from edit_r1.train.gcpo_arguments import grpo_arguments, pictures_tokens
@@ -41,6 +42,7 @@ from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, compare
 from edit_r1.train.rollout import own_precision, pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
 from edit_r1.train.shared_prompt import share_prompt
 from edit_r1.train.shared_vision import share_vision
+from edit_r1.train.verifier_card import VerifierFacts, preferences_card, verifier_card
 from edit_r1.train.verifier_run import (
     CurvesCallback,
     ExactResume,
@@ -50,6 +52,7 @@ from edit_r1.train.verifier_run import (
     judge_messages,
     load_trainable,
     lora_config,
+    read_curves,
     row_dataset,
     run_trainer,
     save_model,
@@ -80,6 +83,8 @@ def train_gcpo(
         return folder.model
     trainer = build_trainer(stage, pairs, folder, progress)
     folder.claim(stage, data)
+    if trainer.is_world_process_zero():
+        write_text(folder.data_card, preferences_card(preferences))
     run_trainer(trainer, folder)
     if trainer.curves.stopped:
         raise ValueError(
@@ -92,7 +97,9 @@ def train_gcpo(
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         card = ModelCard(stage.variant, stage.mode)
-        save_model(model, trainer.processing_class, folder, stage.model, card, stage.stored, weights)
+        facts = VerifierFacts("GCPO", stage, data, f"{len(pairs)} preference pairs", read_curves(folder.curves))
+        readme = verifier_card(facts)
+        save_model(model, trainer.processing_class, folder, stage.model, card, stage.stored, weights, readme)
     trainer.accelerator.wait_for_everyone()
     return folder.model
 

@@ -19,8 +19,10 @@ from PIL import Image
 from trl import SFTConfig, SFTTrainer
 
 from edit_r1.records import OutputMode, Quadruple, Unparsed
+from edit_r1.store import write_text
 from edit_r1.train.optimizers import trainer_optimizer
 from edit_r1.train.settings import Unprefixed
+from edit_r1.train.verifier_card import VerifierFacts, quadruples_card, verifier_card
 from edit_r1.train.verifier_run import (
     SCHEDULERS,
     CurvesCallback,
@@ -38,6 +40,7 @@ from edit_r1.train.verifier_run import (
     judge_messages,
     load_trainable,
     lora_config,
+    read_curves,
     row_dataset,
     run_trainer,
     save_model,
@@ -171,12 +174,16 @@ def train_sft(
         callbacks=[curves],
         optimizer_cls_and_kwargs=trainer_optimizer(stage.optimizer, stage.learning_rate),
     )
+    if trainer.is_world_process_zero():
+        write_text(folder.data_card, quadruples_card(quadruples))
     run_trainer(trainer, folder)
     weights = whole_weights(trainer)
     if trainer.is_world_process_zero():
         card = ModelCard(stage.variant, stage.mode)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        save_model(model, processor, folder, stage.model, card, stage.stored, weights)
+        told = f"{len(quadruples)} quadruples in {len(rows)} rows"
+        readme = verifier_card(VerifierFacts("SFT", stage, data, told, read_curves(folder.curves)))
+        save_model(model, processor, folder, stage.model, card, stage.stored, weights, readme)
     trainer.accelerator.wait_for_everyone()
     return folder.model
 

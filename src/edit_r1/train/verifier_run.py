@@ -4,6 +4,7 @@ A run's folder holds
 
     stage.json      the configuration and a hash of the data; another one is refused
     curves.jsonl    one JSON object a logged step: {"step", "seconds", ...}
+    data_card.md    what it was trained on
     checkpoints/    the trainer's state, for resuming; removed when the run is done
     model/          the result in Hugging Face layout, written last and at once
 """
@@ -93,6 +94,10 @@ class RunFolder:
     @property
     def curves(self) -> Path:
         return self.root / "curves.jsonl"
+
+    @property
+    def data_card(self) -> Path:
+        return self.root / "data_card.md"
 
     @property
     def checkpoints(self) -> Path:
@@ -330,12 +335,12 @@ def whole_weights(trainer: Trainer) -> dict[str, Tensor] | None:
 
 def save_model(
     model: Any, processor: Any, folder: RunFolder, base: str, card: ModelCard, stored: Precision,
-    weights: dict[str, Tensor] | None = None,
+    weights: dict[str, Tensor] | None = None, readme: str = "",
 ) -> Path:  # fmt: skip
     """The result, LoRA merged in, complete or not at all; then the checkpoints are no longer needed.
 
     The domain of the base model's card is kept. With stored="bf16" the weights are rounded in place. weights: those of
-    a sharded model, from `whole_weights`.
+    a sharded model, from `whole_weights`. readme: its model card.
     """
     if isinstance(model, PeftModel):
         if model.dtype != torch.float32:
@@ -349,6 +354,8 @@ def save_model(
         model.save_pretrained(partial, state_dict=weights)
         processor.save_pretrained(partial)
         write_card(partial, ModelCard(card.variant, card.mode, read_card(base).domain))
+        if readme:
+            write_text(partial / "README.md", readme)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return folder.model
 
