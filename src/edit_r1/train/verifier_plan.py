@@ -115,7 +115,7 @@ def plan_verifier(stage: SFTStage | GCPOStage, options: VerifierPlanOptions | No
     counts = _Counts(part, stage, text, vision, tower_trained)
     resident, phases, host = _memory(part, stage, counts, batch, text, vision, options)
     memory = options.device_memory or (torch.cuda.mem_get_info()[1] / GIB if torch.cuda.is_available() else None)
-    if gcpo and stage.sampling.engine == "vllm-colocated":
+    if isinstance(stage, GCPOStage) and stage.sampling.engine == "vllm-colocated":
         phases["sample"] = stage.sampling.vllm_memory * memory if memory else counts.bf16 / stage.sampling.vllm_split
         if not stage.sampling.vllm_sleep:
             resident["vLLM"] = phases.pop("sample")
