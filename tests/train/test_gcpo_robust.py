@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from edit_r1.records import Preference
 from edit_r1.train.gcpo import build_trainer, train_gcpo
@@ -104,6 +105,21 @@ def test_a_run_ended_by_its_alarms_has_no_result_and_resumes_with_other_limits(
     model = train_gcpo(changed(stage, alarm_stop=0), preferences, resume=True)
     assert model.exists()
     assert [line["step"] for line in read_curves(tmp_path / "run/curves.jsonl")] == [1, 2, 3, 4]
+
+
+def test_recomputation_changes_nothing(wavering: Path, preferences: list[Preference], tmp_path: Path) -> None:
+    weights = []
+    for name, recomputed in (("kept", False), ("recomputed", True)):
+        stage = stage_for(wavering, tmp_path / name, gradient_checkpointing=recomputed)
+        weights.append(load_file(train_gcpo(stage, preferences) / "model.safetensors"))
+    start = load_file(wavering / "model.safetensors")
+    for name, weight in weights[0].items():
+        moved = (weight - start[name].float()).abs().max()
+        assert (weight - weights[1][name]).abs().max() <= 0.02 * moved + 1e-6, name
+    lora = stage_for(
+        wavering, tmp_path / "lora", gradient_checkpointing=True, lora_rank=2, frozen="bf16", precision="bf16"
+    )
+    assert train_gcpo(lora, preferences).exists()
 
 
 def test_fields_of_groups_go_by_their_own_names(tmp_path: Path) -> None:

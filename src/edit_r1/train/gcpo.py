@@ -209,7 +209,10 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
         traces: list[list[int]] = []
         with (
             unwrap_model_for_generation(
-                self.model_wrapped, self.accelerator, generation_kwargs=self.generation_kwargs
+                self.model_wrapped,
+                self.accelerator,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
             own_precision(model),
             torch.no_grad(),
