@@ -355,7 +355,7 @@ def evaluate_reward(data: Path, models: Models = PACKAGED, traces: int = 1, seed
 def train(kind: str, arguments: list[str]) -> int:
     """`train KIND RECIPE [--resume] [--FIELD VALUE ...]`: any field of the recipe's config can be set, --out too.
 
-    `train editor RECIPE --plan` tells what the run would need instead.
+    `train KIND RECIPE --plan` tells what the run would need instead.
     """
     from edit_r1.recipes.load import known_recipes
     from edit_r1.recipes.run import train_by_flags
@@ -367,9 +367,9 @@ def train(kind: str, arguments: list[str]) -> int:
         return 0 if asked else USAGE
     quiet_libraries()
     if "--plan" in arguments:
-        from edit_r1.commands.plan import plan_editor
+        from edit_r1.commands.plan import plan_training
 
-        return plan_editor(kind, arguments[0], [flag for flag in arguments[1:] if flag != "--plan"])
+        return plan_training(kind, arguments[0], [flag for flag in arguments[1:] if flag != "--plan"])
     result = train_by_flags(kind, arguments[0], arguments[1:])
     if os.environ.get("RANK", "0") == "0":  # of a launcher's processes one speaks
         print(result)

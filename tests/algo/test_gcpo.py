@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edit_r1.algo.gcpo import Contrast, contrast
+from edit_r1.algo.gcpo import Contrast, contrast, length_cost
 
 NAN = math.nan
 
@@ -193,3 +193,62 @@ def test_bad_input_says_what_to_do(winner: Tensor, loser: Tensor, what: str) -> 
 def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="dropped mask"):
         contrast(torch.ones(1, 2), torch.ones(1, 2), torch.zeros(2, 1, dtype=torch.bool))
+
+
+# Labels in doubt and the cost of length
+
+
+def soft_twin(winner: list[float], loser: list[float], label: float) -> tuple[list[float], list[float]]:
+    """Ratios expected under the label, one comparison at a time."""
+
+    def earned(better: float, worse: float) -> float:
+        return label * (better > worse) + (1 - label) * (better < worse)
+
+    ratio_w = [sum(earned(score, other) for other in loser) / len(loser) for score in winner]
+    return ratio_w, [sum(earned(other, score) for other in winner) / len(winner) for score in loser]
+
+
+@given(pairs(), st.lists(st.floats(0, 1), min_size=4, max_size=4))
+@settings(max_examples=200)
+def test_a_label_in_doubt_equals_the_brute_force_twin(
+    case: tuple[Tensor, Tensor, Tensor, Tensor], labels: list[float]
+) -> None:
+    winner, loser, *_ = case
+    label_P = torch.tensor(labels[: len(winner)], dtype=torch.float64)
+    result = contrast(winner, loser, label_P=label_P)
+    for pair, label in enumerate(label_P.tolist()):
+        ratio_w, ratio_l = soft_twin(winner[pair].tolist(), loser[pair].tolist(), label)
+        assert result.ratio_w_PN[pair].tolist() == pytest.approx(ratio_w)
+        assert result.ratio_l_PN[pair].tolist() == pytest.approx(ratio_l)
+        assert result.advantage_w_PN[pair].tolist() == pytest.approx(centre(ratio_w), abs=1e-12)
+    assert torch.allclose(result.ratio_w_PN.mean(1), result.ratio_l_PN.mean(1))
+
+
+@given(pairs(), st.floats(0, 1))
+def test_its_advantages_mix_those_of_both_labels(case: tuple[Tensor, ...], label: float) -> None:
+    winner, loser, gone_w, gone_l = case
+    labels = torch.full((len(winner),), label, dtype=torch.float64)
+    mixed = contrast(winner, loser, gone_w, gone_l, labels)
+    right, wrong = contrast(winner, loser, gone_w, gone_l), contrast(loser, winner, gone_l, gone_w)
+    expected_w = label * right.advantage_w_PN + (1 - label) * wrong.advantage_l_PN
+    expected_l = label * right.advantage_l_PN + (1 - label) * wrong.advantage_w_PN
+    assert torch.allclose(mixed.advantage_w_PN, expected_w)
+    assert torch.allclose(mixed.advantage_l_PN, expected_l)
+
+
+@given(pairs())
+def test_a_certain_label_changes_no_bit(case: tuple[Tensor, ...]) -> None:
+    certain = torch.ones(len(case[0]), dtype=torch.float64)
+    assert_same(contrast(*case), contrast(*case, certain))
+
+
+@pytest.mark.parametrize("labels", [[0.5], [0.5, 1.1], [0.5, -0.1], [0.5, NAN]])
+def test_a_label_is_a_probability(labels: list[float]) -> None:
+    with pytest.raises(ValueError, match="the probability, 0 to 1"):
+        contrast(torch.zeros(2, 3), torch.ones(2, 3), label_P=torch.tensor(labels))
+
+
+@given(st.lists(st.integers(0, 400), min_size=1), st.integers(0, 300), st.floats(0, 0.1))
+def test_the_cost_of_length(tokens: list[int], limit: int, cost: float) -> None:
+    twin_of_it = [cost * (length - limit) if length > limit else 0.0 for length in tokens]
+    assert length_cost(torch.tensor(tokens), limit, cost).tolist() == pytest.approx(twin_of_it)

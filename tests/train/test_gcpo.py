@@ -18,9 +18,11 @@ from trl.trainer.utils import add_fused_lm_head
 
 from edit_r1.images import encode_png
 from edit_r1.records import Preference
-from edit_r1.train.gcpo import GCPOStage, GCPOTrainer, build_trainer, train_gcpo, until_end
+from edit_r1.train.gcpo import GCPOTrainer, build_trainer, train_gcpo, until_end
+from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
 from edit_r1.train.pairs import pairs_of
 from edit_r1.train.rollout import rows_that_teach, runs_of, without_padding
+from edit_r1.train.settings import changed
 from edit_r1.train.shared_prompt import shared_prompts
 from edit_r1.train.shared_vision import distinct_pictures
 from edit_r1.train.verifier_run import RunFolder, load_trainable, read_curves
@@ -29,9 +31,10 @@ from edit_r1.train.verifier_run import RunFolder, load_trainable, read_curves
 def stage_for(model: Path, out: Path, **changes: Any) -> GCPOStage:
     stage = GCPOStage(
         str(model), str(out), mode="verify", variant="compact", steps=2, pairs_per_step=3, traces=4,
-        max_new_tokens=8, learning_rate=3e-3, micro_batch=8, decode_batch=8, stored="fp32", save_every=1, cpu=True,
+        sampling=SamplingSettings(max_new_tokens=8, decode_batch=8),
+        updates=GCPOUpdates(learning_rate=3e-3, micro_batch=8), stored="fp32", save_every=1, cpu=True,
     )  # fmt: skip
-    return replace(stage, **changes)
+    return changed(stage, **changes)
 
 
 def trainer_for(model: Path, out: Path, preferences: Sequence[Preference], **changes: Any) -> GCPOTrainer:
@@ -350,7 +353,7 @@ def test_the_learning_rate_falls_when_asked_to(wavering: Path, preferences: list
         stage = stage_for(wavering, tmp_path / schedule, steps=2, schedule=schedule)
         train_gcpo(stage, preferences)
         rates[schedule] = [line["learning_rate"] for line in read_curves(tmp_path / schedule / "curves.jsonl")]
-    rate = stage.learning_rate
+    rate = stage.updates.learning_rate
     assert rates == {"constant": [rate, rate], "linear": [rate, rate / 2]}
 
 
@@ -359,8 +362,8 @@ def test_the_config_is_small_and_checked() -> None:
     with pytest.raises(ValueError, match="traces=1: a group needs at least 2"):
         GCPOStage("m", "o", traces=1)
     with pytest.raises(ValueError, match="micro_batch=7"):
-        GCPOStage("m", "o", micro_batch=7)
+        changed(GCPOStage("m", "o"), micro_batch=7)
     with pytest.raises(ValueError, match=r"average_last=1\.0"):
-        GCPOStage("m", "o", average_last=1.0)
+        GCPOUpdates(average_last=1.0)
     with pytest.raises(ValueError, match=r"epsilon=1\.5"):
-        GCPOStage("m", "o", epsilon=1.5)
+        GCPOUpdates(epsilon=1.5)

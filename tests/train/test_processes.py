@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from edit_r1.records import Preference, Quadruple
-from edit_r1.train.gcpo import GCPOStage, train_gcpo
+from edit_r1.train.gcpo import train_gcpo
+from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
 from edit_r1.train.processes import in_processes
 from edit_r1.train.rollout import rows_that_teach
 from edit_r1.train.sft import SFTStage, train_sft
@@ -97,7 +98,7 @@ def test_gcpo_in_two_processes(checkpoint: Path, preferences: list[Preference], 
     """Three pairs on two processes: one is torn between them, and each has its own silent rows."""
     stage = GCPOStage(
         str(checkpoint), str(tmp_path / "run"), mode="verify", variant="compact", steps=2, pairs_per_step=3, traces=4,
-        max_new_tokens=8, learning_rate=1e-3, micro_batch=4, cpu=True,
+        sampling=SamplingSettings(max_new_tokens=8), updates=GCPOUpdates(learning_rate=1e-3, micro_batch=4), cpu=True,
     )  # fmt: skip
     steps: list[Mapping[str, float]] = []
     model = in_processes(2, partial(train_gcpo, stage, preferences), lambda _, __, logged: steps.append(logged))

@@ -72,7 +72,9 @@ def test_the_model_learns_to_judge_through_the_scorers_own_call(trained: Path, q
 
 
 def test_the_folder_holds_model_card_and_curves_and_nothing_else(trained: Path, checkpoint: Path) -> None:
-    assert sorted(path.name for path in trained.parent.iterdir()) == ["curves.jsonl", "model", "stage.json"]
+    found = sorted(path.name for path in trained.parent.iterdir())
+    assert found == ["curves.jsonl", "data_card.md", "model", "stage.json"]
+    assert "base_model_relation: finetune" in (trained / "README.md").read_text()
     assert (read_card(trained).variant, read_card(trained).mode) == ("compact", "verify")
     curve = read_curves(trained.parent / "curves.jsonl")
     assert [line["step"] for line in curve] == [1, 5, 10, 15, 20, 25, 30]

@@ -14,6 +14,10 @@ Where the paper is silent, we decided:
   of r_w is then the number of the loser's rollouts, unparsed ones included, and of r_l the winner's. Its
   ratio is NaN and its advantage 0. With no opponent left every ratio of the other side is 0.
 - Hence mean(r_w) == mean(r_l) always: both are (comparisons won) / (winner's rollouts * loser's rollouts).
+- A label may be in doubt (ours): with p the probability that the "winner" is better, a ratio is its expectation,
+  p times the one above plus 1 - p times the one with the two candidates exchanged (a winner trace then wins by
+  scoring below). Centring is linear, so the advantages are the same mixture. p = 1 is the paper's; at p = 1/2 only
+  parsing and not tying earn anything. The means stay equal.
 
 Legend: P pairs, N traces a side.
 """
@@ -61,14 +65,17 @@ class Contrast:
 
 
 def contrast(
-    scores_w_PN: Tensor, scores_l_PN: Tensor, dropped_w_PN: Tensor | None = None, dropped_l_PN: Tensor | None = None
-) -> Contrast:
+    scores_w_PN: Tensor, scores_l_PN: Tensor, dropped_w_PN: Tensor | None = None, dropped_l_PN: Tensor | None = None,
+    label_P: Tensor | None = None,
+) -> Contrast:  # fmt: skip
     """Compare every winner trace with every loser trace of its pair.
 
-    Scores are floats, NaN for an unparsed trace; `dropped` marks failed calls (their scores are ignored).
+    Scores are floats, NaN for an unparsed trace; `dropped` marks failed calls (their scores are ignored). `label` is
+    the probability that a pair's winner is the better one; None is 1 for all.
 
     Raises:
-        ValueError: for shapes that are not two equal (P, N), no trace, integer scores or an infinite score.
+        ValueError: for shapes that are not two equal (P, N), no trace, integer scores, an infinite score, or a label
+            outside [0, 1].
     """
     _check(scores_w_PN, scores_l_PN, dropped_w_PN, dropped_l_PN)
     kept_w_PN = _kept(scores_w_PN, dropped_w_PN)
@@ -79,9 +86,13 @@ def contrast(
     won_PNN = both_PNN & (scores_w_PN.unsqueeze(2) > scores_l_PN.unsqueeze(1))
     tied_PNN = both_PNN & (scores_w_PN.unsqueeze(2) == scores_l_PN.unsqueeze(1))
 
-    dtype = scores_w_PN.dtype
-    ratio_w_PN = won_PNN.sum(2).to(dtype) / kept_l_PN.sum(1, keepdim=True).clamp(min=1)
-    ratio_l_PN = won_PNN.sum(1).to(dtype) / kept_w_PN.sum(1, keepdim=True).clamp(min=1)
+    earned_PNN = won_PNN.to(scores_w_PN.dtype)
+    if label_P is not None:
+        label_P11 = _label(label_P, scores_w_PN).view(-1, 1, 1)
+        lost_PNN = both_PNN & (scores_w_PN.unsqueeze(2) < scores_l_PN.unsqueeze(1))
+        earned_PNN = label_P11 * won_PNN + (1 - label_P11) * lost_PNN
+    ratio_w_PN = earned_PNN.sum(2) / kept_l_PN.sum(1, keepdim=True).clamp(min=1)
+    ratio_l_PN = earned_PNN.sum(1) / kept_w_PN.sum(1, keepdim=True).clamp(min=1)
     ratio_w_PN = ratio_w_PN.masked_fill(~kept_w_PN, torch.nan)
     ratio_l_PN = ratio_l_PN.masked_fill(~kept_l_PN, torch.nan)
     spread_P = _spread(ratio_w_PN) | _spread(ratio_l_PN)
@@ -100,6 +111,21 @@ def contrast(
             silent=int((~spread_P).sum()),
         ),
     )
+
+
+def length_cost(tokens_B: Tensor, limit: int, cost: float) -> Tensor:
+    """What a trace's ratio loses for its length (ours): `cost` for every token above `limit`; (B,), float64, >= 0."""
+    return cost * (tokens_B - limit).clamp(min=0).double()
+
+
+def _label(label_P: Tensor, scores_PN: Tensor) -> Tensor:
+    """In the scores' dtype and device. Raises ValueError."""
+    if tuple(label_P.shape) != tuple(scores_PN.shape[:1]) or not bool(((label_P >= 0) & (label_P <= 1)).all()):
+        raise ValueError(
+            f"labels {label_P.tolist()} of {len(scores_PN)} pairs: give each the probability, 0 to 1, that its winner "
+            "is the better one"
+        )
+    return label_P.to(scores_PN)
 
 
 def _centred(ratio_PN: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`edit-r1 train editor RECIPE --plan`."""
+"""`edit-r1 train sft|gcpo|editor RECIPE --plan`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,22 @@ from edit_r1.editors.checkpoint import EditorCheckpoint
 from edit_r1.recipes.run import EditorRecipe, with_flags
 from edit_r1.train.editor import train_editor
 from edit_r1.train.plan import Plan, PlanOptions, plan, plan_json, plan_text
+from edit_r1.train.verifier_plan import VerifierPlanOptions, plan_verifier, verifier_plan_json, verifier_plan_text
+
+
+def plan_training(kind: str, recipe: str, flags: Sequence[str]) -> int:
+    """Prints the plan of a recipe with its fields set by flags; those of the plan's options are flags too. Returns 0.
+
+    Raises ValueError for a recipe that cannot be planned; ends the program with code 2 for an unknown flag.
+    """
+    if kind == "editor":
+        return plan_editor(kind, recipe, flags)
+    default = VerifierPlanOptions(processes=int(os.environ.get("WORLD_SIZE", "1")))
+    options, rest = tyro.cli(VerifierPlanOptions, default=default, args=list(flags), return_unknown_args=True)
+    config = with_flags(kind, recipe, rest)
+    made = plan_verifier(config.stage, options)
+    print(json.dumps(verifier_plan_json(made)) if options.json else verifier_plan_text(made))
+    return 0
 
 
 def plan_editor(kind: str, recipe: str, flags: Sequence[str]) -> int:

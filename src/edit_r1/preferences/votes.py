@@ -15,8 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edit_r1.algo.label_noise import flip_rate as wrong_share
 from edit_r1.records import Choice, Preference
 from edit_r1.stats import bootstrap_ci
 from edit_r1.store import PREFERENCES, Dataset, stream_dataset
@@ -69,8 +68,8 @@ def flip_rate(
     estimate = bootstrap_ci(split, chosen, seed)
     interval = estimate.ci95
     return FlipRate(
-        rate=flips_of(estimate.mean),
-        ci95=None if interval is None else [flips_of(interval[0]), flips_of(interval[1])],
+        rate=wrong_share(estimate.mean),
+        ci95=None if interval is None else [wrong_share(interval[0]), wrong_share(interval[1])],
         disagreement=estimate.mean,
         pairs=len(kept),
     )
@@ -80,11 +79,6 @@ def disagreement(first: int, second: int) -> float:
     """Share of the pairs of votes that disagree, 0 to 1; of at least two votes."""
     total = first + second
     return first * second / (total * (total - 1) / 2)
-
-
-def flips_of(split: float) -> float:
-    """epsilon of a disagreement d: see `flip_rate`."""
-    return float((1 - np.sqrt(max(0.0, 1 - 2 * split))) / 2)
 
 
 @dataclass
@@ -200,19 +194,25 @@ def pool(folders: Sequence[Path], out: Path, progress: Callable[[int], None] | N
     order = "drawn" if any(dataset.meta().get("order") == "drawn" for dataset in datasets) else "kept"
     rate = flip_rate([pair.decided() for pair in votes.values()], [pair.source for pair in votes.values()])
 
-    def pooled() -> Iterator[Preference]:
-        written: set[bytes] = set()
-        for preference in rows():
-            key = pair_key(preference)
-            if key.digest not in written:
-                written.add(key.digest)
-                yield with_soft_label(preference, votes[key.digest], key.turned)
-
     def meta() -> dict[str, Any]:
         return {"kind": "pooled", "order": order, "source_rows": count, "same": same}
 
-    done = stream_dataset(out, pooled(), PREFERENCES, meta)
+    done = stream_dataset(out, _pooled(rows(), votes), PREFERENCES, meta)
     return PoolSummary(str(out), count, done["rows"], several, same, rate, done["hash"])
+
+
+def pooled_rows(preferences: Sequence[Preference]) -> list[Preference]:
+    """One row a pair, as `pool` writes them."""
+    return list(_pooled(preferences, gather_votes(preferences)))
+
+
+def _pooled(preferences: Iterable[Preference], votes: dict[bytes, PairVotes]) -> Iterator[Preference]:
+    written: set[bytes] = set()
+    for preference in preferences:
+        key = pair_key(preference)
+        if key.digest not in written:
+            written.add(key.digest)
+            yield with_soft_label(preference, votes[key.digest], key.turned)
 
 
 def with_soft_label(preference: Preference, votes: PairVotes, turned: bool) -> Preference:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,21 +17,24 @@ from edit_r1.recipes.editor_data import open_contexts
 from edit_r1.recipes.load import load_recipe
 from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.records import Context
-from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset
+from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset, write_text
 from edit_r1.train.contexts import DataSettings
 from edit_r1.train.data_parallel import Team, is_first, leave_team
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_card import CardFacts, plain, public_name, write_editor_card
 from edit_r1.train.editor_policy import contexts_digest
 from edit_r1.train.editor_run import EditorTraining, refuse_earlier_run
-from edit_r1.train.editor_stage import EditorRLStage, Unprefixed
+from edit_r1.train.editor_stage import EditorRLStage
 from edit_r1.train.editor_state import has_state
-from edit_r1.train.gcpo import GCPOStage, train_gcpo
+from edit_r1.train.gcpo import train_gcpo
+from edit_r1.train.gcpo_stage import GCPOStage
 from edit_r1.train.guards import GuardSettings
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.rewards import RewardSettings
+from edit_r1.train.settings import Unprefixed
 from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.train.trackers import Trackers, TrackerSettings, check_trackers, open_trackers
+from edit_r1.train.verifier_card import quadruples_card
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ def run_curation(stage: CurateStage, out: Path) -> Path:
             bar.update(tasks[step], completed=done, total=total)
 
         curate(stage, out, progress)
+    selected = out / "selected"
+    write_text(selected / "README.md", quadruples_card(_read(str(selected), QUADRUPLES)))
     return out
 
 
@@ -145,9 +150,11 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
     with _bar() as bar:
         task = None if isinstance(recipe, EditorRecipe) else bar.add_task(kind, total=None)
 
-        def progress(done: int, total: int, *_: object) -> None:
+        def progress(done: int, total: int, logged: Mapping[str, Any]) -> None:
             if task is not None:
                 bar.update(task, completed=done, total=total)
+            for text in logged.get("alarms", ()):
+                bar.console.print(f"step {done}: {text}", style="yellow", markup=False, soft_wrap=True)
 
         if isinstance(recipe, SFTRecipe):
             return train_sft(recipe.stage, _read(recipe.data, QUADRUPLES), resume, progress)

@@ -15,7 +15,7 @@ from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import Sample
 from edit_r1.train.editor_stage import EditorRLStage, LossSettings, SDESettings, UpdateSettings
-from edit_r1.train.gcpo import GCPOStage
+from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
 from edit_r1.train.rewards import RewardSettings
 from edit_r1.train.sft import SFTStage
 from edit_r1.verifier.scoring import Verifier
@@ -223,12 +223,11 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
         steps=sizes.gcpo_steps,
         pairs_per_step=sizes.pairs_per_step,
         traces=sizes.traces,
-        updates_per_generation=1,
-        max_new_tokens=MAX_NEW_TOKENS,
-        learning_rate=2e-4,
-        average_last=0.5,
+        sampling=SamplingSettings(max_new_tokens=MAX_NEW_TOKENS),
+        updates=GCPOUpdates(
+            learning_rate=2e-4, average_last=0.5, micro_batch=min(16, 2 * sizes.pairs_per_step * sizes.traces)
+        ),
         freeze_vision=True,
-        micro_batch=min(16, 2 * sizes.pairs_per_step * sizes.traces),
         precision="bf16",
         save_every=10,
         cpu=True,

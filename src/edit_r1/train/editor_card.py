@@ -87,7 +87,7 @@ def editor_card(facts: CardFacts, lines: Sequence[Mapping[str, Any]]) -> str:
         "## Recipe",
         f"```json\n{json.dumps(plain(facts.recipe), indent=2, ensure_ascii=False)}\n```",
         "## Versions",
-        "\n".join(f"- {name} {found}" for name, found in _versions().items()),
+        "\n".join(f"- {name} {found}" for name, found in versions().items()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -132,7 +132,8 @@ _NAMES = {
 }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -10,15 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from tyro.conf import arg
 
 from edit_r1.algo.flow_sde import KLScale, SDEKind, check_eta
 from edit_r1.algo.group_advantage import Spread
 from edit_r1.records import Context
+from edit_r1.train.settings import Unprefixed
 
-Unprefixed = arg(name="")
-"""On the command line the fields of a group have their own names alone, which therefore differ between groups; those
-of a recipe's reward or guard are "--reward.value"."""
 Reward = Callable[[Sequence[Context], Sequence[bytes]], Sequence[float | None]]
 """Rates edited images (encoded), one per context, in order. None is a failed judgment, never a score."""
 

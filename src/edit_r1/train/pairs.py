@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from accelerate.utils import gather
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from edit_r1.algo.gcpo import Contrast, contrast
+from edit_r1.algo.gcpo import Contrast, contrast, length_cost
 from edit_r1.preferences.pairs import training_pairs
+from edit_r1.preferences.votes import pooled_rows
 from edit_r1.records import Candidate, Context, Preference
 
 
@@ -29,22 +31,41 @@ class Pair:
     context: Context
     winner: Candidate
     loser: Candidate
+    label: float = 1.0
+    """Probability that the winner is the better one, as the annotators' votes have it."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells the pair from others in a run's record."""
+        doubt = () if self.label == 1 else (repr(self.label),)
+        return (self.winner.id, self.loser.id, *doubt)
 
 
-def pairs_of(preferences: Sequence[Preference]) -> list[Pair]:
-    """The preferences in order; "same" is left out, as the paper has it.
+def pairs_of(preferences: Sequence[Preference], pairs_from: Literal["judgments", "votes"] = "judgments") -> list[Pair]:
+    """The preferences in order; "same" is left out, as the paper has it. With "votes" all judgments of two candidates
+    are one pair, in which "same" is half a vote for each.
 
     Raises:
         ValueError: when nothing is left to train on, or for held-out data (`preferences.pairs.training_pairs`).
     """
+    rows: Sequence[Preference] = training_pairs(preferences).pairs
+    if pairs_from == "votes":
+        rows = pooled_rows(preferences)
     pairs = [
-        Pair(preference.context, preference.winner, preference.loser)
-        for preference in training_pairs(preferences).pairs
-        if preference.winner is not None and preference.loser is not None
+        Pair(row.context, row.winner, row.loser, _label(row) if pairs_from == "votes" else 1.0)
+        for row in rows
+        if row.winner is not None and row.loser is not None
     ]
     if not pairs:
         raise ValueError(f'{len(preferences)} preferences without a winner: "same" teaches nothing; give decided pairs')
     return pairs
+
+
+def _label(row: Preference) -> float:
+    """Probability that the winner is the better one, by its votes; 1 where there is one vote."""
+    if row.soft_label is None:
+        return 1.0
+    return row.soft_label if row.choice == "first" else 1 - row.soft_label
 
 
 class PairSampler(Sampler[int]):
@@ -115,8 +136,11 @@ class Comparison:
 
     contrast: Contrast
     ratios_B: Tensor
-    """r, the reward of each rollout, in the order of the generation batch."""
+    """r of each rollout, in the order of the generation batch."""
+    rewards_B: Tensor
+    """r less what the trace's length costs."""
     advantages_B: Tensor
+    """Of the rewards."""
     weighted_advantage: float
     """Mean over all rollouts of A_i / L_i: negative when the longer traces are the ones that won."""
     score_winner: float
@@ -124,20 +148,32 @@ class Comparison:
     score_loser: float
 
 
-def compare(rollouts: Rollouts, traces: int) -> Comparison:
-    """Winners against losers. `rollouts` is a whole generation (`gathered`), `traces` is N."""
+def compare(
+    rollouts: Rollouts, traces: int, labels: Sequence[float] = (), limit: int = 0, cost: float = 0.0
+) -> Comparison:
+    """Winners against losers. `rollouts` is a whole generation (`gathered`), `traces` is N.
+
+    labels: by pair of the training set, the probability that its winner is the better one; without any it is 1.
+    limit, cost: of `algo.gcpo.length_cost`.
+    """
     rows_P2N = rollouts.rows_B.view(-1, 2, traces)
     winners_P = rows_P2N[:, 0, 0]
     expected_P2N = torch.stack([winners_P, winners_P + 1], dim=1).unsqueeze(2)
     assert (winners_P % 2 == 0).all(), "a pair begins with its loser"
     assert (rows_P2N == expected_P2N).all(), "winner and loser of a pair were torn apart"
     scores_P2N = rollouts.scores_B.view(-1, 2, traces)
-    result = contrast(scores_P2N[:, 0], scores_P2N[:, 1])
+    label_P = torch.tensor([labels[row // 2] for row in winners_P.tolist()]).to(scores_P2N) if labels else None
+    result = contrast(scores_P2N[:, 0], scores_P2N[:, 1], label_P=label_P)
     ratios_B = torch.stack([result.ratio_w_PN, result.ratio_l_PN], dim=1).flatten()
     advantages_B = torch.stack([result.advantage_w_PN, result.advantage_l_PN], dim=1).flatten()
+    rewards_B = ratios_B
+    if cost > 0:
+        rewards_B = ratios_B - length_cost(rollouts.tokens_B, limit, cost)
+        advantages_B = (rewards_B.view(-1, traces) - rewards_B.view(-1, traces).mean(1, keepdim=True)).flatten()
     return Comparison(
         result,
         ratios_B,
+        rewards_B,
         advantages_B,
         weighted_advantage=float((advantages_B / rollouts.tokens_B.clamp(min=1)).mean()),
         score_winner=float(scores_P2N[:, 0].nanmean()),

@@ -25,6 +25,10 @@ from edit_r1.vlm.shared_prefix import shared_attention
 from edit_r1.vlm.token_choices import ChoiceRecorder
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
+_PER_TRACE_TOKEN = (
+    "completion_ids", "completion_mask", "old_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio"
+)  # fmt: skip
+"""(B, L) of a trace's tokens; the last is (B, 1) where it is one of a whole trace."""
 
 
 def runs_of(keys: Sequence[Any]) -> tuple[list[int], list[int]]:
@@ -135,7 +139,7 @@ def without_padding(inputs: dict[str, Any]) -> dict[str, Any]:
     cut = dict(inputs)
     for name in ("prompt_ids", "prompt_mask"):
         cut[name] = inputs[name][:, prompt - long_prompt :]
-    for name in ("completion_ids", "completion_mask", "old_per_token_logps"):
+    for name in _PER_TRACE_TOKEN:
         if name in inputs:
             cut[name] = inputs[name][:, :long_trace]
     if "mm_token_type_ids" in inputs:

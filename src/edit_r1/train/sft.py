@@ -10,34 +10,42 @@ The control "SFT continued for the same compute as GCPO" is this stage on the SF
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from PIL import Image
 from trl import SFTConfig, SFTTrainer
 
 from edit_r1.records import OutputMode, Quadruple, Unparsed
+from edit_r1.store import write_text
 from edit_r1.train.optimizers import trainer_optimizer
+from edit_r1.train.settings import Unprefixed
+from edit_r1.train.verifier_card import VerifierFacts, quadruples_card, verifier_card
 from edit_r1.train.verifier_run import (
     SCHEDULERS,
     CurvesCallback,
     ExactResume,
+    MachineSettings,
     Precision,
     Progress,
     RunFolder,
     Schedule,
+    check_machine,
     check_numbers,
     decompose_messages,
+    fsdp_arguments,
     identity_hash,
     judge_messages,
     load_trainable,
     lora_config,
+    read_curves,
     row_dataset,
     run_trainer,
     save_model,
     set_up,
+    whole_weights,
 )
 from edit_r1.verifier.cards import ModelCard
 from edit_r1.verifier.parsing import parse_trace
@@ -89,8 +97,7 @@ class SFTStage:
     """What is computed in; trained weights are fp32 in any case."""
     stored: Precision = "bf16"
     """What the result is stored in."""
-    gradient_checkpointing: bool = False
-    """Less memory for about a third more time."""
+    machine: Annotated[MachineSettings, Unprefixed] = field(default_factory=MachineSettings)
     log_every: int = 10
     """Steps between lines of the curves."""
     save_every: int = 100
@@ -111,6 +118,9 @@ class SFTStage:
                 "lora_rank": self.lora_rank, "max_pixels": self.max_pixels, "seed": self.seed,
             },
         )  # fmt: skip
+        check_machine(self.machine, self.lora_rank)
+        if self.machine.shard != "none" and self.optimizer == "muon":
+            raise ValueError("optimizer='muon' with shard: Muon needs whole matrices; use optimizer='adamw'")
 
 
 class VerifierSFTTrainer(ExactResume, SFTTrainer):
@@ -143,7 +153,7 @@ def train_sft(
     if folder.model.exists():
         return folder.model
     set_up(stage.seed)
-    model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels)
+    model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels, stage.machine.frozen)
     folder.claim(stage, data)
 
     def messages(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -164,10 +174,16 @@ def train_sft(
         callbacks=[curves],
         optimizer_cls_and_kwargs=trainer_optimizer(stage.optimizer, stage.learning_rate),
     )
+    if trainer.is_world_process_zero():
+        write_text(folder.data_card, quadruples_card(quadruples))
     run_trainer(trainer, folder)
+    weights = whole_weights(trainer)
     if trainer.is_world_process_zero():
         card = ModelCard(stage.variant, stage.mode)
-        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, folder, stage.model, card, stage.stored)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        told = f"{len(quadruples)} quadruples in {len(rows)} rows"
+        readme = verifier_card(VerifierFacts("SFT", stage, data, told, read_curves(folder.curves)))
+        save_model(model, processor, folder, stage.model, card, stage.stored, weights, readme)
     trainer.accelerator.wait_for_everyone()
     return folder.model
 
@@ -253,7 +269,9 @@ def _arguments(stage: SFTStage, folder: RunFolder) -> SFTConfig:
         max_grad_norm=stage.max_grad_norm,
         bf16=stage.precision == "bf16",
         fp16=False,
-        gradient_checkpointing=stage.gradient_checkpointing,
+        gradient_checkpointing=stage.machine.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **fsdp_arguments(stage.machine),
         # A cut would take image tokens away from their pictures.
         max_length=None,
         completion_only_loss=True,

@@ -26,8 +26,11 @@ def share_vision(model: Any) -> None:
             return inner(hidden_states, grid_thw=grid_thw, **options)
         pixels = hidden_states.split(grid_thw.prod(1).tolist())
         output = inner(torch.cat([pixels[i] for i in first]), grid_thw=grid_thw[first], **options)
-        output.last_hidden_state = _repeat(output.last_hidden_state, grid_thw[first].prod(1), copies)
-        output.pooler_output = _repeat(output.pooler_output, grid_thw[first].prod(1) // merge, copies)
+        patches = grid_thw[first].prod(1)
+        output.last_hidden_state = _repeat(output.last_hidden_state, patches, copies)
+        output.pooler_output = _repeat(output.pooler_output, patches // merge, copies)
+        if "deepstack_features" in output:  # Qwen3-VL's towers also feed the first layers of the language model
+            output.deepstack_features = [_repeat(each, patches // merge, copies) for each in output.deepstack_features]
         return output
 
     tower.forward = forward

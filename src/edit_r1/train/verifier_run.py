@@ -4,6 +4,7 @@ A run's folder holds
 
     stage.json      the configuration and a hash of the data; another one is refused
     curves.jsonl    one JSON object a logged step: {"step", "seconds", ...}
+    data_card.md    what it was trained on
     checkpoints/    the trainer's state, for resuming; removed when the run is done
     model/          the result in Hugging Face layout, written last and at once
 """
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,17 +25,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
+from accelerate import DistributedType, PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from PIL import Image
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from edit_r1.images import decode_pil, judged_pictures, judged_sources
 from edit_r1.records import Candidate, Context, OutputMode
 from edit_r1.store import new_folder, read_json, write_json, write_text, writing
+from edit_r1.train.alarms import Alarms
+from edit_r1.train.settings import flat
 from edit_r1.verifier.cards import ModelCard, read_card, write_card
 from edit_r1.verifier.items import context_key, examples_of
 from edit_r1.verifier.prompts import Variant, decompose_request, judge_request
@@ -41,13 +47,38 @@ from edit_r1.vlm.transformers import TransformersVLM
 
 Precision = Literal["fp32", "bf16"]
 Schedule = Literal["constant", "linear", "cosine"]
-Progress = Callable[[int, int, Mapping[str, float]], None]
-"""Called with (steps done, steps in all, what was logged)."""
+Progress = Callable[[int, int, Mapping[str, Any]], None]
+"""Called with (steps done, steps in all, what was logged: numbers, and a list of texts under "alarms" if there are)."""
 
 SCHEDULERS: dict[str, str] = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 LORA_MODULES = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """Every linear layer of the language model; the vision tower stays as it is."""
 _COMPLETE = "complete"
+_NOT_OF_A_RUN = ("out", "alarms", "vllm_address")
+"""Fields that may change when a run is resumed: where it is kept, what is told of it, where a server listens."""
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """How a training of a verifier lies on its GPUs; none of it changes what is computed but for rounding."""
+
+    gradient_checkpointing: bool = False
+    """Less memory for about a third more time."""
+    shard: Literal["none", "fsdp2"] = "none"
+    """"fsdp2" gives each of several processes a part of the weights, gradients and optimiser in place of a copy."""
+    frozen: Precision = "fp32"
+    """What the weights under LoRA are held in; "bf16" halves them. Weights that are trained are fp32 in any case."""
+
+
+def check_machine(machine: MachineSettings, lora_rank: int) -> None:
+    """Raises ValueError for settings that do not go together."""
+    if machine.frozen == "bf16" and lora_rank == 0:
+        raise ValueError("frozen='bf16' with lora_rank=0: all weights are trained, which takes fp32; set lora_rank")
+    if machine.shard != "none" and lora_rank > 0:
+        raise ValueError(
+            f"shard={machine.shard!r} with lora_rank={lora_rank}: LoRA is trained with a copy on each GPU; "
+            "use frozen='bf16' where memory is short, or lora_rank=0"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +94,10 @@ class RunFolder:
     @property
     def curves(self) -> Path:
         return self.root / "curves.jsonl"
+
+    @property
+    def data_card(self) -> Path:
+        return self.root / "data_card.md"
 
     @property
     def checkpoints(self) -> Path:
@@ -97,19 +132,22 @@ class RunFolder:
 
 
 def _settings(stage: Any, data_hash: str) -> dict[str, Any]:
-    """What makes a run this run: all but the place where it is kept."""
-    settings = {**asdict(stage), "data": data_hash}
-    settings.pop("out")
-    return settings
+    """What makes a run this run: all but `_NOT_OF_A_RUN`."""
+    values = {name: value for name, value in asdict(stage).items() if name not in _NOT_OF_A_RUN}
+    settings = {name: value for name, value in flat(values).items() if name not in _NOT_OF_A_RUN}
+    return {**settings, "data": data_hash}
 
 
 class CurvesCallback(TrainerCallback):
-    """Writes the curves, keeps the run's clock over restarts, and ends a run whose time is up."""
+    """Writes the curves, keeps the run's clock over restarts, tells alarms, and ends a run whose time is up."""
 
-    def __init__(self, path: Path, max_seconds: float, progress: Progress | None) -> None:
+    def __init__(self, path: Path, max_seconds: float, progress: Progress | None, alarms: Alarms | None = None) -> None:
         self.path = path
         self.max_seconds = max_seconds
         self.progress = progress
+        self.alarms = alarms
+        self.stopped = ""
+        """The alarms that ended the run; empty when none did."""
         self.started = 0.0
 
     def seconds(self) -> float:
@@ -121,17 +159,34 @@ class CurvesCallback(TrainerCallback):
         kept = [line for line in lines if line["step"] <= state.global_step]
         if state.is_world_process_zero:
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        if self.alarms is not None:
+            self.alarms.start(kept)
         self.started = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-        if not state.is_world_process_zero or "train_runtime" in logs:
+        if "train_runtime" in logs:
             return
+        told = self._write(state, logs) if state.is_world_process_zero else []
+        if self.alarms is not None and self.alarms.settings.alarm_stop > 0:
+            # Only the first process looks at the numbers, all of them stop.
+            ended = gather_object(["; ".join(told) if self.alarms.stops else ""])
+            self.stopped = next((text for text in ended if text), "")
+            control.should_training_stop = control.should_training_stop or bool(self.stopped)
+
+    def _write(self, state: Any, logs: dict[str, Any]) -> list[str]:
+        """A line of the curves; returns its alarms."""
         numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
-        line = {"step": state.global_step, "seconds": round(self.seconds(), 3), **numbers}
+        told = self.alarms.check(numbers) if self.alarms is not None else []
+        logged = {**numbers, **({"alarms": told} if told else {})}
+        line = {"step": state.global_step, "seconds": round(self.seconds(), 3), **logged}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.progress is not None:
-            self.progress(state.global_step, state.max_steps, numbers)
+            self.progress(state.global_step, state.max_steps, logged)
+        else:
+            for text in told:
+                print(f"step {state.global_step}: {text}", file=sys.stderr)
+        return told
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.max_seconds > 0 and any(gather_object([self.seconds() >= self.max_seconds])):
@@ -162,17 +217,20 @@ def set_up(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def load_trainable(path: str, freeze_vision: bool, max_pixels: int) -> tuple[PreTrainedModel, Any]:
+def load_trainable(
+    path: str, freeze_vision: bool, max_pixels: int, frozen: Precision = "fp32"
+) -> tuple[PreTrainedModel, Any]:
     """(model, processor): fp32 weights whatever the checkpoint stores, and no sampling settings of its own.
 
     transformers 5 keeps the stored dtype on loading, and bf16 master weights swallow small updates; a
     fine-tune's generation_config can carry top_k = 1 or a repetition penalty, which would make all traces
     of a group equal. Both are settled here. `max_pixels` bounds a picture's area; 0 keeps the processor's.
+    `frozen` is "bf16" for a model that LoRA is put on, whose own weights then stay as they are.
 
     Raises:
         ModelError: (a ValueError) for a checkpoint that cannot be opened.
     """
-    opened = TransformersVLM.load(path, dtype="float32")
+    opened = TransformersVLM.load(path, dtype={"fp32": "float32", "bf16": "bfloat16"}[frozen])
     model, processor = opened.model, opened.processor
     tokenizer = processor.tokenizer
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -238,19 +296,66 @@ def _picture(data: bytes) -> Image.Image:
     return decode_pil(data)
 
 
-def save_model(model: Any, processor: Any, folder: RunFolder, base: str, card: ModelCard, stored: Precision) -> Path:
+def fsdp_arguments(machine: MachineSettings) -> dict[str, Any]:
+    """Arguments of transformers' trainer that shard as `machine` says.
+
+    Raises:
+        ValueError: for sharding in one process.
+    """
+    if machine.shard == "none":
+        return {}
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        raise ValueError(
+            f"shard={machine.shard!r} in one process: start several (torchrun --nproc-per-node 8 -m edit_r1 ...), or "
+            "leave shard out"
+        )
+    config = {
+        "version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "reshard_after_forward": True,
+        # Each process writes its part: the whole of weights and optimiser is never in one memory.
+        "state_dict_type": "SHARDED_STATE_DICT",
+        "cpu_ram_efficient_loading": False,
+    }
+    return {"fsdp": True, "fsdp_config": config}
+
+
+def whole_weights(trainer: Trainer) -> dict[str, Tensor] | None:
+    """Weights of a sharded model put together on the CPU of the first process; None for one that is not sharded.
+
+    All processes must call this alike.
+    """
+    if trainer.accelerator.distributed_type != DistributedType.FSDP:
+        return None
+    gathered: dict[str, Tensor] = trainer.accelerator.get_state_dict(trainer.model)
+    # A tied weight comes under both of its names; these name each once.
+    own = {name for name, _ in (*trainer.model.named_parameters(), *trainer.model.named_buffers())}
+    return {name: weight for name, weight in gathered.items() if name in own}
+
+
+def save_model(
+    model: Any, processor: Any, folder: RunFolder, base: str, card: ModelCard, stored: Precision,
+    weights: dict[str, Tensor] | None = None, readme: str = "",
+) -> Path:  # fmt: skip
     """The result, LoRA merged in, complete or not at all; then the checkpoints are no longer needed.
 
-    The domain of the base model's card is kept. With stored="bf16" the weights are rounded in place.
+    The domain of the base model's card is kept. With stored="bf16" the weights are rounded in place. weights: those of
+    a sharded model, from `whole_weights`. readme: its model card.
     """
     if isinstance(model, PeftModel):
+        if model.dtype != torch.float32:
+            model = model.to("cpu", torch.float32)  # merged in bf16 a product would be rounded before the sum is
         model = model.merge_and_unload()
-    if stored == "bf16":
+    if weights is not None and stored == "bf16":
+        weights = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+    elif stored == "bf16":
         model.to(torch.bfloat16)
     with new_folder(folder.model) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights)
         processor.save_pretrained(partial)
         write_card(partial, ModelCard(card.variant, card.mode, read_card(base).domain))
+        if readme:
+            write_text(partial / "README.md", readme)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return folder.model
 
@@ -285,9 +390,10 @@ class ExactResume:
     """
 
     model: Any
+    is_fsdp_enabled: bool
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if isinstance(self.model, PeftModel):
+        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         stored = type(self.model).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
@@ -295,7 +401,13 @@ class ExactResume:
 
 
 def run_trainer(trainer: Trainer, folder: RunFolder) -> None:
-    """Train from the newest whole checkpoint, or from the start; nothing is printed."""
+    """Train from the newest whole checkpoint, or from the start; nothing is printed.
+
+    Raises:
+        ValueError: for DeepSpeed, which a launcher may have asked for.
+    """
+    if trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ValueError("DeepSpeed was asked for by the launcher: start by torchrun and use --shard fsdp2 instead")
     require_fp32(trainer.model)
     trainer.remove_callback(PrinterCallback)
     checkpoint = folder.checkpoint()

@@ -1,0 +1,135 @@
+"""GCPO's settings as TRL's GRPOConfig takes them, with everything that shapes training said aloud."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl import GRPOConfig
+from trl.import_utils import is_vllm_available
+
+from edit_r1.train.gcpo_stage import GCPOStage
+from edit_r1.train.verifier_run import SCHEDULERS, RunFolder, fsdp_arguments
+
+
+def pictures_tokens(model: Any) -> list[int]:
+    """Tokens that stand for pictures: one in a trace would have no picture to match when it is trained on."""
+    config = model.config
+    return [config.image_token_id, config.video_token_id]
+
+
+def grpo_arguments(stage: GCPOStage, folder: RunFolder, suppressed: list[int]) -> GRPOConfig:
+    """TRL's defaults may change, so none is relied on where it matters.
+
+    Raises:
+        ValueError: when the processes' shares of a generation are not whole micro-batches, when vLLM is asked for and
+            not installed, or when sharded processes would sample different numbers of candidates.
+    """
+    probe = GRPOConfig(output_dir=str(folder.checkpoints), use_cpu=stage.cpu, report_to="none", bf16=False)
+    forwards, rest = divmod(stage.rollouts, stage.updates.micro_batch * probe.world_size)
+    if rest:
+        raise ValueError(
+            f"micro_batch={stage.updates.micro_batch} on {probe.world_size} processes: must divide the "
+            f"{stage.rollouts} traces of a generation"
+        )
+    if stage.machine.shard != "none" and stage.rollouts // probe.world_size % stage.traces:
+        raise ValueError(
+            f"shard={stage.machine.shard!r} with {stage.rollouts // probe.world_size} traces a process: must be a "
+            f"multiple of traces={stage.traces}, so that all processes sample as many candidates"
+        )
+    return GRPOConfig(
+        output_dir=str(folder.checkpoints),
+        max_steps=stage.steps * stage.updates.updates_per_generation,
+        per_device_train_batch_size=stage.updates.micro_batch,
+        # One generation is one accumulation: every update sees all of it.
+        steps_per_generation=forwards,
+        gradient_accumulation_steps=forwards,
+        num_iterations=stage.updates.updates_per_generation,
+        num_generations=stage.traces,
+        max_completion_length=stage.sampling.max_new_tokens,
+        temperature=stage.sampling.temperature,
+        top_p=1.0,
+        top_k=0,
+        min_p=None,
+        repetition_penalty=1.0,
+        **sampling_arguments(stage, suppressed, probe.world_size),
+        beta=0.0,
+        epsilon=stage.updates.epsilon,
+        epsilon_high=stage.updates.epsilon,
+        loss_type="grpo",
+        scale_rewards="none",
+        multi_objective_aggregation="sum_then_normalize",
+        importance_sampling_level="token",
+        # A truncated trace is a rollout that won nothing, not one to forget.
+        mask_truncated_completions=False,
+        top_entropy_quantile=1.0,
+        entropy_coef=0.0,
+        disable_dropout=True,
+        shuffle_dataset=False,
+        learning_rate=stage.updates.learning_rate,
+        lr_scheduler_type=SCHEDULERS[stage.updates.schedule],
+        warmup_steps=stage.updates.warmup_steps,
+        optim="adamw_torch",
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        weight_decay=0.0,
+        max_grad_norm=stage.updates.max_grad_norm,
+        bf16=stage.precision == "bf16",
+        fp16=False,
+        gradient_checkpointing=stage.machine.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **fsdp_arguments(stage.machine),
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=not stage.cpu,
+        logging_strategy="steps",
+        logging_steps=stage.updates.updates_per_generation,
+        save_strategy="steps",
+        # Only between generations, so that a resumed run samples what the stopped one would have.
+        save_steps=stage.save_every * stage.updates.updates_per_generation,
+        save_total_limit=2,
+        eval_strategy="no",
+        log_completions=False,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=stage.cpu,
+        seed=stage.seed,
+        data_seed=stage.seed,
+    )
+
+
+def sampling_arguments(stage: GCPOStage, suppressed: list[int], processes: int) -> dict[str, Any]:
+    """How traces are drawn: by the trainer's own model, or by vLLM through TRL's VLLMGeneration.
+
+    Raises:
+        ValueError: when vLLM is asked for and not installed, or split over a number of GPUs that does not fit.
+    """
+    sampling = stage.sampling
+    if sampling.engine == "own":
+        return {
+            "use_vllm": False,
+            "vllm_importance_sampling_correction": False,
+            "generation_kwargs": {"suppress_tokens": suppressed},
+        }
+    if not is_vllm_available():
+        raise ValueError(
+            f"engine={sampling.engine!r}: vLLM is not installed; pip install 'edit-r1[vllm]' on a CUDA machine, or use "
+            "engine='own'"
+        )
+    if processes % sampling.vllm_split:
+        raise ValueError(f"vllm_split={sampling.vllm_split} on {processes} processes: must divide their number")
+    return {
+        "use_vllm": True,
+        "vllm_mode": {"vllm-colocated": "colocate", "vllm-served": "server"}[sampling.engine],
+        "vllm_server_base_url": sampling.vllm_address,
+        "vllm_gpu_memory_utilization": sampling.vllm_memory,
+        "vllm_max_model_length": sampling.vllm_context or None,
+        "vllm_tensor_parallel_size": sampling.vllm_split,
+        "vllm_enable_sleep_mode": sampling.vllm_sleep,
+        "vllm_importance_sampling_correction": sampling.correction != "none",
+        "vllm_importance_sampling_mode": "token_truncate" if sampling.correction == "none" else sampling.correction,
+        "vllm_importance_sampling_clip_max": sampling.correction_cap,
+        # A bias of -100 leaves a token no chance; vLLM has no list of tokens to suppress.
+        "generation_kwargs": {"logit_bias": dict.fromkeys(suppressed, -100.0)},
+    }
