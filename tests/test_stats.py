@@ -155,3 +155,11 @@ def test_within_group_correlation_ignores_a_shift_of_a_whole_group() -> None:
         truth = rng.normal(size=8)
         groups.append(((truth + 100 * shift).tolist(), truth.tolist()))
     assert mean_within_group_spearman(groups).mean == pytest.approx(1)
+
+
+def test_many_clusters_are_drawn_in_pieces_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=60)
+    whole = bootstrap_ci(values, resamples=50)
+    monkeypatch.setattr("edit_r1.stats._CELLS", 200)
+    pieces = bootstrap_ci(values, resamples=50)
+    assert (pieces.low, pieces.high) == pytest.approx((whole.low, whole.high), rel=1e-12)

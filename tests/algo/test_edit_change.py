@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edit_r1.algo.edit_change import VISIBLE, box_mask, is_copy, measure_change
+from edit_r1.algo.edit_change import VISIBLE, box_mask, is_copy, measure_change, measure_look
 
 
 def _picture(seed: int, height: int = 9, width: int = 12) -> np.ndarray:
@@ -105,3 +105,12 @@ def test_errors():
         measure_change(a, a, np.ones((9, 11), bool))
     with pytest.raises(ValueError, match="left < right"):
         box_mask([(5, 5, 2, 9)], 20, 20)
+
+
+def test_looks_differ_by_what_a_change_says() -> None:
+    before, after = _picture(1), _picture(2)
+    change, looks = measure_change(before, after), [measure_look(pixels) for pixels in (before, after)]
+    for name in ("brightness", "saturation", "sharpness"):
+        assert getattr(looks[1], name) - getattr(looks[0], name) == pytest.approx(getattr(change, name), abs=1e-4)
+    with pytest.raises(ValueError, match="expected uint8"):
+        measure_look(before.astype(np.float32))

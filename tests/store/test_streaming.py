@@ -42,6 +42,8 @@ def test_what_fails_on_the_way_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="row 151"):
         stream_dataset(tmp_path / "out", failing(), SAMPLES)
+    with pytest.raises(ValueError, match="JSON"):
+        stream_dataset(tmp_path / "out", samples(2), SAMPLES, lambda: {"share": float("nan")})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -105,6 +105,7 @@ def import_preferences(kind: Kind, source: Path, out: Path, options: ImportOptio
         return told | {"same": counts.choices["same"], "left_out": counts.left_out}
 
     written = stream_dataset(out, _pairs(form, files, options, counts), PREFERENCES, meta)
+    log.unlink(missing_ok=True)  # of an import that was removed
     if counts.broken:
         write_text(log, "".join(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in counts.broken))
     return ImportSummary(

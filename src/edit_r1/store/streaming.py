@@ -59,7 +59,11 @@ def stream_dataset(
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        stage.finish({**meta(), "parts": parts, "rows": len(hashes), "hash": hash_of_hashes(hashes)})
+        try:
+            stage.finish({**meta(), "parts": parts, "rows": len(hashes), "hash": hash_of_hashes(hashes)})
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)  # without its marker it would only be in the way
+            raise
     return stage.meta()
 
 
