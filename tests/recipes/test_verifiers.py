@@ -42,7 +42,8 @@ def test_flags_of_the_groups_reach_their_fields() -> None:
 def test_plan_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from edit_r1.zoo.packaged import weights
 
-    flags = ["--plan", "--model", str(weights("verifier-small")), "--tflops", "1", "--bandwidth", "10"]
+    flags = ["--plan", "--model", str(weights("verifier-small")), "--tflops", "1", "--pixels", "64"]
+    flags += ["--bandwidth", "10"]
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "gcpo", "tiny_gcpo", *flags, "--json"])
     assert ended.value.code == 0

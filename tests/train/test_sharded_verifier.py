@@ -88,6 +88,7 @@ def test_sft_in_parts_is_sft_in_one_process(
         assert (weight - two[name]).abs().max() <= 0.05 * moved + 1e-6, name
 
 
+@pytest.mark.timeout(900)  # three starts of two processes
 def test_gcpo_in_parts_is_gcpo_with_copies_and_resumes(
     wavering: Path, preferences: list[Preference], tmp_path: Path
 ) -> None:
@@ -117,9 +118,9 @@ def test_gcpo_in_parts_is_gcpo_with_copies_and_resumes(
     curves = [read_curves(tmp_path / name / "curves.jsonl") for name in ("copies", "parts")]
     assert [line["trace_tokens"] for line in curves[0]] == [line["trace_tokens"] for line in curves[1]]
     start = load_file(wavering / "model.safetensors")
-    for name, weight in first.items():
-        moved = (weight - start[name].float()).abs().max()
-        assert (weight - second[name]).abs().max() <= 0.05 * moved + 1e-6, name
+    apart = sum(float((second[name] - weight).square().sum()) for name, weight in first.items())
+    moved = sum(float((start[name].float() - weight).square().sum()) for name, weight in first.items())
+    assert apart <= 0.05**2 * moved
 
 
 def test_what_cannot_be_sharded_is_refused(tmp_path: Path, checkpoint: Path, quadruples: list[Quadruple]) -> None:

@@ -41,7 +41,7 @@ def part(checkpoint: Path) -> Part:
     """The tiny model with a tower of three blocks, one of full attention."""
     values = verifier_part(str(checkpoint)).config
     vision = {**values["vision_config"], "depth": 3, "fullatt_block_indexes": [1]}
-    text = {**values["text_config"], "num_hidden_layers": 3}
+    text = {**values["text_config"], "num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}
     return Part("transformers", "Qwen2_5_VLForConditionalGeneration", {
         **values, "vision_config": vision, "text_config": text,
     })  # fmt: skip

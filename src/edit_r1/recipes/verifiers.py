@@ -93,7 +93,7 @@ def gcpo_qwen3vl_8b_lora_80gb() -> GCPORecipe:
     """As `gcpo_7b_lora_80gb` on an SFT of Qwen3-VL-8B, with recomputation: its 36 layers keep more for a token."""
     stage = gcpo_7b_lora_80gb().stage
     stage = replace(
-        stage, updates=replace(stage.updates, micro_batch=2),
+        stage, updates=replace(stage.updates, micro_batch=8),
         machine=MachineSettings(gradient_checkpointing=True, frozen="bf16"),
     )  # fmt: skip
     return GCPORecipe("data/pairs", stage)
