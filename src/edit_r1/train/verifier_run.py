@@ -238,10 +238,19 @@ def _picture(data: bytes) -> Image.Image:
     return decode_pil(data)
 
 
-def save_model(model: Any, processor: Any, folder: RunFolder, base: str, card: ModelCard, stored: Precision) -> Path:
+def save_model(
+    model: Any,
+    processor: Any,
+    folder: RunFolder,
+    base: str,
+    card: ModelCard,
+    stored: Precision,
+    add: Callable[[Path], None] | None = None,
+) -> Path:
     """The result, LoRA merged in, complete or not at all; then the checkpoints are no longer needed.
 
-    The domain of the base model's card is kept. With stored="bf16" the weights are rounded in place.
+    The domain of the base model's card is kept. With stored="bf16" the weights are rounded in place. add: writes more
+    into the folder before it takes its place.
     """
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
@@ -251,6 +260,8 @@ def save_model(model: Any, processor: Any, folder: RunFolder, base: str, card: M
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
         write_card(partial, ModelCard(card.variant, card.mode, read_card(base).domain))
+        if add is not None:
+            add(partial)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return folder.model
 
