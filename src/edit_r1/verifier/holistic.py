@@ -118,13 +118,14 @@ def _two(value: Any) -> tuple[float, float]:
 
 
 def _score(value: Any) -> float:
-    text = to_ascii_punctuation(value).strip() if isinstance(value, str) else ""
+    found: float | None = None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        text = str(value)
-    number = _NUMBER.fullmatch(text)
-    if number is None or float(number[1]) > 10:
+        found = float(value)
+    elif isinstance(value, str) and (number := _NUMBER.fullmatch(to_ascii_punctuation(value).strip())):
+        found = float(number[1])
+    if found is None or not 0 <= found <= 10:
         raise BadAnswer(f"the score {str(value)[:40]!r} is not a number from 0 to 10")
-    return float(number[1])
+    return found
 
 
 @dataclass(frozen=True)

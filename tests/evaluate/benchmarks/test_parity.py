@@ -42,9 +42,7 @@ def test_vs(rows: list[tuple[str, Score, Score]]) -> None:
     answers = [Answer("first", a, b, task, source=f"s{n}") for n, (task, a, b) in enumerate(rows)]
     found = vs.official(answers)
     assert found.estimate().mean == pytest.approx(vs_twin(rows))
-    assert found.tasks == {
-        task: pytest.approx(vs_twin([row for row in rows if row[0] == task])) for task, _, _ in rows
-    }
+    assert found.tasks == {task: pytest.approx(vs_twin([row for row in rows if row[0] == task])) for task, _, _ in rows}
 
 
 def test_vs_by_hand() -> None:
@@ -71,7 +69,7 @@ def tiger_group(rng: random.Random, number: int, size: int, values: list[Score])
     rows = []
     for x, y in combinations(letters, 2):
         if rng.random() < 0.5:
-            x, y = y, x  # noqa: PLW2901
+            x, y = y, x
         better = 0 if tie else 1 if order.index(x) < order.index(y) else -1
         rows.append({"group": f"g{number}", "size": size, "x": x, "y": y, "better": better,
                      "sx": scores[x], "sy": scores[y]})  # fmt: skip
