@@ -187,7 +187,8 @@ def test_train_and_evaluate_from_the_command_line(
     write_dataset(tmp_path, "pairs", build(10), PREFERENCES)
     (tmp_path / "recipe.py").write_text(
         "from edit_r1.recipes.run import HeadRecipe\nfrom edit_r1.train.head import HeadStage\n"
-        f"def head():\n    return HeadRecipe({str(tmp_path / 'pairs')!r}, HeadStage({str(checkpoint)!r}, 'out', cpu=True))\n"
+        f"STAGE = HeadStage({str(checkpoint)!r}, 'out', cpu=True)\n"
+        f"def head():\n    return HeadRecipe({str(tmp_path / 'pairs')!r}, STAGE)\n"
     )
     flags = ["--steps", "10", "--batch-size", "4", "--learning-rate", "5e-3", "--warmup-steps", "1"]
     commands = [

@@ -74,8 +74,8 @@ def evaluate_reward(options: Options = DEFAULTS, models: Models = PACKAGED) -> i
         raise ValueError(f"--out {options.out}: end its name in .json")
     benchmark = _benchmark(options.benchmark)
     if options.compare is not None:
-        results = [_result_of(name, options, models, benchmark) for name in options.compare]
-        document = compare_results(benchmark, *results, options.dimension, options.by, options.seed)
+        a, b = (_result_of(name, options, models, benchmark) for name in options.compare)
+        document = compare_results(benchmark, a, b, options.dimension, options.by, options.seed)
         if options.out is not None:
             write_json(options.out, document)
         _show(document, options.json)

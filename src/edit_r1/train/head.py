@@ -140,6 +140,8 @@ class HeadModel(nn.Module):
 class HeadTrainer(Trainer):
     """transformers' Trainer with the Bradley-Terry loss; checkpoints hold what is trained."""
 
+    optimizer: Any
+
     def __init__(self, stage: HeadStage, **options: Any) -> None:
         super().__init__(**options)
         self.stage = stage

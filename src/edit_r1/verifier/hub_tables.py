@@ -45,7 +45,8 @@ def hub_table(data: str, split: str, config: str = "", revision: str | None = No
     """
     load_dataset, settings = _library(data, "load_dataset", "config")
     try:
-        table = load_dataset(data, config or None, split=split, revision=revision)
+        at = {} if revision is None else {"revision": revision}
+        table = load_dataset(data, config or None, split=split, **at)
     except Exception as error:  # a boundary: network, hub and formats each raise classes of their own
         where = "holds no data that can be read" if Path(data).is_dir() else "no such folder, nor a dataset on the hub"
         raise ValueError(
