@@ -14,6 +14,7 @@ from edit_r1.commands.shared import PACKAGED, UNPARSED, USAGE, Models, check_tra
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.evaluate.benchmarks.pair import Benchmark
+    from edit_r1.evaluate.judges import EditJudge
     from edit_r1.evaluate.judging import JudgedBenchmark
     from edit_r1.evaluate.reward_report import Result
     from edit_r1.verifier.choice import ModelChoice
@@ -130,14 +131,16 @@ def _evaluate(
     opened = open_benchmark(benchmark, options.data, options.split, options.revision, options.allow_outside)
     identity = judge_identity(models, kind)
     cache = JudgmentCache(options.cache or default_folder(), identity)
-    if models.endpoint is None:
-        quiet_libraries()
+
+    def opened_judge() -> EditJudge:
+        if models.endpoint is None:
+            quiet_libraries()
+        return open_judge(models, kind)
+
     start = time.monotonic()
     asked = JudgeOptions(options.traces, seed=options.seed, expected=options.expected)
     with batch_progress() as progress:
-        judged = judge_benchmark(
-            benchmark, opened, lambda: open_judge(models, kind), cache, identity, asked, options.dimension, progress
-        )
+        judged = judge_benchmark(benchmark, opened, opened_judge, cache, identity, asked, options.dimension, progress)
     if len(judged.failed) == judged.edits:
         raise ValueError(f"no edit was judged: {next(iter(judged.failed.values()))}")
     document = report_benchmark(benchmark, judged.pairs, options.dimension, options.by, options.seed) | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from rich import box
@@ -16,8 +17,8 @@ def reward_tables(document: Mapping[str, Any]) -> RenderableType:
     data, judge = document["dataset"], document["judge"]
     title = document["benchmark"] + (f", {document['dimension']}" if document["dimension"] else "")
     lines = [
-        ("judge", f"{judge['kind']}, {_text(judge['model'])}", f"{judge['traces']} trace(s)"),
-        ("rows", str(data["rows"]), f"hash {data['hash'][:12]}, revision {data['revision'] or 'unknown'}"),
+        ("judge", judge["kind"], f"{PurePath(_text(judge['model'])).name}, {judge['traces']} trace(s)"),
+        ("rows", str(data["rows"]), f"hash {data['hash'][:12]}, revision {(data['revision'] or 'unknown')[:12]}"),
         ("official number", _share(document["official"]), _interval(document["official_ci95"])),
     ]
     if "untuned" in document:
@@ -30,7 +31,7 @@ def reward_tables(document: Mapping[str, Any]) -> RenderableType:
         ("ties", _share(document["tie_rate"]), f"of {document['preferences']} pairs with a winner"),
         ("pairs without both scores", str(document["unparsed"]), f"of {document['pairs']}"),
         ("edits judged", str(document["edits"]), f"{document['cached']} known before, {document['failed']} failed"),
-        ("same order by new traces", _share(document["trace_consistency"]), "order of the two edits: no influence"),
+        ("same order by new traces", _share(document["trace_consistency"]), ""),
         ("larger gap, surer order", _share(document["calibration"]["gap_auc"]), "0.5: the gap says nothing"),
     ]
     parts: list[RenderableType] = [Text(_text(title), "bold"), _grid(lines), Text()]
