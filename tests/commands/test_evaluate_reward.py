@@ -264,6 +264,31 @@ def test_several_traces_tell_how_steady_the_order_is(capsys: Capture, fake_opena
     assert 0 < document["trace_consistency"] < 1
 
 
+def test_a_damaged_picture_ends_the_run_and_keeps_what_was_judged(
+    capsys: Capture, where: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edit_r1.evaluate.judging.CHUNK", 2)
+    _, flags = where
+    folder = made.write_compass(tmp_path / "hub")
+    path = folder / "images" / "3_winner.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    asked = ("--benchmark", "compass", "--data", folder, *flags)
+    _, err = run(capsys, *asked, code=1)
+    assert "edited image: damaged image" in err and err.count("\n") == 1
+    path.write_bytes(whole)
+    document, _ = run(capsys, *asked)
+    assert document["cached"] == 4
+
+
+def test_edits_of_vs_are_judged_at_the_sources_size(capsys: Capture, where: Any, tmp_path: Path) -> None:
+    server, flags = where
+    made.vs_table(made.VS_ROWS[:1], side=24, height=8).save_to_disk(tmp_path / "saved")
+    run(capsys, "--benchmark", "vs", "--data", tmp_path / "saved", *flags)
+    shown = [made.images_of(body) for body in server.bodies]
+    assert {made.decode_rgb(data).shape for pictures in shown for data in pictures} == {(24, 24, 3)}
+
+
 def test_wrong_usage(capsys: Capture, tmp_path: Path) -> None:
     folder = made.write_compass(tmp_path / "hub")
     asked = ("--benchmark", "compass", "--data", folder)

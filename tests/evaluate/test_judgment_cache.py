@@ -33,6 +33,7 @@ def test_a_key_depends_on_everything_that_shapes_a_judgment() -> None:
         judgment_key(ITEM, "j", 2, 0.7, 0),
         judgment_key(ITEM, "j", 2, None, 1),
         judgment_key(ITEM, "j", 2, None, 0, expected=True),
+        judgment_key(ITEM, "j", 2, None, 0, resized=True),
     ]
     assert len(set(keys)) == len(keys)
     assert judgment_key(ITEM, "j", 1, None, 0) == judgment_key(ITEM, "j", 1, None, 5)  # greedy: no seed

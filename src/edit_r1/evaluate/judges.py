@@ -71,10 +71,11 @@ def judge_identity(models: ModelChoice, kind: JudgeKind) -> str:
         left_out = ("variant", "mode", "principles_model", "principles_endpoint")
         told = {name: value for name, value in told.items() if name not in left_out}
         told["prompts"] = HEAD_VERSION if kind == "head" else HOLISTIC_VERSION
+    # A folder is told by what it is, not by how it was spelled.
     if models.model is not None and models.endpoint is None:
-        told["files"] = checkpoint_identity(models.model, models.adapter)
-    if models.principles_model is not None and models.principles_endpoint is None:
-        told["principles_files"] = checkpoint_identity(models.principles_model)
+        told |= {"model": checkpoint_identity(models.model, models.adapter), "adapter": None}
+    if models.principles_model is not None and models.principles_endpoint is None and kind == "checklist":
+        told["principles_model"] = checkpoint_identity(models.principles_model)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
+from PIL import Image
+
 from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Label, OpenedBenchmark
 from edit_r1.evaluate.judges import EditJudge, check_endpoints
 from edit_r1.evaluate.judgment_cache import Grade, JudgmentCache, grade_of, judgment_key
-from edit_r1.images import decode_pil, encode_png
+from edit_r1.images import decode_pil, encode_png, image_size
 from edit_r1.records import CATEGORIES, FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING
 from edit_r1.store.parquet import hash_of_hashes
-from edit_r1.verifier.items import ScoreItem
+from edit_r1.verifier.items import ScoreItem, check_item
 
 CHUNK = 32
 """Comparisons judged together: what a kill may lose, and whose pictures are in memory at once."""
@@ -124,10 +126,10 @@ def judge_benchmark(
         for chunk in _chunks(opened.pairs):
             hashes += [pair.hash for pair in chunk]
             kept = [pair for pair in chunk if not dimension or pair.dimension == dimension]
-            asked = [_items(pair, benchmark.resize, identity, options) for pair in kept]
-            grades = _grades(dict(sorted(item for items in asked for item in items)), opener, cache, options)
+            asked = [_questions(pair, benchmark.resize, identity, options) for pair in kept]
+            grades = _grades({one.key: one for two in asked for one in two}, opener, cache, options)
             seen |= grades
-            judged += [_judged(pair, items, grades) for pair, items in zip(kept, asked, strict=True)]
+            judged += [_judged(pair, two, grades) for pair, two in zip(kept, asked, strict=True)]
             done += len(chunk)
             if progress is not None:
                 progress(done, opened.rows)
@@ -166,7 +168,25 @@ class _Once:
             self._judge.close()
 
 
-_Items = tuple[tuple[str, ScoreItem], tuple[str, ScoreItem]]
+@dataclass(frozen=True)
+class _Question:
+    """One edit of a comparison; nothing of it is decoded before it has to be asked."""
+
+    key: str
+    pair: str
+    """The comparison's id, for a message."""
+    item: ScoreItem
+    resized: bool
+
+    def shown(self) -> ScoreItem:
+        """What the judge is asked. Raises ValueError for a picture that cannot be read."""
+        try:
+            check_item(self.item)
+            if not self.resized:
+                return self.item
+            return replace(self.item, edited=at_size_of(self.item.sources[0], self.item.edited))
+        except ValueError as error:
+            raise ValueError(f"comparison {self.pair}: {error}; without it this is not the benchmark") from error
 
 
 def _chunks(pairs: Iterable[BenchPair]) -> Iterable[list[BenchPair]]:
@@ -175,37 +195,35 @@ def _chunks(pairs: Iterable[BenchPair]) -> Iterable[list[BenchPair]]:
         yield chunk
 
 
-def _items(pair: BenchPair, resize: bool, identity: str, options: JudgeOptions) -> _Items:
-    """Both edits of a comparison as questions, each with its key."""
+def _questions(pair: BenchPair, resize: bool, identity: str, options: JudgeOptions) -> tuple[_Question, _Question]:
+    """Both edits of a comparison, each with its key."""
     made = []
     for edited in (pair.first, pair.second):
-        shown = at_size_of(pair.source, edited) if resize else edited
-        item = ScoreItem((pair.source,), shown, pair.instruction, pair.principles)
-        key = judgment_key(item, identity, options.traces, options.temperature, options.seed, options.expected)
-        made.append((key, item))
+        resized = resize and image_size(pair.source) != image_size(edited)
+        item = ScoreItem((pair.source,), edited, pair.instruction, pair.principles)
+        key = judgment_key(item, identity, options.traces, options.temperature, options.seed, options.expected, resized)
+        made.append(_Question(key, pair.id, item, resized))
     return made[0], made[1]
 
 
 def at_size_of(source: bytes, edited: bytes) -> bytes:
     """The edit at the source's size, as a PNG where that needs another size. Raises ImageError (a ValueError)."""
-    from PIL import Image
-
     size = decode_pil(source).size
     image = decode_pil(edited)
     return edited if image.size == size else encode_png(image.resize(size, Image.Resampling.BICUBIC), compress_level=1)
 
 
 def _grades(
-    items: Mapping[str, ScoreItem], judge: Callable[[], EditJudge], cache: JudgmentCache, options: JudgeOptions
+    questions: Mapping[str, _Question], judge: Callable[[], EditJudge], cache: JudgmentCache, options: JudgeOptions
 ) -> dict[str, Grade]:
-    known = {key: cache.get(key) for key in items}
+    """The grade of each question, by key; what is asked together is in the order of the keys."""
+    known = {key: cache.get(key) for key in sorted(questions)}
     open_keys = [key for key, grade in known.items() if grade is None]
     if open_keys:
+        items = [questions[key].shown() for key in open_keys]
         # Batches differ in their seed, by what is in them, or all would draw the same random numbers.
         seed = (options.seed + int(open_keys[0][:7], 16)) % 2**31
-        judgments = judge().score_many(
-            [items[key] for key in open_keys], options.traces, options.temperature, seed, expected=options.expected
-        )
+        judgments = judge().score_many(items, options.traces, options.temperature, seed, expected=options.expected)
         new = {key: grade_of(judgment) for key, judgment in zip(open_keys, judgments, strict=True)}
         cache.put(new)
         if any(grade.failed for grade in new.values()):
@@ -214,11 +232,11 @@ def _grades(
     return {key: grade for key, grade in known.items() if grade is not None}
 
 
-def _judged(pair: BenchPair, items: _Items, grades: Mapping[str, Grade]) -> JudgedPair:
-    (first, _), (second, _) = items
+def _judged(pair: BenchPair, asked: tuple[_Question, _Question], grades: Mapping[str, Grade]) -> JudgedPair:
+    first, second = asked
     return JudgedPair(
         pair.id, _name(pair.source), pair.label, pair.task, pair.dimension, pair.group, pair.names, pair.candidates,
-        (_name(pair.first), _name(pair.second)), grades[first], grades[second],
+        (_name(pair.first), _name(pair.second)), grades[first.key], grades[second.key],
     )  # fmt: skip
 
 

@@ -65,14 +65,24 @@ def grade_of(judgment: Judgment) -> Grade:
 
 
 def judgment_key(
-    item: ScoreItem, judge: str, traces: int, temperature: float | None, seed: int, expected: bool = False
+    item: ScoreItem,
+    judge: str,
+    traces: int,
+    temperature: float | None,
+    seed: int,
+    expected: bool = False,
+    resized: bool = False,
 ) -> str:
-    """Hash, hexadecimal. judge: its identity. The seed of greedy traces does not count."""
+    """Hash, hexadecimal. The seed of greedy traces does not count.
+
+    judge: its identity. resized: the edit is shown at the source's size, which is not its own.
+    """
     principles = None
     if item.principles is not None:
         principles = [[principle.question, principle.category] for principle in item.principles]
     greedy = temperature == 0 or (temperature is None and traces == 1)
-    asked = [judge, traces, temperature, None if greedy else seed, expected, item.instruction, principles]
+    seed_asked = None if greedy else seed
+    asked = [judge, traces, temperature, seed_asked, expected, resized, item.instruction, principles]
     digest = hashlib.sha256()
     for part in (json.dumps(asked).encode(), item.edited, *item.sources):
         digest.update(hashlib.sha256(part).digest())

@@ -16,9 +16,9 @@ from edit_r1.images import decode_rgb, encode_png
 SIDE = 16
 
 
-def picture(level: int, side: int = SIDE, shade: int = 0) -> bytes:
+def picture(level: int, side: int = SIDE, shade: int = 0, height: int | None = None) -> bytes:
     """A plain picture of a level of grey, 0 to 255; `shade` makes sources differ."""
-    pixels = np.full((side, side, 3), level, np.uint8)
+    pixels = np.full((height or side, side, 3), level, np.uint8)
     pixels[0, 0] = shade
     return encode_png(pixels)
 
@@ -38,7 +38,7 @@ VS_ROWS: list[dict[str, Any]] = [
 """By brightness: 1/3, 1 and 0 of "overall" in subject-add, compose and extract."""
 
 
-def vs_table(rows: list[dict[str, Any]] = VS_ROWS, side: int = SIDE) -> Any:
+def vs_table(rows: list[dict[str, Any]] = VS_ROWS, side: int = SIDE, height: int | None = None) -> Any:
     """`datasets` features as on the hub: images embedded, the winner first."""
     from datasets import Dataset, Features, Image, List, Value
 
@@ -49,7 +49,7 @@ def vs_table(rows: list[dict[str, Any]] = VS_ROWS, side: int = SIDE) -> Any:
             "task_type": row["task_type"],
             "dimension": row["dimension"],
             "input_image": {"bytes": picture(50, side, shade=n), "path": None},
-            "output_images": [{"bytes": picture(level), "path": None} for level in row["levels"]],
+            "output_images": [{"bytes": picture(level, height=height), "path": None} for level in row["levels"]],
         }
         for n, row in enumerate(rows)
     ]

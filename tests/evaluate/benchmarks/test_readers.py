@@ -233,6 +233,27 @@ def test_without_a_network_a_hub_id_is_one_line(tmp_path: Path, monkeypatch: pyt
         read(VS, "nobody/nothing")
 
 
+def test_a_dataset_on_the_hub_is_pinned_to_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    monkeypatch.chdir(tmp_path)
+    asked: list[object] = []
+
+    def info(name: str, revision: str | None) -> Any:
+        asked.append((name, revision))
+        return SimpleNamespace(sha="c0ffee")
+
+    def load(name: str, config: None, split: str, revision: str) -> Any:
+        asked.append((name, split, revision))
+        return made.vs_table()
+
+    monkeypatch.setattr("huggingface_hub.dataset_info", info)
+    monkeypatch.setattr("datasets.load_dataset", load)
+    opened = open_benchmark(VS, "EditScore/EditReward-Bench", revision="main")
+    assert (opened.revision, opened.rows, len(list(opened.pairs))) == ("c0ffee", 7, 7)
+    assert asked == [("EditScore/EditReward-Bench", "main"), ("EditScore/EditReward-Bench", "train", "c0ffee")]
+
+
 def test_rows_are_read_undecoded(layouts: Any, tmp_path: Path) -> None:
     folder = layouts("vs", tmp_path / "hub")
     rows = pq.read_table(next(folder.rglob("*.parquet"))).to_pylist()

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from edit_r1.evaluate.benchmarks.opening import RawRow, open_rows
+from edit_r1.images import ImageError, image_size
 from edit_r1.records import Principle
 from edit_r1.stats import Estimate, macro_ci
 from edit_r1.store import row_hash
 from edit_r1.verifier.inputs import check_unicode, picture_of
-from edit_r1.verifier.items import check_pictures
 from edit_r1.verifier.prompts import check_instruction
 
 Label = Literal["first", "second", "tie"]
@@ -178,13 +178,21 @@ def make_pair(
     pictures = {}
     for name, value in {"source image": source, "first edit": first, "second edit": second}.items():
         pictures[name] = _picture(row, value, name)
-        check_pictures((pictures[name],), name)
+        check_header(pictures[name], name)
     content: dict[str, Any] = {
         "id": id, "source": pictures["source image"], "instruction": instruction, "first": pictures["first edit"],
         "second": pictures["second edit"], "label": label,
     }  # fmt: skip
     hashed = content | {name: list(value) if isinstance(value, tuple) else value for name, value in rest.items()}
     return BenchPair(**content, **rest, hash=row_hash(hashed))
+
+
+def check_header(picture: bytes, label: str) -> None:
+    """`ImageError` (a ValueError) for bytes that are no image we read; pixels are looked at when they are judged."""
+    try:
+        image_size(picture)
+    except ImageError as error:
+        raise ImageError(f"{label}: {error}") from error
 
 
 def _picture(row: RawRow, value: Any, label: str) -> bytes:

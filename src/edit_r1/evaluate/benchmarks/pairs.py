@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.evaluate.benchmarks.opening import RawRow
-from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Label, Official, share_by
+from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Label, Official, check_header, share_by
 from edit_r1.records import Preference
 from edit_r1.store import PREFERENCES, Dataset, row_hash
 from edit_r1.store.parquet import completed
 from edit_r1.store.tables import preference_from_row, preference_to_row
-from edit_r1.verifier.items import check_pictures
 from edit_r1.verifier.prompts import check_instruction
 
 _LABELS: dict[str, Label] = {"first": "first", "second": "second", "same": "tie"}
@@ -50,7 +49,7 @@ def read(row: RawRow) -> BenchPair:
     for name, picture in (("source image", pair.source), ("first edit", pair.first), ("second edit", pair.second)):
         if not isinstance(picture, bytes):
             raise ValueError(f"{name} is missing")
-        check_pictures((picture,), name)
+        check_header(picture, name)
     return pair
 
 
