@@ -114,7 +114,7 @@ def test_compass_and_the_result_files_of_compare(capsys: Capture, where: Any, fa
     low, high = found["difference"]["official"]["ci95"]
     assert low <= 1 / 6 <= high
     assert (found["a"]["official"], found["b"]["official"]) == (pytest.approx(3 / 6), pytest.approx(2 / 6))
-    same, _ = run(capsys, "--benchmark", "compass", "--compare", tmp_path / "a.json", tmp_path / "a.json")
+    same, _ = run(capsys, "--compare", tmp_path / "a.json", tmp_path / "a.json")
     assert same["difference"]["official"] == {"mean": 0, "ci95": [0, 0]}
     # A side may also be a model, judged now: here by the cache alone.
     mixed, _ = run(capsys, *asked, *flags, "--compare", tmp_path / "b.json", "judge")

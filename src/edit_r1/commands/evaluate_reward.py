@@ -76,7 +76,7 @@ def evaluate_reward(options: Options = DEFAULTS, models: Models = PACKAGED) -> i
     benchmark = _benchmark(options.benchmark)
     if options.compare is not None:
         a, b = (_result_of(name, options, models, benchmark) for name in options.compare)
-        document = compare_results(benchmark, a, b, options.dimension, options.by, options.seed)
+        document = compare_results(_benchmark(a.benchmark), a, b, options.dimension, options.by, options.seed)
         if options.out is not None:
             write_json(options.out, document)
         _show(document, options.json)
@@ -111,7 +111,10 @@ def _benchmark(name: str) -> Benchmark:
     from edit_r1.evaluate.benchmarks.tiger import TIGER
     from edit_r1.evaluate.benchmarks.vs import VS
 
-    return {"pairs": PAIRS, "vs": VS, "tiger": TIGER, "compass": COMPASS}[name]
+    known = {one.name: one for one in (PAIRS, VS, TIGER, COMPASS)}
+    if name not in known:
+        raise ValueError(f"benchmark {name!r}: known are {', '.join(known)}")
+    return known[name]
 
 
 def _evaluate(

@@ -11,6 +11,7 @@ The script prints a second number for pairs, its "strict ranking accuracy", in w
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import combinations
@@ -44,7 +45,9 @@ def read(row: RawRow) -> BenchPair:
 def _size(count: object, dataset: object, name: str) -> int:
     """Edits in the group, by the column `num_candidates`, else by `dataset` ("3pair")."""
     told = re.match(r"\d", str(dataset or ""))
-    size = int(count) if isinstance(count, int | float) and not isinstance(count, bool) else int(told[0]) if told else 0
+    size = int(told[0]) if told else 0
+    if isinstance(count, int | float) and not math.isnan(count):  # NaN stands for a missing number in some tables
+        size = int(count) if count in _SIZES else 0
     if size not in _SIZES:
         raise ValueError(f"num_candidates of {name!r} is {count!r}: expected 2, 3 or 4")
     return size
