@@ -170,8 +170,10 @@ def load_trainable(path: str, freeze_vision: bool, max_pixels: int) -> tuple[Pre
     of a group equal. Both are settled here. `max_pixels` bounds a picture's area; 0 keeps the processor's.
 
     Raises:
-        ModelError: (a ValueError) for a checkpoint that cannot be opened.
+        ModelError: (a ValueError) for a checkpoint that cannot be opened, or whose card cannot be read (it is needed
+            again when the result is saved).
     """
+    read_card(path)
     opened = TransformersVLM.load(path, dtype="float32")
     model, processor = opened.model, opened.processor
     tokenizer = processor.tokenizer
