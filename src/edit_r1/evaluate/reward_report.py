@@ -18,6 +18,9 @@ from edit_r1.evaluate.judging import By, JudgedPair, of_dimension, with_score
 from edit_r1.evaluate.reward import PairScore, compare_pairs, report_pairs
 from edit_r1.stats import Estimate
 
+ORDER_CONSISTENCY = 1.0
+"""Share of comparisons whose outcome stays when the two edits change places. By construction, not by measurement: an
+`EditJudge` sees one edit at a time, and what is asked together stands in the order of hashes."""
 EDGES = (0.0, 0.5, 1.0, 2.0, 4.0, 10.0)
 """Points of score between the bins of the calibration."""
 
@@ -63,7 +66,7 @@ def _report(benchmark: Benchmark, pairs: Sequence[JudgedPair], by: By, seed: int
         "preferences": len(scores),
         **{name: half[name] for name in ("ci95", "tasks", "at_margin", "tie_break")},
         "official_tasks": official.tasks,
-        "order_consistency": 1.0,
+        "order_consistency": ORDER_CONSISTENCY,
         "trace_consistency": trace_consistency(pairs) if by == "score" else None,
         "calibration": calibration(scores),
         **official.details,
