@@ -19,6 +19,7 @@ from rich.console import Console
 
 from edit_r1.commands.best_of import best_of_command
 from edit_r1.commands.doctor import doctor
+from edit_r1.commands.evaluate_reward import evaluate_reward
 from edit_r1.commands.preferences import (
     preferences_audit,
     preferences_export,
@@ -319,39 +320,6 @@ def report(run: tyro.conf.Positional[Path], /) -> int:
     return 0
 
 
-def evaluate_reward(data: Path, models: Models = PACKAGED, traces: int = 1, seed: int = 0, json: bool = False) -> int:
-    """Accuracy of a verifier on preference pairs.
-
-    Args:
-        data: a dataset of preferences in our Parquet format (RUN/data/test_pairs).
-        traces: 1 is greedy; more are sampled, and the score is their mean.
-    """
-    from edit_r1.evaluate.reward import judge_candidates, pair_scores, report_pairs
-    from edit_r1.store import PREFERENCES, read_dataset
-    from edit_r1.zoo.packaged import open_chosen
-
-    check_traces(traces)
-    models.check()
-    if models.model is None:
-        complain("evaluate reward needs the verifier's model: add --model PATH, or --endpoint URL --model NAME")
-        return USAGE
-    if models.principles_model is not None:
-        raise ValueError("--principles-model: preference pairs carry their principles; leave it out")
-    preferences = read_dataset(data.parent, data.name, PREFERENCES)
-    with open_chosen(models) as verifier:
-        judgments = judge_candidates(verifier, preferences, traces, seed)
-    outcomes = [outcome for judgment in judgments.values() for outcome in judgment.outcomes]
-    check_answered(outcomes)
-    result = asdict(report_pairs("pairs", pair_scores(preferences, judgments)))
-    if json:
-        print_json(result)
-    else:
-        from edit_r1.report.terminal import pairs_table
-
-        Console().print(pairs_table(result))
-    return 0 if result["unparsed"] < result["pairs"] else unparsed(outcomes)
-
-
 def train(kind: str, arguments: list[str]) -> int:
     """`train KIND RECIPE [--resume] [--FIELD VALUE ...]`: any field of the recipe's config can be set, --out too.
 
@@ -397,7 +365,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("report",): report,
     ("doctor",): doctor,
 }
-TRAININGS = ("sft", "gcpo", "editor")
+TRAININGS = ("sft", "gcpo", "head", "editor")
 
 
 def _usage() -> str:

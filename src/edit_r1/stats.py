@@ -101,6 +101,42 @@ def bootstrap_ci(
     return Estimate(mean, float(low), float(high), values_N.size, sums_K.size)
 
 
+def macro_ci(
+    values: Sequence[float] | np.ndarray,
+    groups: Sequence[Hashable] | np.ndarray,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Unweighted mean over groups of each group's mean, with a percentile interval, drawing clusters with replacement.
+
+    A group of which a resample holds no value is left out of that resample's mean. `n` counts values.
+
+    Raises:
+        ValueError: as `bootstrap_ci`, or when groups has another length.
+    """
+    plain = bootstrap_ci(values, clusters, seed, resamples=1)
+    values_N = np.asarray(values, dtype=np.float64)
+    group_N, member_N = _cluster_index(groups, values_N.size), _cluster_index(clusters, values_N.size)
+    shape = (plain.clusters, int(group_N.max()) + 1)
+    sums_KT, counts_KT = np.zeros(shape), np.zeros(shape)
+    np.add.at(sums_KT, (member_N, group_N), values_N)
+    np.add.at(counts_KT, (member_N, group_N), 1.0)
+    mean = float((sums_KT.sum(axis=0) / counts_KT.sum(axis=0)).mean())
+    if plain.clusters == 1:
+        return Estimate(mean, float("nan"), float("nan"), values_N.size, 1)
+    rng = np.random.default_rng(seed)
+    k = plain.clusters
+    means = []
+    for start in range(0, resamples, _CHUNK):
+        drawn_RK = rng.multinomial(k, np.full(k, 1 / k), size=min(_CHUNK, resamples - start))
+        counts_RT = drawn_RK @ counts_KT
+        accuracy_RT = np.where(counts_RT > 0, drawn_RK @ sums_KT / np.maximum(counts_RT, 1), np.nan)
+        means.append(np.nanmean(accuracy_RT, axis=1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return Estimate(mean, float(low), float(high), values_N.size, k)
+
+
 def paired_difference(
     a: Sequence[float] | np.ndarray,
     b: Sequence[float] | np.ndarray,

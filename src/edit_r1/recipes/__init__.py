@@ -1,6 +1,6 @@
 """Recipes: functions that return frozen configs, by the names the command line takes."""
 
-from edit_r1.recipes.built_in import tiny_cold_start, tiny_editor_grpo, tiny_editor_nft, tiny_gcpo, tiny_sft
+from edit_r1.recipes.built_in import tiny_cold_start, tiny_editor_grpo, tiny_editor_nft, tiny_gcpo, tiny_head, tiny_sft
 from edit_r1.recipes.editors import (
     kontext_full_nodes,
     kontext_lora_8gpu,
@@ -35,5 +35,6 @@ __all__ = [
     "tiny_editor_grpo",
     "tiny_editor_nft",
     "tiny_gcpo",
+    "tiny_head",
     "tiny_sft",
 ]

@@ -3,6 +3,7 @@
 edit-r1 curate run tiny_cold_start --out runs/tiny/cold
 edit-r1 train sft tiny_sft
 edit-r1 train gcpo tiny_gcpo --data runs/demo/data/pairs
+edit-r1 train head tiny_head --data runs/demo/data/pairs
 edit-r1 train editor tiny_editor_grpo --data runs/demo/data/rl_contexts
 edit-r1 train editor tiny_editor_nft --data runs/demo/data/rl_contexts
 """
@@ -15,9 +16,10 @@ from pathlib import Path
 
 from edit_r1.curate.run import CurateStage
 from edit_r1.recipes import tiny
-from edit_r1.recipes.run import EditorRecipe, GCPORecipe, SFTRecipe
+from edit_r1.recipes.run import EditorRecipe, GCPORecipe, HeadRecipe, SFTRecipe
 from edit_r1.train.nft import train_nft
 from edit_r1.world.index import WorldIndex
+from edit_r1.zoo.packaged import weights
 
 
 def tiny_cold_start() -> CurateStage:
@@ -35,6 +37,11 @@ def tiny_sft() -> SFTRecipe:
 def tiny_gcpo() -> GCPORecipe:
     """GCPO of the result of `tiny_sft` on the demo's pairs."""
     return GCPORecipe("runs/demo/data/pairs", tiny.tiny_gcpo(Path("runs/tiny/sft/model")))
+
+
+def tiny_head() -> HeadRecipe:
+    """A Bradley-Terry head on the pretrained small tiny verifier and the demo's pairs."""
+    return HeadRecipe("runs/demo/data/pairs", tiny.tiny_head(weights("verifier-small")))
 
 
 def tiny_editor_grpo() -> EditorRecipe:

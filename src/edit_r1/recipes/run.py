@@ -29,6 +29,7 @@ from edit_r1.train.editor_state import has_state
 from edit_r1.train.gcpo import train_gcpo
 from edit_r1.train.gcpo_stage import GCPOStage
 from edit_r1.train.guards import GuardSettings
+from edit_r1.train.head import HeadStage, train_head
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.rewards import RewardSettings
 from edit_r1.train.settings import Unprefixed
@@ -53,6 +54,15 @@ class GCPORecipe:
     data: str
     """Dataset of preferences in our Parquet format."""
     stage: Annotated[GCPOStage, Unprefixed]
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """`train head`: a stage and its data."""
+
+    data: str
+    """Dataset of preferences in our Parquet format."""
+    stage: Annotated[HeadStage, Unprefixed]
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,9 @@ class EditorRecipe:
     """Hub id of the editor before training, for the model card; empty: where it was loaded from."""
 
 
+_RECIPES: dict[str, Any] = {"sft": SFTRecipe, "gcpo": GCPORecipe, "head": HeadRecipe, "editor": EditorRecipe}
+
+
 def run_curation(stage: CurateStage, out: Path) -> Path:
     """`edit-r1 curate run`: all steps, with a progress bar."""
     with _bar() as bar:
@@ -127,7 +140,7 @@ def with_flags(kind: str, recipe: str, flags: Sequence[str]) -> Any:
 
     Raises ValueError for a recipe of another kind; ends the program with code 2 for an unknown flag.
     """
-    wanted = {"sft": SFTRecipe, "gcpo": GCPORecipe, "editor": EditorRecipe}[kind]
+    wanted = _RECIPES[kind]
     config = load_recipe(recipe)
     if not isinstance(config, wanted):
         raise ValueError(
@@ -142,7 +155,7 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
     Raises:
         ValueError: for a recipe of another kind.
     """
-    wanted = {"sft": SFTRecipe, "gcpo": GCPORecipe, "editor": EditorRecipe}[kind]
+    wanted = _RECIPES[kind]
     if not isinstance(recipe, wanted):
         raise ValueError(
             f"train {kind} takes a recipe that returns {wanted.__name__}, this one returns {type(recipe).__name__}"
@@ -158,6 +171,8 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
 
         if isinstance(recipe, SFTRecipe):
             return train_sft(recipe.stage, _read(recipe.data, QUADRUPLES), resume, progress)
+        if isinstance(recipe, HeadRecipe):
+            return train_head(recipe.stage, _read(recipe.data, PREFERENCES), resume, progress)
         if isinstance(recipe, GCPORecipe):
             return train_gcpo(recipe.stage, _read(recipe.data, PREFERENCES), resume, progress)
         assert isinstance(recipe, EditorRecipe)

@@ -16,6 +16,7 @@ from edit_r1.editors.protocol import Editor
 from edit_r1.records import Sample
 from edit_r1.train.editor_stage import EditorRLStage, LossSettings, SDESettings, UpdateSettings
 from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
+from edit_r1.train.head import HeadStage
 from edit_r1.train.rewards import RewardSettings
 from edit_r1.train.sft import SFTStage
 from edit_r1.verifier.scoring import Verifier
@@ -230,6 +231,25 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
         freeze_vision=True,
         precision="bf16",
         save_every=10,
+        cpu=True,
+        seed=seed,
+    )
+
+
+def tiny_head(model: Path, out: str = "runs/tiny/head", seed: int = 0) -> HeadStage:
+    """The discriminative baseline on the same pairs as GCPO, from the same pretrained model as SFT.
+
+    A start, not a study: settings were tried on no validation set.
+    """
+    return HeadStage(
+        model=str(model),
+        out=out,
+        epochs=3,
+        batch_size=16,
+        learning_rate=2e-4,
+        head_learning_rate=2e-3,
+        precision="bf16",
+        save_every=50,
         cpu=True,
         seed=seed,
     )

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from edit_r1.records import Context, Sample
 from edit_r1.store import CONTEXTS, read_dataset
+from edit_r1.verifier.hub_tables import hub_table, is_saved, saved_table, table_rows
 from edit_r1.verifier.inputs import check_unicode, open_data, picture_of, principles_of, raw_rows
 from edit_r1.verifier.items import check_pictures, context_key
 from edit_r1.verifier.prompts import check_instruction, check_sources
@@ -30,8 +31,6 @@ GIVEN = "data"
 """Decomposer of principles that stand in the data without a name."""
 _TOLD = 3
 """Broken rows that a message names; the others are counted."""
-_ARROW_ROWS = 16
-"""Rows of a `datasets` table in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -131,45 +130,17 @@ def _rows(data: str, settings: DataSettings) -> Iterator[_Row | Context]:
         raise ValueError("data is empty: name a folder, a .jsonl or .parquet file, or a dataset on the hub, OWNER/NAME")
     if path.is_dir() and path.with_name(f"{path.name}.done.json").exists():
         yield from read_dataset(path.parent, path.name, CONTEXTS)
-    elif path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        yield from _arrow_rows(_saved(path, settings.split), data, settings, path)
+    elif is_saved(path):
+        yield from _arrow_rows(saved_table(path, settings.split), data, settings, path)
     elif path.is_file() or (path.is_dir() and any(one.suffix in (".jsonl", ".parquet") for one in path.iterdir())):
         found = open_data(path, (settings.source_column, settings.instruction_column))
         for row in raw_rows(found, settings.columns):
             yield _Row(row, found.files[0].parent)
     elif path.is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", data):
-        table, root = _loaded(data, settings)
-        yield from _arrow_rows(table, data, settings, path if path.is_dir() else root)
+        table, root = hub_table(data, settings.split, settings.hub_config)
+        yield from _arrow_rows(table, data, settings, root)
     else:
         raise ValueError(f"{data}: no such file or folder: check the path, or name a dataset on the hub as OWNER/NAME")
-
-
-def _saved(path: Path, split: str) -> Any:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        table = load_from_disk(str(path))
-    except Exception as error:  # a boundary: what a damaged folder raises is the library's own choice
-        raise ValueError(f"{path}: cannot be opened as a saved dataset ({_line(error)}): save it anew") from error
-    if not isinstance(table, DatasetDict):
-        return table
-    if split not in table:
-        raise ValueError(f"{path}: has no split {split!r}; it has {', '.join(table)}: choose one with --split")
-    return table[split]
-
-
-def _loaded(data: str, settings: DataSettings) -> tuple[Any, Path]:
-    """A table, and the folder that downloaded pictures lie in."""
-    from datasets import config, load_dataset
-
-    try:
-        table = load_dataset(data, settings.hub_config or None, split=settings.split)
-    except Exception as error:  # a boundary: network, hub and formats each raise classes of their own
-        where = "holds no data that can be read" if Path(data).is_dir() else "no such folder, nor a dataset on the hub"
-        raise ValueError(
-            f"{data}: {where} ({_line(error)}): check the name, --split {settings.split} and --hub-config"
-        ) from error
-    return table, Path(config.HF_DATASETS_CACHE)
 
 
 def _arrow_rows(table: Any, data: str, settings: DataSettings, root: Path) -> Iterator[_Row]:
@@ -180,14 +151,8 @@ def _arrow_rows(table: Any, data: str, settings: DataSettings, root: Path) -> It
             f"{data}: has no column {', '.join(missing)}; it has {', '.join(table.column_names)}: name the right ones "
             "with --source-column and --instruction-column"
         )
-    there = [name for name in dict.fromkeys(settings.columns) if name in table.column_names]
-    for batch in table.select_columns(there).with_format("arrow").iter(batch_size=_ARROW_ROWS):
-        for row in batch.to_pylist():
-            yield _Row(row, root)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    for row in table_rows(table, settings.columns):
+        yield _Row(row, root)
 
 
 def _context(row: _Row | Context, settings: DataSettings) -> Context:

@@ -228,8 +228,10 @@ def load_trainable(
     `frozen` is "bf16" for a model that LoRA is put on, whose own weights then stay as they are.
 
     Raises:
-        ModelError: (a ValueError) for a checkpoint that cannot be opened.
+        ModelError: (a ValueError) for a checkpoint that cannot be opened, or whose card cannot be read (it is needed
+            again when the result is saved).
     """
+    read_card(path)
     opened = TransformersVLM.load(path, dtype={"fp32": "float32", "bf16": "bfloat16"}[frozen])
     model, processor = opened.model, opened.processor
     tokenizer = processor.tokenizer
@@ -335,12 +337,13 @@ def whole_weights(trainer: Trainer) -> dict[str, Tensor] | None:
 
 def save_model(
     model: Any, processor: Any, folder: RunFolder, base: str, card: ModelCard, stored: Precision,
-    weights: dict[str, Tensor] | None = None, readme: str = "",
+    weights: dict[str, Tensor] | None = None, readme: str = "", add: Callable[[Path], None] | None = None,
 ) -> Path:  # fmt: skip
     """The result, LoRA merged in, complete or not at all; then the checkpoints are no longer needed.
 
     The domain of the base model's card is kept. With stored="bf16" the weights are rounded in place. weights: those of
-    a sharded model, from `whole_weights`. readme: its model card.
+    a sharded model, from `whole_weights`. readme: its model card. add: writes more into the folder before it takes its
+    place.
     """
     if isinstance(model, PeftModel):
         if model.dtype != torch.float32:
@@ -356,6 +359,8 @@ def save_model(
         write_card(partial, ModelCard(card.variant, card.mode, read_card(base).domain))
         if readme:
             write_text(partial / "README.md", readme)
+        if add is not None:
+            add(partial)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return folder.model
 

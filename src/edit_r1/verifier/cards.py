@@ -9,6 +9,7 @@ from pathlib import Path
 from edit_r1.records import OutputMode
 from edit_r1.verifier.prompts import Variant
 from edit_r1.vlm.errors import ModelError
+from edit_r1.vlm.scalar_head import has_head
 
 CARD_NAME = "edit_r1.json"
 
@@ -28,9 +29,14 @@ class ModelCard:
 def read_card(folder: str | Path) -> ModelCard:
     """The card in `folder`, or the default one when there is none (also for a hub id).
 
-    Raises `ModelError` for a card that cannot be read or holds an unknown value.
+    Raises `ModelError` for a card that cannot be read or holds an unknown value, and for a folder whose model has a
+    scalar head in the place of a language model's.
     """
     path = Path(folder) / CARD_NAME
+    if has_head(folder):
+        raise ModelError(
+            f"{folder}: a discriminative head, which gives a score and no checklist: `evaluate reward` alone opens it"
+        )
     if not path.is_file():
         return ModelCard()
     try:
