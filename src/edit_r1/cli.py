@@ -2,7 +2,7 @@
 
 Without --json a command prints for people; with it, one JSON document on stdout and nothing else.
 Exit codes: 0 done; 1 it could not be done (one line on stderr); 2 wrong usage; 3 the model answered
-but no trace could be parsed; 4 the score is below --fail-under.
+but no trace could be parsed; 4 the score is below --fail-under, or a judge is not ready.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from rich.console import Console
 
 from edit_r1.commands.best_of import best_of_command
 from edit_r1.commands.doctor import doctor
+from edit_r1.commands.evaluate_editor import evaluate_editor
+from edit_r1.commands.readiness import evaluate_readiness
 from edit_r1.commands.serve import serve
 from edit_r1.commands.shared import (
     BELOW,
@@ -379,6 +381,8 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("curate", "run"): curate,
     ("curate", "status"): status,
     ("evaluate", "reward"): evaluate_reward,
+    ("evaluate", "editor"): evaluate_editor,
+    ("evaluate", "readiness"): evaluate_readiness,
     ("serve",): serve,
     ("world", "sample"): world_sample,
     ("world", "pretrain"): world_pretrain,

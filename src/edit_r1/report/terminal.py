@@ -235,11 +235,11 @@ def pairs_table(result: Mapping[str, Any]) -> RenderableType:
 
 
 @contextmanager
-def batch_progress() -> Iterator[Callable[[int, int], None]]:
+def batch_progress(word: str = "judging") -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left on stderr, while its terminal lasts; inside, call it with (rows finished, rows)."""
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("judging"),
+        TextColumn(word),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -248,7 +248,7 @@ def batch_progress() -> Iterator[Callable[[int, int], None]]:
         console=console,
         disable=not console.is_terminal,
     )
-    task = bar.add_task("judging", total=None, start=False)
+    task = bar.add_task(word, total=None, start=False)
 
     def show(done: int, total: int) -> None:
         if not bar.tasks[task].started:  # what an earlier call finished says nothing of this one's speed
