@@ -146,7 +146,7 @@ def test_grades_are_kept_one_by_one_and_an_outage_is_no_grade(tmp_path: Path) ->
     grade_edits(tmp_path, "painter", other, "files:2", made)
     assert len(other.asked) == 4 and judge_slug(other, "files:1") != judge_slug(other, "files:2")
     path = next((tmp_path / "editors/painter/grades" / judge_slug(other, "files:2")).glob("t-0*.json"))
-    path.write_text(json.dumps({"edit": 3}))
+    path.write_text("[]")
     with pytest.raises(ValueError, match="remove it"):
         grade_edits(tmp_path, "painter", other, "files:2", made)
 

@@ -76,7 +76,7 @@ class GradedEdit:
 def slug(name: str) -> str:
     """A file name that tells `name` apart from every other one, at most 60 characters."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-    if plain == name and len(plain) <= 60:
+    if plain and plain == name and len(plain) <= 60:
         return plain
     return f"{plain[:48].strip('-.') or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
