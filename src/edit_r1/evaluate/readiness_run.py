@@ -281,7 +281,8 @@ def _other(place: int, chosen: Sequence[tuple[Task, MadeEdit]]) -> tuple[Task, M
         if one[0].sample.source != own.source and one[0].sample.instruction.casefold() != own.instruction.casefold()
     ]
     kinds = [one for one in differ if one[0].sample.category != own.category]
-    return (kinds or differ or [None])[0]
+    pool = kinds or differ
+    return pool[0] if pool else None
 
 
 def _pictures(task: Task, edit: MadeEdit, other: MadeEdit | None) -> dict[str, bytes]:
