@@ -105,6 +105,7 @@ def test_gedit_by_a_served_model(capsys: Capture, tmp_path: Path, fake_openai: C
     document = json.loads(out)
     assert code == 0, err
     assert document["official"] == {"SC": 4, "PQ": 9, "O": 6} and set(document["languages"]) == {"en", "cn"}
+    assert list(document["languages"]["cn"]["categories"]) == ["style_change"]
     assert document["unparsed_answers"] >= 1 and document["unparsed"] == 0
     assert "not comparable with published numbers" in document["judge"]["note"]
     assert "<script>alert" not in page.read_text() and "变成水彩" in page.read_text()

@@ -45,6 +45,10 @@ def test_gedit_as_on_the_hub(tmp_path: Path) -> None:
     assert read.tasks[0].sample.source == picture(100) and read.tasks[0].sample.source is read.tasks[1].sample.source
     assert read.tasks[2].ready == ("fullset/subject-add/zh/k1", "subject-add/zh/k1")
     assert read_benchmark(GEDIT, str(tmp_path / "data")).revision == read.revision
+    assert [task.sample.id for task in read.of_language("cn").tasks] == ["cn-k0", "zh-k1"]
+    assert read.of_language(None) is read
+    with pytest.raises(ValueError, match="languages are cn, en"):
+        read.of_language("fr")
 
 
 def test_gedit_as_datasets_saves_it(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def evaluate_editor(
     data: str | None = None,
     judge: JudgeKind | None = None,
     against: str | None = None,
+    language: str | None = None,
     most: int = 0,
     samples: int = 1,
     seed: int = 0,
@@ -50,6 +51,7 @@ def evaluate_editor(
         judge: viescore (SC, PQ, O; gedit's default), imgedit (three scores of 1 to 5), verifier, or oracle (editworld).
             The first two ask --model or --endpoint by a holistic prompt.
         against: name of another editor whose edits lie in --out: both are judged and compared.
+        language: only tasks whose instruction is in it: en or cn for gedit.
         most: at most so many tasks, at even distances; 0 takes all. editworld: how many contexts (48).
         samples: edits of each task, with the seeds from --seed on.
         traces: of the verifier; 1 is greedy, and the score is their mean.
@@ -66,7 +68,7 @@ def evaluate_editor(
     _check(benchmark, kind, models, samples, retries, traces, most)
     read = _read(benchmark, data, most, seed, allow_outside)
     begin(out, read)
-    tasks, seeds = read.part(most).tasks, list(range(seed, seed + samples))
+    tasks, seeds = read.of_language(language).part(most).tasks, list(range(seed, seed + samples))
     quiet_libraries()
     with ExitStack() as stack:
         maker, about = editor.open(read, seed, models.device.split(",")[0], models.dtype, stack)

@@ -74,6 +74,16 @@ class EditorBenchmark:
         places = np.unique(np.linspace(0, len(self.tasks) - 1, most).round().astype(int))
         return replace(self, tasks=tuple(self.tasks[place] for place in places))
 
+    def of_language(self, language: str | None) -> EditorBenchmark:
+        """The tasks of one language; all for None. Raises ValueError where there is none."""
+        if language is None:
+            return self
+        tasks = tuple(task for task in self.tasks if task.language == language)
+        if not tasks:
+            there = ", ".join(sorted({task.language for task in self.tasks} - {""})) or "none"
+            raise ValueError(f"--language {language}: {self.name} has no such task; languages are {there}")
+        return replace(self, tasks=tasks)
+
 
 def benchmark_of(name: str, tasks: Sequence[Task]) -> EditorBenchmark:
     """A benchmark of these tasks. Raises ValueError for none, and for an id that two of them have."""

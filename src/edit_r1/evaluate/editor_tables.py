@@ -81,14 +81,19 @@ def editor_document(
         "unparsed": sum(one.grade is not None and one.grade.score is None for one in graded),
         "unparsed_answers": sum(one.grade.unparsed for one in graded if one.grade is not None),
         "retries": retries,
-        "categories": {
-            name: asdict(group_table(part, judge.scale, seed))
-            for name, part in sorted(_split(graded, lambda one: one.edit.task.sample.category).items())
+        "categories": _categories(graded, judge.scale, seed),
+        "languages": {
+            name: {**asdict(group_table(part, judge.scale, seed)), "categories": _categories(part, judge.scale, seed)}
+            for name, part in sorted(languages.items())
         },
-        "languages": {name: asdict(group_table(part, judge.scale, seed)) for name, part in sorted(languages.items())},
         "intersection": asdict(group_table(inside, judge.scale, seed)) if inside else None,
         "comparison": None,
     }
+
+
+def _categories(graded: Sequence[GradedEdit], scale: Scale, seed: int) -> dict[str, Any]:
+    parts = _split(graded, lambda one: one.edit.task.sample.category)
+    return {name: asdict(group_table(part, scale, seed)) for name, part in sorted(parts.items())}
 
 
 def _split(graded: Sequence[GradedEdit], key: Callable[[GradedEdit], str | None]) -> dict[str, list[GradedEdit]]:

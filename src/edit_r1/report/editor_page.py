@@ -18,6 +18,7 @@ from markupsafe import Markup
 from edit_r1.evaluate.editor_runs import GradedEdit
 from edit_r1.evaluate.editor_tables import paired
 from edit_r1.images import bounded_size, decode_pil
+from edit_r1.report.evaluation import kind_tables
 from edit_r1.report.judgment_page import plain
 from edit_r1.report.pictures import data_uri
 from edit_r1.store import write_text
@@ -66,6 +67,7 @@ def write_editor_page(
         parts=parts if other is None else [document["main"]],
         rows=[row() for row in shown],
         left_out=left_out,
+        tables=kind_tables(document),
         style=Markup(_data("evaluation.css")),  # ours
     )  # fmt: skip
     write_text(path, page)
@@ -75,8 +77,17 @@ def write_editor_page(
 def environment() -> Environment:
     """Jinja with the filters of the evaluation pages."""
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters.update(uri=data_uri, plain=plain, number=number, signed=signed, interval=interval)
+    made.filters.update(
+        uri=data_uri, plain=plain, number=number, signed=signed, interval=interval, kind_mean=_kind_mean
+    )
     return made
+
+
+def _kind_mean(document: Mapping[str, Any], label: str, kind: str, part: str) -> float | None:
+    """Mean of a part over the edits of one kind, of the table that `label` heads (`kind_tables`)."""
+    whole = dict(kind_tables(document)).get(label)
+    row = None if whole is None else whole["categories"].get(kind)
+    return None if row is None else row["mean"].get(part)
 
 
 def _data(name: str) -> str:

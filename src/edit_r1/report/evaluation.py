@@ -19,9 +19,13 @@ def editor_table(document: Mapping[str, Any]) -> RenderableType:
     table.add_column("edits", justify="right", no_wrap=True)
     for part in parts:
         table.add_column(_short(part), justify="right", no_wrap=True)
-    for name, row in document["categories"].items():
-        table.add_row(Text(_plain(name) or "unknown"), _counted(row), *[_number(row["mean"][part]) for part in parts])
-    table.add_section()
+    for label, whole in kind_tables(document):
+        if label:
+            table.add_row(Text(_plain(label), "bold"))
+        for name, row in whole["categories"].items():
+            means = [_number(row["mean"][part]) for part in parts]
+            table.add_row(Text(_plain(name) or "unknown"), _counted(row), *means)
+        table.add_section()
     table.add_row("mean over kinds (official)", _counted(document), *[_number(document["official"][p]) for p in parts])
     for name, row in document["languages"].items():
         table.add_row(Text(f"  in {_plain(name)}"), _counted(row), *[_number(row["official"][part]) for part in parts])
@@ -50,6 +54,17 @@ def editor_table(document: Mapping[str, Any]) -> RenderableType:
         lines += _comparison(document["comparison"])
     lines.append(Text(_plain(document["judge"]["note"]), "dim"))
     return Group(*lines)
+
+
+ALL = "in all languages"
+
+
+def kind_tables(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(heading, part) of the tables by kind of edit; where there are several languages each has one, as in papers."""
+    languages = document["languages"]
+    if len(languages) < 2:
+        return [("", document)]
+    return [*((f"in {name}", part) for name, part in languages.items()), (ALL, document)]
 
 
 def _comparison(row: Mapping[str, Any]) -> list[RenderableType]:
