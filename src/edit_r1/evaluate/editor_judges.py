@@ -191,11 +191,11 @@ class Question:
 
 def _both(prompt: str, edit: JudgedEdit, max_pixels: int) -> Request:
     sample = edit.task.sample
-    sources, edited = judged_pictures((sample.source, *sample.references), edit.image, max_pixels)
+    (source,), edited = judged_pictures((sample.source,), edit.image, max_pixels)
     kind = sample.category.replace("_", " ") or "not named"
     # One pass over the template: an instruction may hold braces.
     text = prompt.replace("{kind}", kind).replace("{instruction}", sample.instruction.strip())
-    return Request(("Picture 1: ", sources[0], "\nPicture 2: ", edited, "\n" + text))
+    return Request(("Picture 1: ", source, "\nPicture 2: ", edited, "\n" + text))
 
 
 def _edit_alone(edit: JudgedEdit, max_pixels: int) -> Request:
