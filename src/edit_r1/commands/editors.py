@@ -16,7 +16,9 @@ from edit_r1.records import Sample
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.editors.protocol import EditedImage, Editor
-    from edit_r1.evaluate.editor_benchmarks import EditorBenchmark
+    from edit_r1.evaluate.editor_benchmarks import EditorBenchmark, Task
+    from edit_r1.evaluate.editor_runs import MadeEdit
+    from edit_r1.verifier.choice import ModelChoice
 
 KEY_VARIABLE = "EDIT_R1_EDITOR_KEY"
 """Holds the editor endpoint's bearer token: one of its own, so that no other service's key is sent to an endpoint."""
@@ -121,6 +123,31 @@ class LateEditor:
 
 Editors = Annotated[EditorChoice, tyro.conf.arg(name="")]
 NO_EDITOR = EditorChoice()
+
+
+def sampled(
+    choice: EditorChoice,
+    models: ModelChoice,
+    benchmark: EditorBenchmark,
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    out: Path,
+) -> tuple[str, list[MadeEdit]]:
+    """The editor's name, and its edits of `tasks`, kept in `out`; its memory is free again afterwards.
+
+    benchmark: all tasks, some of which are edited: what an editor is set to does not depend on how many.
+    Raises ValueError when it cannot be opened, or made no picture at all.
+    """
+    from edit_r1.evaluate.editor_runs import sample_edits
+    from edit_r1.report.terminal import batch_progress
+
+    with ExitStack() as stack, batch_progress("editing") as progress:
+        editor, about = choice.open(benchmark, seeds[0], models.device.split(",")[0], models.dtype, stack)
+        refresh = choice.edits is not None
+        made = sample_edits(out, editor, about, tasks, seeds, refresh=refresh, progress=progress)
+    if all(one.path is None for one in made):
+        raise ValueError(f"{editor.name} made no picture: {made[0].error}")
+    return editor.name, made
 
 
 def open_local_editor(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from edit_r1.commands.editors import NO_EDITOR, Editors
+from edit_r1.commands.editors import NO_EDITOR, Editors, sampled
 from edit_r1.commands.shared import PACKAGED, UNPARSED, Models, check_traces, complain, print_json
 from edit_r1.verifier.choice import ModelChoice
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.evaluate.editor_benchmarks import EditorBenchmark
     from edit_r1.evaluate.editor_judges import EditJudge
+    from edit_r1.evaluate.editor_runs import GradedEdit
 
 JudgeKind = Literal["viescore", "imgedit", "verifier", "oracle"]
 _DEFAULT_JUDGE: dict[str, JudgeKind] = {
@@ -59,7 +60,7 @@ def evaluate_editor(
         html: file for a page with tables and the pictures side by side.
         allow_outside: read pictures outside the data's folder too.
     """
-    from edit_r1.evaluate.editor_runs import begin, grade_edits, read_edits, sample_edits
+    from edit_r1.evaluate.editor_runs import begin, grade_edits, read_edits
     from edit_r1.evaluate.editor_tables import comparison, editor_document
     from edit_r1.report.terminal import batch_progress, quiet_libraries
 
@@ -70,28 +71,19 @@ def evaluate_editor(
     begin(out, read)
     tasks, seeds = read.of_language(language).part(most).tasks, list(range(seed, seed + samples))
     quiet_libraries()
-    with ExitStack() as stack:
-        maker, about = editor.open(read, seed, models.device.split(",")[0], models.dtype, stack)
-        own = maker.name
-        if against == own:
-            raise ValueError(f"--against {against}: is the editor itself; --name gives it another name")
-        with batch_progress("editing") as progress:
-            ready = editor.edits is not None
-            made = sample_edits(out, maker, about, tasks, seeds, refresh=ready, progress=progress)
-        del maker  # its memory is the judge's now
-        if all(one.path is None for one in made):
-            raise ValueError(f"{own} made no picture: {made[0].error}")
-        opened, identity = _open_judge(kind, models, read, traces, seed)
-        stack.callback(opened.close)
-        graded: dict[str, list[Any]] = {}
-        documents: dict[str, dict[str, Any]] = {}
-        for name in (own, against):
-            if name is None:
-                continue
-            edits = made if name == own else read_edits(out, name, tasks, seeds)
+    own, made = sampled(editor, models, read, tasks, seeds, out)
+    if against == own:
+        raise ValueError(f"--against {against}: is the editor itself; --name gives it another name")
+    runs = {own: made} if against is None else {own: made, against: read_edits(out, against, tasks, seeds)}
+    opened, identity = _open_judge(kind, models, read, traces, seed)
+    graded: dict[str, list[GradedEdit]] = {}
+    with closing(opened):
+        for name, edits in runs.items():
             with batch_progress("judging") as progress:
                 graded[name] = grade_edits(out, name, opened, identity, edits, retries, progress=progress)
-            documents[name] = editor_document(read.name, read.revision, name, opened, graded[name], retries)
+    documents = {
+        name: editor_document(read.name, read.revision, name, opened, rows, retries) for name, rows in graded.items()
+    }
     document = documents[own]
     if not document["scored"] and not document["unparsed"]:
         raise ValueError(f"no edit was judged: {next((one.reason for one in graded[own] if one.reason), 'no answer')}")

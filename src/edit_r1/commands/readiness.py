@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from edit_r1.commands.editors import NO_EDITOR, Editors
+from edit_r1.commands.editors import NO_EDITOR, Editors, sampled
 from edit_r1.commands.shared import BELOW, PACKAGED, Models, check_traces, complain, print_json
-from edit_r1.evaluate.readiness_verdict import ReadinessThresholds
+from edit_r1.evaluate.readiness_verdict import Check, Measured, ReadinessThresholds
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.evaluate.editor_benchmarks import EditorBenchmark
     from edit_r1.evaluate.editor_runs import MadeEdit
+    from edit_r1.evaluate.readiness_run import Probed
+    from edit_r1.records import Judgment
+    from edit_r1.train.rewards import RewardSettings
+    from edit_r1.verifier.scoring import Verifier
 
 Thresholds = Annotated[ReadinessThresholds, tyro.conf.arg(name="")]
 DEFAULT = ReadinessThresholds()
@@ -54,14 +58,13 @@ def evaluate_readiness(
         html: file for the verdict as a page.
         allow_outside: read pictures outside the data's folder too.
     """
-    from edit_r1.evaluate.editor_runs import begin, sample_edits
+    from edit_r1.evaluate.editor_runs import begin
     from edit_r1.evaluate.judge_identity import judge_identity
     from edit_r1.evaluate.probes import NO_EDIT
-    from edit_r1.evaluate.readiness_run import JudgeAsked, JudgmentStore, judge_groups, judged_as, measure, probe_edits
     from edit_r1.evaluate.readiness_verdict import verdict
-    from edit_r1.report.terminal import batch_progress, quiet_libraries
+    from edit_r1.report.terminal import quiet_libraries
     from edit_r1.store import write_json
-    from edit_r1.train.rewards import RewardSettings, grade_of, judgment_reward
+    from edit_r1.train.rewards import RewardSettings
     from edit_r1.zoo.packaged import NEEDS_MODEL, is_editworld, open_chosen, weights
 
     check_traces(traces)
@@ -71,40 +74,32 @@ def evaluate_readiness(
         raise ValueError(f"--contexts {contexts} --group {group}: at least 2 of each are compared")
     read = _read(data, contexts, allow_outside)
     tasks = read.part(contexts).tasks
-    if models.model is None and not is_editworld((tasks[0].sample.source,), tasks[0].sample.instruction):
+    first = tasks[0].sample
+    if models.model is None and not is_editworld((first.source,), first.instruction):
         raise ValueError(NEEDS_MODEL)
-    seeds = list(range(seed, seed + group))
     _check_reference(reference, read)
     begin(out, read)
     settings = RewardSettings(value=value)
     quiet_libraries()
     with ExitStack() as stack:
-        maker, about = editor.open(read, seed, models.device.split(",")[0], models.dtype, stack)
-        name = maker.name
-        with batch_progress("editing") as progress:
-            ready = editor.edits is not None
-            made = sample_edits(out, maker, about, tasks, seeds, refresh=ready, progress=progress)
-        del maker  # its memory is the judge's now
-        edits = [made[start : start + group] for start in range(0, len(made), group)]
-        if all(one.path is None for one in made):
-            raise ValueError(f"{name} made no picture: {made[0].error}")
+        name, made = sampled(editor, models, read, tasks, list(range(seed, seed + group)), out)
         identity = judge_identity(models.model or weights("verifier-small-rrm"), models.endpoint, models.adapter)
         verifier = stack.enter_context(open_chosen(models))
-        asked = JudgeAsked(traces, seed)
-        with batch_progress("judging") as progress:
-            store = JudgmentStore(out / "judgments" / judged_as(verifier, identity), verifier, progress)
-            groups = judge_groups(store, edits, asked, lambda one: judgment_reward(grade_of(one), settings))
-            truths = None if reference is None else _reference(reference, groups.edits)
-            probed = probe_edits(store, groups, truths, asked, lambda one: judgment_reward(grade_of(one), settings))
-        measured = measure(groups, probed, traces, truths, _reference_name(reference), seed=seed)
-        judge = {
-            "model": verifier.vlm.name, "identity": identity, "mode": verifier.mode, "variant": verifier.variant,
-            "prompts": _prompts(verifier.variant), "traces": traces, "value": value, "weights": list(settings.weights),
-            "gate": settings.gate, "gate_threshold": settings.gate_threshold, "simulated": verifier.vlm.simulated,
-        }  # fmt: skip
+        edits = [made[start : start + group] for start in range(0, len(made), group)]
+        measured, probed = _measured(verifier, identity, edits, name, out, traces, seed, reference, settings)
     checks = verdict(measured, thresholds, NO_EDIT)
-    document = _document(checks, measured, judge, name, data, read.revision, len(tasks), group, made)
-    document["thresholds"] = asdict(thresholds)
+    document = {
+        "ready": not any(check.passed is False for check in checks),
+        "judge": _judge(verifier, identity, traces, settings),
+        "editor": name,
+        "data": Path(data).name,  # the path itself is this machine's
+        "revision": read.revision,
+        "contexts": len(tasks),
+        "group": group,
+        "no_picture": sum(one.path is None for one in made),
+        **_numbers(measured, checks),
+        "thresholds": asdict(thresholds),
+    }
     write_json(out / "readiness.json", document)
     if html is not None:
         from edit_r1.report.readiness_page import write_readiness_page
@@ -118,40 +113,54 @@ def evaluate_readiness(
         Console().print(readiness_list(document))
     if document["ready"]:
         return 0
-    missed = [check.name for check in checks if check.passed is False]
-    complain(f"not ready: {', '.join(missed)}")
+    complain(f"not ready: {', '.join(check.name for check in checks if check.passed is False)}")
     return BELOW
 
 
-def _prompts(variant: str) -> str:
+def _measured(
+    verifier: Verifier,
+    identity: str,
+    edits: Sequence[Sequence[MadeEdit]],
+    editor: str,
+    out: Path,
+    traces: int,
+    seed: int,
+    reference: str | None,
+    settings: RewardSettings,
+) -> tuple[Measured, list[Probed]]:
+    """Groups, reference and probes. Raises ValueError where judge or reference give nothing."""
+    from edit_r1.evaluate.readiness_run import JudgeAsked, JudgmentStore, judge_groups, judged_as, measure, probe_edits
+    from edit_r1.report.terminal import batch_progress
+    from edit_r1.train.rewards import grade_of, judgment_reward
+
+    def reward(judgment: Judgment) -> float | None:
+        return judgment_reward(grade_of(judgment), settings)
+
+    folder, asked = out / "judgments" / judged_as(verifier, identity), JudgeAsked(traces, seed)
+    with batch_progress("judging") as progress:
+        groups = judge_groups(JudgmentStore(folder, verifier, progress), edits, asked, reward)
+    truths = None if reference is None else _reference(reference, groups.edits, out, editor)
+    with batch_progress("probing") as progress:
+        probed = probe_edits(JudgmentStore(folder, verifier, progress), groups, truths, asked, reward)
+    return measure(groups, probed, traces, truths, _reference_name(reference), seed=seed), probed
+
+
+def _judge(verifier: Verifier, identity: str, traces: int, settings: RewardSettings) -> dict[str, Any]:
+    """What was judged and rewarded, as `require_ready` compares it."""
     from edit_r1.verifier.prompts import PROMPT_VERSIONS
 
-    return {str(name): version for name, version in PROMPT_VERSIONS.items()}[variant]
+    return {
+        "model": verifier.vlm.name, "identity": identity, "mode": verifier.mode, "variant": verifier.variant,
+        "prompts": PROMPT_VERSIONS[verifier.variant], "traces": traces, "value": settings.value,
+        "weights": list(settings.weights), "gate": settings.gate, "gate_threshold": settings.gate_threshold,
+        "simulated": verifier.vlm.simulated,
+    }  # fmt: skip
 
 
-def _document(
-    checks: Sequence[Any],
-    measured: Any,
-    judge: dict[str, Any],
-    editor: str,
-    data: str,
-    revision: str,
-    contexts: int,
-    group: int,
-    made: Sequence[MadeEdit],
-) -> dict[str, Any]:
-    """The JSON of `evaluate readiness`."""
+def _numbers(measured: Measured, checks: Sequence[Check]) -> dict[str, Any]:
     from edit_r1.evaluate.readiness_run import numbers, stamp
 
     return {
-        "ready": not any(check.passed is False for check in checks),
-        "judge": judge,
-        "editor": editor,
-        "data": Path(data).name,  # the path itself is this machine's
-        "revision": revision,
-        "contexts": contexts,
-        "group": group,
-        "no_picture": sum(one.path is None for one in made),
         "reference": measured.reference,
         "checks": [asdict(check) for check in checks],
         "numbers": numbers(measured),
@@ -189,13 +198,18 @@ def _check_reference(reference: str | None, read: EditorBenchmark) -> None:
         read_reference(Path(reference))
 
 
-def _reference(reference: str, edits: Sequence[Sequence[MadeEdit]]) -> list[list[float | None]]:
-    """The reference's score of every edit; None where a file has none."""
+def _reference(reference: str, edits: Sequence[Sequence[MadeEdit]], out: Path, editor: str) -> list[list[float | None]]:
+    """The reference's score of every edit; None where a file has none. The oracle's are kept as `evaluate editor`'s."""
     if reference == ORACLE:
-        from edit_r1.zoo.editworld import oracle_scores
+        from edit_r1.evaluate.editor_runs import grade_edits
+        from edit_r1.report.terminal import batch_progress
+        from edit_r1.zoo.editworld import OracleJudge
 
-        flat = iter(oracle_scores([(edit.task.sample, edit.image()) for group in edits for edit in group]))
-        return [[next(flat) for _ in group] for group in edits]
+        flat = [edit for group in edits for edit in group]
+        with batch_progress("oracle") as progress:
+            graded = iter(grade_edits(out, editor, OracleJudge(), ORACLE, flat, at_once=48, progress=progress))
+        grades = [[next(graded).grade for _ in group] for group in edits]
+        return [[None if grade is None else grade.score for grade in group] for group in grades]
     from edit_r1.evaluate.reference import read_reference
 
     known = read_reference(Path(reference))
