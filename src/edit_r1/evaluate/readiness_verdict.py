@@ -30,9 +30,10 @@ class ReadinessThresholds:
     what the editor offers is used. The interval must lie above 0 too."""
     min_near_accuracy: float | None = 0.5
     """On near-equal pairs of a group, with the reference; the whole interval must lie above. A coin has 0.5."""
-    min_no_edit_cost: float | None = 2.0
+    min_no_edit_cost: float | None = 4.0
     """Points that an unedited copy, another image's edit, a swapped instruction and a black image must cost, each, in
-    the mean. What costs less is the shortest way for an editor to please the judge: these need no editing at all."""
+    the mean: half of the way from nearly usable (8) to unusable (0), where they belong. They need no editing at all, so
+    what they are paid is the shortest way for an editor to please the judge."""
     min_damage_cost: float | None = 0.0
     """Points that blur, a border and a tint must cost, each; the whole interval must lie above. Free damage is where
     rewards are hacked later: over-sharpened, framed, tinted pictures."""
@@ -131,7 +132,10 @@ def verdict(measured: Measured, thresholds: ReadinessThresholds, no_edit: Sequen
                 "rank correlation",
                 _of(m.rank),
                 t.min_rank_correlation,
-                lambda value: f"{value:.2f} with {m.reference} within groups ({m.rank_flat} flat ones count as 0)",
+                lambda value: (
+                    f"{value:.2f} with {m.reference} within groups"
+                    + (f"; {m.rank_flat} on which the judge is flat count as 0" if m.rank_flat else "")
+                ),
                 "a judge that orders groups badly trains something else: train it on pairs of this editor",
                 above=0.0,
             ),
@@ -139,8 +143,11 @@ def verdict(measured: Measured, thresholds: ReadinessThresholds, no_edit: Sequen
                 "near-equal pairs",
                 _of(m.near),
                 t.min_near_accuracy,
-                lambda value: f"{value:.1%} right of pairs at most {m.near_points:g} points apart by {m.reference}",
-                "RL compares near-equal edits: train the judge on such pairs",
+                lambda value: (
+                    f"{value:.1%} right of {0 if m.near is None else m.near.n} pairs at most {m.near_points:g} points "
+                    f"apart by {m.reference}"
+                ),
+                "RL compares near-equal edits: train the judge on such pairs, or give more contexts if they are few",
                 above=t.min_near_accuracy,
             ),
         ]
