@@ -2,7 +2,7 @@
 
 Without --json a command prints for people; with it, one JSON document on stdout and nothing else.
 Exit codes: 0 done; 1 it could not be done (one line on stderr); 2 wrong usage; 3 the model answered
-but no trace could be parsed; 4 the score is below --fail-under.
+but no trace could be parsed; 4 the score is below --fail-under, or a judge is not ready.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 
 from edit_r1.commands.best_of import best_of_command
 from edit_r1.commands.doctor import doctor
+from edit_r1.commands.evaluate_editor import evaluate_editor
 from edit_r1.commands.evaluate_reward import evaluate_reward
 from edit_r1.commands.preferences import (
     preferences_audit,
@@ -27,6 +28,7 @@ from edit_r1.commands.preferences import (
     preferences_pool,
     preferences_principles,
 )
+from edit_r1.commands.readiness import evaluate_readiness
 from edit_r1.commands.serve import serve
 from edit_r1.commands.shared import (
     BELOW,
@@ -359,6 +361,8 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("preferences", "pool"): preferences_pool,
     ("preferences", "audit"): preferences_audit,
     ("evaluate", "reward"): evaluate_reward,
+    ("evaluate", "editor"): evaluate_editor,
+    ("evaluate", "readiness"): evaluate_readiness,
     ("serve",): serve,
     ("world", "sample"): world_sample,
     ("world", "pretrain"): world_pretrain,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.console import Console
 
+from edit_r1.commands.editors import KEY_VARIABLE, MAX_AREA, open_local_editor
 from edit_r1.commands.shared import (
     FAILED,
     PACKAGED,
@@ -24,17 +25,12 @@ from edit_r1.commands.shared import (
     print_json,
     unparsed,
 )
-from edit_r1.images import decode_pil, read_image_file
+from edit_r1.images import image_size, read_image_file
 from edit_r1.records import Sample
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.editors.protocol import Editor
     from edit_r1.evaluate.best_of import Attempt
-
-KEY_VARIABLE = "EDIT_R1_EDITOR_KEY"
-"""Holds the editor endpoint's bearer token: one of its own, so that no other service's key is sent to an endpoint."""
-MAX_AREA = 1024 * 1024
-"""Pixels of an edit by an editor on this machine, for sources that are larger: what they were trained for."""
 
 
 def best_of_command(
@@ -95,33 +91,15 @@ def best_of_command(
             painter: Editor = open_things.enter_context(HttpEditor(editor_endpoint, settings))
         verifier = open_things.enter_context(open_verifier(models, [sample.source], sample.instruction))
         if editor is not None:
-            painter = _local_editor(editor, sample, editor_steps, models.device.split(",")[0], models.dtype)
+            width, height = image_size(sample.source)
+            area = MAX_AREA if width * height > MAX_AREA else None
+            painter = open_local_editor(editor, editor_steps, models.device.split(",")[0], models.dtype, area)
         try:
             attempts = best_of(painter, verifier, sample, samples, retry, given, traces, seed, max_chars)
         except UnparsedPrinciples as error:
             complain(error)
             return UNPARSED
     return _finish(attempts, out, json)
-
-
-def _local_editor(path: str, sample: Sample, steps: int, device: str, dtype: str) -> Editor:
-    """Raises ValueError for a folder that holds no such pipeline."""
-    import torch
-
-    from edit_r1.editors.load import open_editor
-
-    picture = decode_pil(sample.source)
-    large = picture.width * picture.height > MAX_AREA
-    try:
-        editor = open_editor(
-            path, device, getattr(torch, dtype), steps=steps, area=MAX_AREA if large else None, batch_size=4
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: no editor that can be opened ({error}); `edit-r1 doctor --editor` tells more"
-        ) from error
-    editor.pipeline.set_progress_bar_config(disable=True)
-    return editor
 
 
 def _finish(attempts: Sequence[Attempt], out: Path, as_json: bool) -> int:

@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from edit_r1.demo.showing import exact_principles
 from edit_r1.demo.stages import Stages, Tick
 from edit_r1.evaluate.editor import EditScore, compare_editors, edit_and_judge, report_editor
 from edit_r1.evaluate.reward import (
@@ -26,7 +25,6 @@ from edit_r1.evaluate.reward import (
     report_checklist,
     report_pairs,
 )
-from edit_r1.images import decode_rgb
 from edit_r1.preferences.pairs import distinct_candidates
 from edit_r1.processes import spread
 from edit_r1.recipes.tiny import RANKED_GROUP, TinySizes, role_samples, tiny_editor, tiny_judge
@@ -34,8 +32,7 @@ from edit_r1.records import Candidate, Context, Judgment, Preference, Sample
 from edit_r1.stats import mean_within_group_spearman
 from edit_r1.store import CANDIDATES, CONTEXTS, PREFERENCES, read_dataset, read_json, write_dataset, write_json
 from edit_r1.train.editor_reward import verifier_reward
-from edit_r1.world.perceive import judge_pixels
-from edit_r1.world.samples import edit_of, scene_of
+from edit_r1.zoo.editworld import exact_principles, oracle_score
 
 
 def judge_pairs(out: Path, name: str, model: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
@@ -128,8 +125,7 @@ def oracle_scores(samples: Sequence[Sample], images: Sequence[bytes]) -> list[fl
 
 
 def _oracle_score(work: tuple[Sample, bytes]) -> float:
-    sample, image = work
-    return judge_pixels(scene_of(sample), edit_of(sample), decode_rgb(image)).utility
+    return oracle_score(*work)
 
 
 EDIT_SEEDS = (11, 12)

@@ -11,7 +11,7 @@ from typing import Any
 from edit_r1.curate.select import select
 from edit_r1.images import decode_rgb
 from edit_r1.recipes.tiny import role_samples, tiny_judge
-from edit_r1.records import Candidate, PoolTrace, Preference, Principle, Sample
+from edit_r1.records import Candidate, PoolTrace, Preference, Sample
 from edit_r1.report.data import ContextView, Curve, EditView, JudgedImage, Line, PairView, ReportData, TraceView
 from edit_r1.report.page import write_report
 from edit_r1.store import (
@@ -24,11 +24,12 @@ from edit_r1.store import (
     read_json,
 )
 from edit_r1.verifier.scoring import ScoreItem
-from edit_r1.world.checks import checks_for, holds, parse_question, principle
+from edit_r1.world.checks import holds, parse_question
 from edit_r1.world.oracle import judge
 from edit_r1.world.perceive import perceive
 from edit_r1.world.samples import edit_of, scene_of
 from edit_r1.world.scenes import Damage, Scene, from_json
+from edit_r1.zoo.editworld import exact_principles
 
 CONTEXTS_SHOWN = 3
 PAIRS_SHOWN = 3
@@ -162,11 +163,6 @@ def _state(sample: Sample, candidate: Candidate) -> tuple[Scene, Damage]:
 
 def _utility(sample: Sample, candidate: Candidate) -> float:
     return judge(scene_of(sample), edit_of(sample), *_state(sample, candidate)).utility
-
-
-def exact_principles(sample: Sample) -> tuple[Principle, ...]:
-    """Every principle of an EditWorld context, none left out or doubled."""
-    return tuple(principle(check) for check in checks_for(scene_of(sample), edit_of(sample)))
 
 
 def _gold(sample: Sample, question: str, state: tuple[Scene, Damage]) -> int | None:

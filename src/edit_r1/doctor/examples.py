@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from edit_r1.evaluate.probes import black
 from edit_r1.images import decode_pil, encode_png
 from edit_r1.records import FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING, Principle, Sample
 from edit_r1.world.checks import checks_for, principle
@@ -48,7 +49,7 @@ class Example:
     @property
     def black(self) -> bytes:
         """A black picture of the edit's size."""
-        return encode_png(Image.new("RGB", decode_pil(self.edited).size))
+        return black(self.edited)
 
 
 def examples_for(domain: str | None) -> tuple[Example, ...]:

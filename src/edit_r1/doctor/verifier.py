@@ -10,6 +10,7 @@ from typing import Any
 
 from edit_r1.doctor.examples import Example
 from edit_r1.doctor.findings import Finding, attempt, skipped
+from edit_r1.evaluate.probes import BLACK, COPY, SWAPPED
 from edit_r1.records import Judgment, Trace, Unparsed
 from edit_r1.verifier.choice import ModelChoice
 from edit_r1.verifier.scoring import ScoreItem, Verifier
@@ -23,7 +24,7 @@ USABLE = 5.0
 MODEL, JUDGMENT, FORMAT, DIFFER, PRINCIPLES, SPEED = (
     "model", "judgment", "format", "traces differ", "principles", "throughput",
 )  # fmt: skip
-CONTRASTS = ("unedited copy", "black image", "swapped instruction")
+CONTRASTS = (COPY, BLACK, SWAPPED)
 AFTER_LOADING = (JUDGMENT, *CONTRASTS, FORMAT, DIFFER, PRINCIPLES, SPEED)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import Sample
-from edit_r1.stats import bootstrap_ci, gsb, paired_difference
+from edit_r1.stats import bootstrap_ci, paired_difference
 
 Judge = Callable[[Sequence[Sample], Sequence[bytes]], Sequence[float]]
 
@@ -55,6 +55,8 @@ class EditorComparison:
     gsb: float
     """(G - B) / (G + S + B)."""
     categories: dict[str, float]
+    gsb_ci95: list[float] | None = None
+    """Clustered by context; None with a single one."""
 
 
 SAME_BAND = 0.5
@@ -104,8 +106,12 @@ def _by(scores: Sequence[EditScore], values: np.ndarray) -> dict[str, float]:
     }
 
 
-def compare_editors(after: Sequence[EditScore], before: Sequence[EditScore], seed: int = 0) -> EditorComparison:
+def compare_editors(
+    after: Sequence[EditScore], before: Sequence[EditScore], seed: int = 0, same_band: float = SAME_BAND
+) -> EditorComparison:
     """`after` minus `before`, paired by context and seed, with GSB.
+
+    same_band: largest difference that counts as Same, in the judge's points (`SAME_BAND` suits 0 to 10).
 
     Raises:
         ValueError: when the two were not made on the same contexts and seeds in the same order.
@@ -115,6 +121,9 @@ def compare_editors(after: Sequence[EditScore], before: Sequence[EditScore], see
     first, second = np.array([s.score for s in after]), np.array([s.score for s in before])
     delta = paired_difference(first, second, [s.sample_id for s in after], seed)
     differences = first - second
-    good, bad = int((differences > SAME_BAND).sum()), int((differences < -SAME_BAND).sum())
-    same = len(differences) - good - bad
-    return EditorComparison(delta.mean, delta.ci95, good, same, bad, gsb(good, same, bad).gsb, _by(after, differences))
+    outcomes = np.where(np.abs(differences) <= same_band, 0.0, np.sign(differences))
+    good, bad = int((outcomes > 0).sum()), int((outcomes < 0).sum())
+    share = bootstrap_ci(outcomes, [s.sample_id for s in after], seed)
+    return EditorComparison(
+        delta.mean, delta.ci95, good, len(outcomes) - good - bad, bad, share.mean, _by(after, differences), share.ci95
+    )

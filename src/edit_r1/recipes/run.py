@@ -15,6 +15,7 @@ from edit_r1.curate.run import CurateStage, curate
 from edit_r1.editors.flow import FlowEditor
 from edit_r1.recipes.editor_data import open_contexts
 from edit_r1.recipes.load import load_recipe
+from edit_r1.recipes.readiness_gate import check_ready
 from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.records import Context
 from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset, write_text
@@ -102,6 +103,9 @@ class EditorRecipe:
     """Where its curves are shown."""
     base_model: str = ""
     """Hub id of the editor before training, for the model card; empty: where it was loaded from."""
+    require_ready: Path | None = None
+    """The readiness.json of `edit-r1 evaluate readiness`, which must have passed and be about this judge and reward;
+    without one nothing is asked."""
 
 
 _RECIPES: dict[str, Any] = {"sft": SFTRecipe, "gcpo": GCPORecipe, "head": HeadRecipe, "editor": EditorRecipe}
@@ -206,6 +210,8 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
     if not reward.judge.address:
         judge = replace(reward.judge, address=recipe.verifier, traces=recipe.traces, seed=recipe.stage.seed)
         reward = replace(reward, judge=judge)
+    if recipe.require_ready is not None:
+        check_ready(recipe.require_ready, reward)
     resumed = resume and has_state(out / "state")
 
     def read(data: str, name: str) -> list[Context]:

@@ -248,7 +248,7 @@ def batch_progress(doing: str = "judging") -> Iterator[Callable[[int, int], None
         console=console,
         disable=not console.is_terminal,
     )
-    task = bar.add_task("judging", total=None, start=False)
+    task = bar.add_task(doing, total=None, start=False)
 
     def show(done: int, total: int) -> None:
         if not bar.tasks[task].started:  # what an earlier call finished says nothing of this one's speed

@@ -1,0 +1,219 @@
+"""`edit-r1 evaluate readiness`: is a judge fit to train an editor?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from edit_r1.commands.editors import NO_EDITOR, Editors, sampled
+from edit_r1.commands.shared import BELOW, PACKAGED, Models, check_traces, complain, print_json
+from edit_r1.evaluate.readiness_verdict import Check, Measured, ReadinessThresholds
+
+if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
+    from edit_r1.evaluate.editor_benchmarks import EditorBenchmark
+    from edit_r1.evaluate.editor_runs import MadeEdit
+    from edit_r1.evaluate.readiness_run import Probed
+    from edit_r1.records import Judgment
+    from edit_r1.train.rewards import RewardSettings
+    from edit_r1.verifier.scoring import Verifier
+
+Thresholds = Annotated[ReadinessThresholds, tyro.conf.arg(name="")]
+DEFAULT = ReadinessThresholds()
+EDITWORLD_DATA = "editworld"
+
+
+def evaluate_readiness(
+    data: str,
+    models: Models = PACKAGED,
+    editor: Editors = NO_EDITOR,
+    out: Path = Path("runs/readiness"),
+    traces: int = 4,
+    value: Literal["score", "verdicts", "categories"] = "score",
+    contexts: int = 32,
+    group: int = 8,
+    seed: int = 0,
+    reference: str | None = None,
+    thresholds: Thresholds = DEFAULT,
+    html: Path | None = None,
+    allow_outside: bool = False,
+    json: bool = False,
+) -> int:
+    """Measure what an editor's training would feel of a judge, and say whether it is ready.
+
+    Args:
+        data: contexts to edit: "editworld"; a .jsonl or .parquet file, or a folder with one, of source and instruction;
+            or a folder of contexts that one of our stages wrote.
+        out: folder of edits and judgments, and of the verdict, readiness.json; a run that was stopped goes on.
+        traces: per edit, as in training; their mean is the reward. 1 is greedy: its repeats are sampled beside it.
+        value: what is rewarded of a judgment, as a recipe's --reward.value.
+        contexts: how many, at even distances in the data.
+        group: edits of each context.
+        reference: "oracle" (EditWorld's), or a JSON file with a list of {"id", "seed", "score"}, score 0 to 10.
+        html: file for the verdict as a page.
+        allow_outside: read pictures outside the data's folder too.
+    """
+    from edit_r1.evaluate.editor_runs import begin
+    from edit_r1.evaluate.judge_identity import judge_identity
+    from edit_r1.evaluate.probes import NO_EDIT
+    from edit_r1.evaluate.readiness_verdict import verdict
+    from edit_r1.report.terminal import quiet_libraries
+    from edit_r1.store import write_json
+    from edit_r1.train.rewards import RewardSettings
+    from edit_r1.zoo.packaged import NEEDS_MODEL, is_editworld, open_chosen, weights
+
+    check_traces(traces)
+    models.check()
+    editor.check()
+    if contexts < 2 or group < 2:
+        raise ValueError(f"--contexts {contexts} --group {group}: at least 2 of each are compared")
+    read = _read(data, contexts, allow_outside)
+    tasks = read.part(contexts).tasks
+    first = tasks[0].sample
+    if models.model is None and not is_editworld((first.source,), first.instruction):
+        raise ValueError(NEEDS_MODEL)
+    _check_reference(reference, read)
+    begin(out, read)
+    settings = RewardSettings(value=value)
+    quiet_libraries()
+    with ExitStack() as stack:
+        name, made = sampled(editor, models, read, tasks, list(range(seed, seed + group)), out)
+        identity = judge_identity(models.model or weights("verifier-small-rrm"), models.endpoint, models.adapter)
+        verifier = stack.enter_context(open_chosen(models))
+        edits = [made[start : start + group] for start in range(0, len(made), group)]
+        measured, probed = _measured(verifier, identity, edits, name, out, traces, seed, reference, settings)
+    checks = verdict(measured, thresholds, NO_EDIT)
+    document = {
+        "ready": not any(check.passed is False for check in checks),
+        "judge": _judge(verifier, identity, traces, settings),
+        "editor": name,
+        "data": Path(data).name,  # the path itself is this machine's
+        "revision": read.revision,
+        "contexts": len(tasks),
+        "group": group,
+        "no_picture": sum(one.path is None for one in made),
+        **_numbers(measured, checks),
+        "thresholds": asdict(thresholds),
+    }
+    write_json(out / "readiness.json", document)
+    if html is not None:
+        from edit_r1.report.readiness_page import write_readiness_page
+
+        write_readiness_page(html, document, probed)
+    if json:
+        print_json(document)
+    else:
+        from edit_r1.report.evaluation import readiness_list
+
+        Console().print(readiness_list(document))
+    if document["ready"]:
+        return 0
+    complain(f"not ready: {', '.join(check.name for check in checks if check.passed is False)}")
+    return BELOW
+
+
+def _measured(
+    verifier: Verifier,
+    identity: str,
+    edits: Sequence[Sequence[MadeEdit]],
+    editor: str,
+    out: Path,
+    traces: int,
+    seed: int,
+    reference: str | None,
+    settings: RewardSettings,
+) -> tuple[Measured, list[Probed]]:
+    """Groups, reference and probes. Raises ValueError where judge or reference give nothing."""
+    from edit_r1.evaluate.readiness_run import JudgeAsked, JudgmentStore, judge_groups, judged_as, measure, probe_edits
+    from edit_r1.report.terminal import batch_progress
+    from edit_r1.train.rewards import grade_of, judgment_reward
+
+    def reward(judgment: Judgment) -> float | None:
+        return judgment_reward(grade_of(judgment), settings)
+
+    folder, asked = out / "judgments" / judged_as(verifier, identity), JudgeAsked(traces, seed)
+    with batch_progress("judging") as progress:
+        groups = judge_groups(JudgmentStore(folder, verifier, progress), edits, asked, reward)
+    truths = None if reference is None else _reference(reference, groups.edits, out, editor)
+    with batch_progress("probing") as progress:
+        probed = probe_edits(JudgmentStore(folder, verifier, progress), groups, truths, asked, reward)
+    return measure(groups, probed, traces, truths, _reference_name(reference), seed=seed), probed
+
+
+def _judge(verifier: Verifier, identity: str, traces: int, settings: RewardSettings) -> dict[str, Any]:
+    """What was judged and rewarded, as `require_ready` compares it."""
+    from edit_r1.verifier.prompts import PROMPT_VERSIONS
+
+    return {
+        "model": verifier.vlm.name, "identity": identity, "mode": verifier.mode, "variant": verifier.variant,
+        "prompts": PROMPT_VERSIONS[verifier.variant], "traces": traces, "value": settings.value,
+        "weights": list(settings.weights), "gate": settings.gate, "gate_threshold": settings.gate_threshold,
+        "simulated": verifier.vlm.simulated,
+    }  # fmt: skip
+
+
+def _numbers(measured: Measured, checks: Sequence[Check]) -> dict[str, Any]:
+    from edit_r1.evaluate.readiness_run import numbers, stamp
+
+    return {
+        "reference": measured.reference,
+        "checks": [asdict(check) for check in checks],
+        "numbers": numbers(measured),
+        "made": stamp(),
+    }
+
+
+def _read(data: str, contexts: int, allow_outside: bool) -> EditorBenchmark:
+    from edit_r1.evaluate.editor_benchmarks import FOLDER, read_benchmark
+
+    if data == EDITWORLD_DATA and not Path(data).exists():
+        from edit_r1.zoo.editworld import editworld_benchmark
+
+        return editworld_benchmark(contexts, "validation")
+    return read_benchmark(FOLDER, data, allow_outside)
+
+
+ORACLE = "oracle"
+
+
+def _reference_name(reference: str | None) -> str | None:
+    if reference is None:
+        return None
+    return "EditWorld's oracle" if reference == ORACLE else Path(reference).name
+
+
+def _check_reference(reference: str | None, read: EditorBenchmark) -> None:
+    """Raises ValueError for a reference that cannot be used, before anything is edited."""
+    from edit_r1.evaluate.reference import read_reference
+
+    if reference == ORACLE:
+        if any(task.sample.hidden is None for task in read.tasks):
+            raise ValueError("--reference oracle knows EditWorld's contexts only: give a file, or --data editworld")
+    elif reference is not None:
+        read_reference(Path(reference))
+
+
+def _reference(reference: str, edits: Sequence[Sequence[MadeEdit]], out: Path, editor: str) -> list[list[float | None]]:
+    """The reference's score of every edit; None where a file has none. The oracle's are kept as `evaluate editor`'s."""
+    if reference == ORACLE:
+        from edit_r1.evaluate.editor_runs import grade_edits
+        from edit_r1.report.terminal import batch_progress
+        from edit_r1.zoo.editworld import OracleJudge
+
+        flat = [edit for group in edits for edit in group]
+        with batch_progress("oracle") as progress:
+            graded = iter(grade_edits(out, editor, OracleJudge(), ORACLE, flat, at_once=48, progress=progress))
+        grades = [[next(graded).grade for _ in group] for group in edits]
+        return [[None if grade is None else grade.score for grade in group] for group in grades]
+    from edit_r1.evaluate.reference import read_reference
+
+    known = read_reference(Path(reference))
+    found = [[known.get(edit.key) for edit in group] for group in edits]
+    if not any(value is not None for group in found for value in group):
+        raise ValueError(f"{reference}: scores none of these edits: its ids and seeds must be theirs (benchmark's ids)")
+    return found

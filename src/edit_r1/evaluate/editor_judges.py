@@ -1,0 +1,363 @@
+"""Who grades an editor's pictures: our verifier, or a general vision-language model by a holistic prompt.
+
+viescore   VIEScore's definition, which GEdit-Bench uses: two questions an edit. SC (source and edit) gives two scores
+           of 0 to 10, how far the instruction was followed and whether nothing else was changed; PQ (the edit alone)
+           two more, naturalness and freedom from artefacts. SC and PQ are the smaller of their two,
+           O = sqrt(SC * PQ).
+imgedit    ImgEdit-Bench's definition: one question, three scores of 1 to 5, their mean.
+verifier   a checklist of principles and a score of 0 to 10 (`verifier.scoring`).
+
+The prompts are ours: a result is comparable with another one of the same judge, prompts and version, and with no
+published table. The official judges are GPT-4.1 (GEdit) and GPT-4o (ImgEdit) with their own prompts.
+
+An answer that cannot be read is asked for again, sampled, up to `retries` times; then the edit has no score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from typing import Any, Protocol
+
+from edit_r1.evaluate.editor_benchmarks import Task
+from edit_r1.images import MAX_JUDGED_PIXELS, ImageError, judged_pictures
+from edit_r1.records import CATEGORIES, Judgment, Trace, Unparsed
+from edit_r1.verifier.answer_text import BadAnswer, answer_of
+from edit_r1.verifier.loose_json import json_values
+from edit_r1.verifier.prompts import PROMPT_VERSIONS
+from edit_r1.verifier.scoring import ScoreItem, Verifier
+from edit_r1.vlm.protocol import VLM, Completion, Request, Sampling
+
+VERSIONS = {"viescore": "viescore-1", "imgedit": "imgedit-1"}
+"""Of the prompts below: any change of a wording changes its entry."""
+MAX_NEW_TOKENS = 1024
+RETRY_TEMPERATURE = 0.7
+"""A greedy answer that could not be read would come again."""
+
+
+@dataclass(frozen=True)
+class JudgedEdit:
+    """What a judge is given."""
+
+    task: Task
+    image: bytes
+    """The edit, encoded."""
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One judge's word on one edit."""
+
+    score: float | None
+    """The judge's main number, in its range; None when no answer could be read. Never a stand-in."""
+    parts: dict[str, float | None] = field(default_factory=dict)
+    """Every number it gives, the main one too, by `Scale.parts`."""
+    unparsed: int = 0
+    """Answers that could not be read, those asked for again included."""
+    failed_call: bool = False
+    """No answer came at all: the edit was not judged, and is asked about again by the next run."""
+    reason: str | None = None
+    """Why there is no score."""
+    texts: tuple[str, ...] = ()
+    """What the model wrote, in the order asked."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a judge's numbers are."""
+
+    main: str
+    """The name of the score among `parts`."""
+    parts: tuple[str, ...]
+    low: float
+    high: float
+    """Range of the main number."""
+
+
+class EditJudge(Protocol):
+    """Grades edits in batches; a bad edit costs no other."""
+
+    @property
+    def kind(self) -> str:
+        """ "viescore", "imgedit", "verifier" or "oracle"."""
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+
+    @property
+    def scale(self) -> Scale: ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What shapes its answers beside the model: versions, traces, limits. Other settings are kept apart."""
+
+    @property
+    def note(self) -> str:
+        """What a reader of its numbers must know."""
+
+    def grade(self, edits: Sequence[JudgedEdit], retries: int) -> list[Grade]:
+        """One grade per edit, in order."""
+
+    def close(self) -> None: ...
+
+
+NOT_COMPARABLE = "not comparable with published numbers: their judge and prompts are others"
+
+# --- holistic prompts -------------------------------------------------------------------------------------------
+
+_ANSWER = (
+    'Think it over in a few sentences, then end with one line of JSON and nothing after it: {{"scores": [{places}]}}, '
+    "{count} numbers from {low} to {high}; decimals are allowed."
+)
+
+SC_PROMPT = (
+    "You grade how well an edited picture carries out an editing instruction. Picture 1 is the source, picture 2 the "
+    "edit. Instruction: {instruction}\n"
+    "Give two scores from 0 to 10.\n"
+    "First, success: 0 when nothing of what was asked for can be seen in picture 2, 5 when about half of it is done or "
+    "it is done weakly, 10 when all of it is done as asked.\n"
+    "Second, restraint: 0 when picture 2 is another scene altogether, 5 when things that the instruction leaves alone "
+    "were changed noticeably, 10 when only what the instruction needs was changed.\n"
+    + _ANSWER.format(places="success, restraint", count="two", low=0, high=10)
+)
+PQ_PROMPT = (
+    "You grade the quality of one generated picture. You are not told what it should show, so judge the picture alone. "
+    "Give two scores from 0 to 10.\n"
+    "First, naturalness: 0 when the scene looks false at a glance (impossible light, shadows, sizes, perspective), 5 "
+    "when parts do not fit together, 10 when it could be real or, for a drawing, consistent in its style.\n"
+    "Second, cleanness: 0 when it is full of artefacts (smears, seams, broken text, distorted faces or limbs, doubled "
+    "things), 5 when some are noticeable, 10 when there are none.\n"
+    + _ANSWER.format(places="naturalness, cleanness", count="two", low=0, high=10)
+)
+IMGEDIT_PROMPT = (
+    "You grade an edited picture. Picture 1 is the source, picture 2 the edit. Kind of edit: {kind}. Instruction: "
+    "{instruction}\n"
+    "Give three scores from 1 to 5; 1 is a failure, 3 is fair with clear faults, 5 has nothing to mend.\n"
+    "First, compliance: the right thing was edited, completely, as asked, and what the instruction leaves alone is as "
+    "it was.\n"
+    "Second, quality: the edited part is well made and blends in; no seams, smears, distortions or loss of detail.\n"
+    "Third, consistency: light, shadows, perspective, size and structure fit the scene, and details of what was kept "
+    "are still there.\n"
+    "What was not done cannot be well made: neither the second nor the third score may exceed the first.\n"
+    + _ANSWER.format(places="compliance, quality, consistency", count="three", low=1, high=5)
+)
+
+
+def parse_scores(
+    text: str, count: int, low: float, high: float, truncated: bool = False
+) -> tuple[float, ...] | Unparsed:
+    """The `count` numbers under "scores" in a JSON object of the text (thoughts left out), each in [low, high].
+
+    Anything else is Unparsed with the reason: a text that was cut, no such object, several that differ, another number
+    of scores, what is no number, a value out of range.
+    """
+    try:
+        if truncated:
+            raise BadAnswer("cut at the token limit")
+        found = [
+            value["scores"] for value in json_values(answer_of(text)) if isinstance(value, dict) and "scores" in value
+        ]
+        if not found:
+            raise BadAnswer('no JSON object with "scores" in the answer')
+        if any(scores != found[0] for scores in found):
+            raise BadAnswer(f"{len(found)} objects with different scores")
+        return _numbers(found[0], count, low, high)
+    except BadAnswer as bad:
+        return Unparsed(text, str(bad))
+
+
+def _numbers(scores: Any, count: int, low: float, high: float) -> tuple[float, ...]:
+    if not isinstance(scores, list) or len(scores) != count:
+        raise BadAnswer(f"scores {str(scores)[:60]}: expected a list of {count} numbers")
+    for value in scores:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise BadAnswer(f"the score {str(value)[:40]} is no number from {low:g} to {high:g}")
+    return tuple(float(value) for value in scores)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing that is asked of a model, and how many scores it has."""
+
+    name: str
+    count: int
+    low: float
+    high: float
+    request: Callable[[JudgedEdit, int], Request]
+    """From an edit and the most pixels of a picture; raises ImageError for one that cannot be read."""
+
+
+def _both(prompt: str, edit: JudgedEdit, max_pixels: int) -> Request:
+    sample = edit.task.sample
+    (source,), edited = judged_pictures((sample.source,), edit.image, max_pixels)
+    kind = sample.category.replace("_", " ") or "not named"
+    # One pass over the template: an instruction may hold braces.
+    text = prompt.replace("{kind}", kind).replace("{instruction}", sample.instruction.strip())
+    return Request(("Picture 1: ", source, "\nPicture 2: ", edited, "\n" + text))
+
+
+def _edit_alone(edit: JudgedEdit, max_pixels: int) -> Request:
+    edited = judged_pictures((edit.task.sample.source,), edit.image, max_pixels)[1]
+    return Request((edited, "\n" + PQ_PROMPT))
+
+
+SC = Question("SC", 2, 0, 10, lambda edit, most: _both(SC_PROMPT, edit, most))
+PQ = Question("PQ", 2, 0, 10, _edit_alone)
+THREE = Question("ImgEdit", 3, 1, 5, lambda edit, most: _both(IMGEDIT_PROMPT, edit, most))
+
+
+def viescore(scores: dict[str, tuple[float, ...]]) -> dict[str, float | None]:
+    """SC, PQ and O of {"SC": (success, restraint), "PQ": (naturalness, cleanness)}."""
+    sc, pq = min(scores["SC"]), min(scores["PQ"])
+    return {"SC": sc, "PQ": pq, "O": sqrt(sc * pq)}
+
+
+def imgedit_score(scores: dict[str, tuple[float, ...]]) -> dict[str, float | None]:
+    """The three scores and their mean, 1 to 5."""
+    three = scores["ImgEdit"]
+    names = ("compliance", "quality", "consistency")
+    return {**dict(zip(names, three, strict=True)), "mean": sum(three) / 3}
+
+
+class HolisticJudge:
+    """A vision-language model that is asked `questions` about every edit."""
+
+    def __init__(self, kind: str, vlm: VLM, max_pixels: int = MAX_JUDGED_PIXELS, seed: int = 0) -> None:
+        """kind: "viescore" or "imgedit". seed: of answers asked for again."""
+        self.kind, self.vlm, self.max_pixels, self.seed = kind, vlm, max_pixels, seed
+        self.name = vlm.name
+        if kind == "viescore":
+            self.questions: tuple[Question, ...] = (SC, PQ)
+            self.scale, self._combine = Scale("O", ("SC", "PQ", "O"), 0, 10), viescore
+        elif kind == "imgedit":
+            self.questions = (THREE,)
+            self.scale = Scale("mean", ("compliance", "quality", "consistency", "mean"), 1, 5)
+            self._combine = imgedit_score
+        else:
+            raise ValueError(f"judge {kind!r}: holistic ones are {', '.join(VERSIONS)}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"prompts": VERSIONS[self.kind], "max_pixels": self.max_pixels, "max_new_tokens": MAX_NEW_TOKENS,
+                "seed": self.seed, "simulated": self.vlm.simulated}  # fmt: skip
+
+    @property
+    def note(self) -> str:
+        official = {
+            "viescore": "GEdit-Bench: GPT-4.1 by VIEScore's prompts",
+            "imgedit": "ImgEdit-Bench: GPT-4o by its prompts",
+        }
+        return f"{self.name} by our prompts {VERSIONS[self.kind]} (official: {official[self.kind]}); {NOT_COMPARABLE}"
+
+    def grade(self, edits: Sequence[JudgedEdit], retries: int) -> list[Grade]:
+        """One grade per edit; every question is asked on its own until its answer can be read."""
+        answers: dict[tuple[int, str], tuple[float, ...] | Unparsed] = {}
+        requests: dict[tuple[int, str], Request] = {}
+        for place, edit in enumerate(edits):
+            for question in self.questions:
+                try:
+                    requests[place, question.name] = question.request(edit, self.max_pixels)
+                except ImageError as error:
+                    answers[place, question.name] = Unparsed("", f"edited image: {error}")
+        texts: dict[int, list[str]] = {place: [] for place in range(len(edits))}
+        unreadable = [0] * len(edits)
+        counts = {question.name: question for question in self.questions}
+        for attempt in range(retries + 1):
+            asked = [key for key in requests if not isinstance(answers.get(key), tuple)]
+            if not asked:
+                break
+            sampling = Sampling(MAX_NEW_TOKENS, RETRY_TEMPERATURE if attempt else 0.0, seed=self.seed + attempt)
+            for key, row in zip(asked, self.vlm.generate([requests[key] for key in asked], sampling, 1), strict=True):
+                place, name = key
+                answers[key] = _read(row[0], counts[name])
+                if row[0].finish != "error":
+                    texts[place].append(row[0].text)
+                    unreadable[place] += isinstance(answers[key], Unparsed)
+        return [
+            self._grade({name: answers[place, name] for name in counts}, unreadable[place], texts[place])
+            for place in range(len(edits))
+        ]
+
+    def _grade(self, answers: dict[str, tuple[float, ...] | Unparsed], unparsed: int, texts: Sequence[str]) -> Grade:
+        missing = {name: answer for name, answer in answers.items() if isinstance(answer, Unparsed)}
+        if missing:
+            failed = any(answer.failed_call for answer in missing.values())
+            reason = "; ".join(f"{name}: {answer.reason}" for name, answer in missing.items())
+            return Grade(None, dict.fromkeys(self.scale.parts), unparsed, failed, reason, tuple(texts))
+        parts = self._combine({name: answer for name, answer in answers.items() if isinstance(answer, tuple)})
+        return Grade(parts[self.scale.main], parts, unparsed, texts=tuple(texts))
+
+    def close(self) -> None:
+        close = getattr(self.vlm, "close", None)
+        if close is not None:
+            close()
+
+
+def _read(completion: Completion, question: Question) -> tuple[float, ...] | Unparsed:
+    if completion.finish == "error":
+        return Unparsed(completion.text, f"no answer came: {completion.error or 'unknown error'}", failed_call=True)
+    return parse_scores(completion.text, question.count, question.low, question.high, completion.finish == "length")
+
+
+# --- our verifier -----------------------------------------------------------------------------------------------
+
+
+class VerifierEditJudge:
+    """Our verifier: its score, and the share of fulfilled principles of each category as points of 10."""
+
+    kind = "verifier"
+    scale = Scale("score", ("score", *CATEGORIES), 0, 10)
+
+    def __init__(self, verifier: Verifier, traces: int = 1, seed: int = 0) -> None:
+        self.verifier, self.traces, self.seed = verifier, traces, seed
+        self.name = verifier.vlm.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        asked = self.verifier
+        return {"prompts": PROMPT_VERSIONS[asked.variant], "mode": asked.mode, "traces": self.traces, "seed": self.seed,
+                "max_pixels": asked.max_pixels, "max_new_tokens": asked.max_new_tokens,
+                "principles_by": asked.principles_vlm.name, "simulated": asked.vlm.simulated}  # fmt: skip
+
+    @property
+    def note(self) -> str:
+        return f"{self.name}, score of 10 by a checklist of principles; {NOT_COMPARABLE}"
+
+    def grade(self, edits: Sequence[JudgedEdit], retries: int) -> list[Grade]:
+        grades: dict[int, Grade] = {}
+        unreadable = [0] * len(edits)
+        open_places = list(range(len(edits)))
+        for attempt in range(retries + 1):
+            items = [_item(edits[place]) for place in open_places]
+            temperature = None if not attempt else 1.0
+            judged = self.verifier.score_many(items, self.traces, temperature, self.seed + 1000 * attempt)
+            for place, judgment in zip(open_places, judged, strict=True):
+                unreadable[place] += sum(isinstance(one, Unparsed) and not one.failed_call for one in judgment.outcomes)
+                grades[place] = replace(_graded(judgment), unparsed=unreadable[place])
+            open_places = [
+                place for place in open_places if grades[place].score is None and not grades[place].failed_call
+            ]
+            if not open_places:
+                break
+        return [grades[place] for place in range(len(edits))]
+
+    def close(self) -> None:
+        self.verifier.close()
+
+
+def _item(edit: JudgedEdit) -> ScoreItem:
+    sample = edit.task.sample
+    return ScoreItem((sample.source, *sample.references), edit.image, sample.instruction, edit.task.principles)
+
+
+def _graded(judgment: Judgment) -> Grade:
+    shares = {name: None if mean is None else 10 * mean for name, mean in judgment.categories.items()}
+    texts = tuple(outcome.text for outcome in judgment.outcomes)
+    lost = [outcome for outcome in judgment.outcomes if isinstance(outcome, Unparsed)]
+    if judgment.score is None:
+        failed = bool(lost) and all(outcome.failed_call and "no answer came" in outcome.reason for outcome in lost)
+        return Grade(None, {"score": None, **shares}, 0, failed, lost[0].reason if lost else "no trace", texts)
+    assert any(isinstance(outcome, Trace) for outcome in judgment.outcomes)
+    return Grade(judgment.score, {"score": judgment.score, **shares}, texts=texts)

@@ -1,0 +1,75 @@
+"""A recipe's condition that its judge was found fit to train an editor (`edit-r1 evaluate readiness`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from edit_r1.evaluate.judge_identity import judge_identity
+from edit_r1.store import read_json
+from edit_r1.train.judges import split_device
+from edit_r1.train.rewards import RewardSettings
+from edit_r1.verifier.prompts import PROMPT_VERSIONS
+
+_KEYS = ("identity", "model", "variant", "prompts", "traces", "value", "weights", "gate", "gate_threshold")
+_MEASURE = "measure it with `edit-r1 evaluate readiness`, or leave --require-ready out"
+
+
+def check_ready(path: Path, reward: RewardSettings) -> None:
+    """Raises ValueError unless the verdict in `path` was passed, and is about what `reward` will reward.
+
+    That is the same judge (by its files' content, or its name where it is served), asked by the prompts of today, as
+    many traces, the same value of its judgments and, for verdicts, the same weights and gate.
+    """
+    found = read_json(path)
+    try:
+        judge: dict[str, Any] = found["judge"]
+        missed = [check["name"] for check in found["checks"] if check["passed"] is False]
+        was = {name: judge[name] for name in _KEYS}
+        ready = found["ready"] is True
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a verdict of `edit-r1 evaluate readiness` ({error!r}): {_MEASURE}") from error
+    if not ready or missed:
+        told = ", ".join(missed) or "see the file"
+        raise ValueError(f"{path}: {was['model']} was found not ready ({told}): mend the judge and {_MEASURE}")
+    asked: dict[str, Any] = {"traces": reward.judge.traces, "value": reward.value}
+    asked["prompts"] = {str(name): version for name, version in PROMPT_VERSIONS.items()}.get(was["variant"])
+    if reward.value != "score":
+        asked |= {"weights": list(reward.weights), "gate": reward.gate}
+        if reward.gate == "threshold":
+            asked["gate_threshold"] = reward.gate_threshold
+    odd = [f"{name} {was[name]} there, {value} here" for name, value in asked.items() if was[name] != value]
+    if odd:
+        raise ValueError(f"{path}: is about another reward ({'; '.join(odd)}): set the recipe alike, or {_MEASURE}")
+    _check_same_judge(path, reward, was)
+
+
+def _check_same_judge(path: Path, reward: RewardSettings, was: dict[str, Any]) -> None:
+    address = reward.judge.address
+    if address.startswith(("http://", "https://")):
+        url, _, model = address.partition("#")
+        if model:
+            identity = judge_identity(model, url)
+        else:
+            # `edit-r1 serve` tells the name of its model, no more.
+            identity, was = f"name:{_served_model(url, reward)}", {**was, "identity": f"name:{was['model']}"}
+    else:
+        identity = judge_identity(split_device(address)[0])
+    if identity != was["identity"]:
+        raise ValueError(
+            f"{path}: is about another judge ({was['model']}, {was['identity']}) than {address} ({identity}): "
+            f"{_MEASURE}"
+        )
+
+
+def _served_model(url: str, reward: RewardSettings) -> str:
+    token = os.environ.get(reward.judge.key_env)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/health", headers=headers, timeout=min(30.0, reward.judge.timeout_s))
+        return str(answer.json()["model"])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{url}: no `edit-r1 serve` answers there ({type(error).__name__}): start it") from error

@@ -1,0 +1,124 @@
+"""What the command line shows of `evaluate editor` and `evaluate readiness`; the rules are `report.terminal`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def editor_table(document: Mapping[str, Any]) -> RenderableType:
+    """The JSON of `evaluate editor`: means per kind of edit, what has no score, and the comparison."""
+    parts = list(document["mean"])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column("kind of edit", overflow="fold")
+    table.add_column("edits", justify="right", no_wrap=True)
+    for part in parts:
+        table.add_column(_short(part), justify="right", no_wrap=True)
+    for label, whole in kind_tables(document):
+        if label:
+            table.add_row(Text(_plain(label), "bold"))
+        for name, row in whole["categories"].items():
+            means = [_number(row["mean"][part]) for part in parts]
+            table.add_row(Text(_plain(name) or "unknown"), _counted(row), *means)
+        table.add_section()
+    table.add_row("mean over kinds (official)", _counted(document), *[_number(document["official"][p]) for p in parts])
+    for name, row in document["languages"].items():
+        table.add_row(Text(f"  in {_plain(name)}"), _counted(row), *[_number(row["official"][part]) for part in parts])
+    if document["intersection"] is not None:
+        row = document["intersection"]
+        table.add_row("  intersection", _counted(row), *[_number(row["official"][part]) for part in parts])
+    table.add_row("mean over edits", "", *[_number(document["mean"][part]) for part in parts])
+    low_high = _interval(document["ci95"])
+    lines: list[RenderableType] = [
+        Text(f"{_plain(document['benchmark'])}: {_plain(document['editor'])}", "bold"),
+        table,
+        Text(f"{document['main']} over edits, 95 % interval {low_high}"),
+    ]
+    lost = [
+        f"{document[key]} {words}"
+        for key, words in (
+            ("no_picture", "without a picture"),
+            ("no_answer", "without an answer"),
+            ("unparsed", f"whose answer could not be read after {document['retries']} retries"),
+        )
+        if document[key]
+    ]
+    if lost:
+        lines.append(Text(f"without a score, and in no mean: {', '.join(lost)}", "yellow"))
+    if document["comparison"] is not None:
+        lines += _comparison(document["comparison"])
+    lines.append(Text(_plain(document["judge"]["note"]), "dim"))
+    return Group(*lines)
+
+
+ALL = "in all languages"
+
+
+def kind_tables(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(heading, part) of the tables by kind of edit; where there are several languages each has one, as in papers."""
+    languages = document["languages"]
+    if len(languages) < 2:
+        return [("", document)]
+    return [*((f"in {name}", part) for name, part in languages.items()), (ALL, document)]
+
+
+def _comparison(row: Mapping[str, Any]) -> list[RenderableType]:
+    head = f"{_plain(row['editor'])} minus {_plain(row['against'])}: {row['difference']:+.2f}"
+    gsb = f"good {row['good']}, same {row['same']}, bad {row['bad']}: GSB {100 * row['gsb']:+.1f} %"
+    ends = row["gsb_ci95"]
+    told = "" if ends is None else f" (95 % {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
+    pairs = f"{row['pairs']} pairs" + (f", {row['unpaired']} edits without a partner" if row["unpaired"] else "")
+    return [Text(f"{head} (95 % {_interval(row['ci95'])}), {pairs}", "bold"), Text(gsb + told)]
+
+
+_MARKS = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("-   ", "dim")}
+
+
+def readiness_list(document: Mapping[str, Any]) -> RenderableType:
+    """The JSON of `evaluate readiness`: every check with what it asks, then the verdict."""
+    grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1, overflow="fold")
+    for check in document["checks"]:
+        word, style = _MARKS[check["passed"]]
+        text = Text(_plain(check["told"]))
+        if check["ci95"] is not None:
+            text.append(f" (95 % {_interval(check['ci95'])})", "dim")
+        if check["passed"] is False:
+            text.append(f"\n{_plain(check['asked'])}; {_plain(check['remedy'])}", "bold")
+        grid.add_row(Text(word, style), Text(_plain(check["name"])), text)
+    failed = sum(check["passed"] is False for check in document["checks"])
+    end = Text("ready", "bold green") if document["ready"] else Text(f"not ready: {failed} failed", "bold red")
+    judge = document["judge"]
+    about = f"{judge['model']}, {judge['traces']} traces, rewarded: {judge['value']}; {document['editor']}; "
+    about += f"{document['contexts']} contexts of {document['group']} edits"
+    return Group(grid, Text(), end, Text(_plain(about), "dim"))
+
+
+def _counted(row: Mapping[str, Any]) -> str:
+    return str(row["scored"]) if row["scored"] == row["edits"] else f"{row['scored']} of {row['edits']}"
+
+
+def _short(part: str) -> str:
+    return {"Instruction Following": "Follow", "Feature Preservation": "Keep", "Image Quality": "Quality"}.get(
+        part, part
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _interval(pair: Sequence[float] | None) -> str:
+    return "none" if pair is None else f"{pair[0]:.2f} to {pair[1]:.2f}"
+
+
+def _plain(text: object) -> str:
+    """One line without control characters."""
+    return "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())
