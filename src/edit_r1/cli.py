@@ -17,6 +17,7 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
+from edit_r1.commands.annotate import annotate, annotate_export, annotate_status
 from edit_r1.commands.best_of import best_of_command
 from edit_r1.commands.doctor import doctor
 from edit_r1.commands.serve import serve
@@ -379,6 +380,9 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("curate", "run"): curate,
     ("curate", "status"): status,
     ("evaluate", "reward"): evaluate_reward,
+    ("annotate",): annotate,
+    ("annotate", "status"): annotate_status,
+    ("annotate", "export"): annotate_export,
     ("serve",): serve,
     ("world", "sample"): world_sample,
     ("world", "pretrain"): world_pretrain,
