@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,17 @@ class Server:
         self.process.stdout.close()
         self.process = None
         return code
+
+
+MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where the system has such a folder: every commit waits for the disk, which others may keep busy."""
+    usable = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=MEMORY if usable else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edit_r1.annotate.answers import Given, Undone, choice_of, record
@@ -132,16 +132,13 @@ def test_a_skipped_pair_does_not_count(database: Database) -> None:
     each=st.integers(1, 3),
     gold=st.integers(0, 3).filter(lambda every: every != 1),
 )
-@settings(max_examples=25)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_people_do_every_answer_is_there_once(
-    tmp_path_factory: pytest.TempPathFactory,
-    kit: SimpleNamespace,
-    moves: list[tuple[int, str]],
-    each: int,
-    gold: int,
+    tmp_path: Path, kit: SimpleNamespace, moves: list[tuple[int, str]], each: int, gold: int
 ) -> None:
     """Against a model that keeps what each person answered last."""
-    database, _ = kit.open(kit.write_task(tmp_path_factory.mktemp("task"), 5, gold=2))
+    (tmp_path / "answers.sqlite").unlink(missing_ok=True)  # of the last example
+    database, _ = kit.open(kit.write_task(tmp_path, 5, gold=2))
     plan = Plan(annotators_per_pair=each, gold_every=gold, lease_seconds=5)
     people = [database.join(f"person {n}") for n in range(3)]
     held: list[list[int]] = [[] for _ in people]
