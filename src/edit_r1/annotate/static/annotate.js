@@ -94,7 +94,8 @@ function onDeck() {
 }
 
 function count() {
-  byId("count").textContent = `${answered} answered, ${total} pairs`;
+  byId("answered").textContent = `${answered} answered`;
+  byId("total").textContent = `, ${total} pairs`;
 }
 
 function state(text, warn = false) {
