@@ -15,6 +15,7 @@ const viewer = new Viewer(byId("panes"));
 let outbox, deck;
 let current = null; // the card in the panes, or the one that is being waited for
 let visibleSince = null; // null while the pictures load
+let keyAt = null; // when the key went down that still waits for its next pair
 let history = [];
 let answered = 0;
 let total = 0;
@@ -89,7 +90,7 @@ function onDeck() {
     deck.answered = null;
     count();
   }
-  if (!current) next(null);
+  if (!current) next(keyAt);
   else if (deck.state !== "filling" && deck.state !== "finished" && deck.state !== "waiting") state(deck.state, true);
 }
 
@@ -108,6 +109,7 @@ function state(text, warn = false) {
 function next(stamp) {
   current = deck.take() ?? null;
   if (current) return show(stamp);
+  keyAt = stamp;
   viewer.clear();
   byId("work").hidden = true;
   const done = deck.state === "finished";
@@ -123,7 +125,7 @@ function next(stamp) {
 
 async function show(stamp) {
   const card = current;
-  visibleSince = null;
+  keyAt = visibleSince = null;
   byId("pause").hidden = true;
   byId("work").hidden = false;
   byId("instruction").textContent = card.instruction;

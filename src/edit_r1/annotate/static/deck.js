@@ -2,7 +2,7 @@
 
 import { Unreachable, pause, post } from "./api.js";
 
-const AHEAD = 5;
+const AHEAD = 6;
 const RETRY_MS = 1000;
 const OTHERS_MS = 4000;
 
