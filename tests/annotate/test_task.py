@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edit_r1.annotate.pictures import Pictures
-from edit_r1.annotate.settings import AnnotateSettings
+from edit_r1.annotate.settings import AnnotateSettings, Begun
 from edit_r1.annotate.task import BrokenRow, TaskPair, find_data, read_pairs
 from edit_r1.images import decode_rgb
 from edit_r1.records import Candidate, Context, Preference, Principle, Sample
@@ -24,7 +24,7 @@ from edit_r1.store import CANDIDATES, CONTEXTS, PREFERENCES, StoreError, write_d
 
 def read(folder: Path, **flags: object) -> list[TaskPair | BrokenRow]:
     settings = AnnotateSettings(**flags)  # type: ignore[arg-type]
-    return list(read_pairs(find_data(folder, settings), Pictures(folder / "pictures"), settings))
+    return list(read_pairs(find_data(folder, settings), Pictures(folder / "pictures"), settings.begun(Begun())))
 
 
 def test_rows_of_jsonl_and_of_parquet_are_the_same_pairs(tmp_path: Path, kit: SimpleNamespace) -> None:
@@ -207,6 +207,33 @@ def test_data_may_grow_but_a_pair_may_not_become_another(tmp_path: Path, kit: Si
     (folder / "pairs.jsonl").write_text("\n".join(lines).replace("number 1.", "number 100.") + "\n")
     with pytest.raises(StoreError, match="pair 'pair-1' is another one"):
         kit.open(folder)
+
+
+def test_what_a_task_was_begun_with_need_not_be_said_again(tmp_path: Path, kit: SimpleNamespace) -> None:
+    folder = kit.write_task(tmp_path, 1)
+    for flags, wanted in (
+        ({"annotators_per_pair": 3, "gold_every": 0, "seed": 7}, Begun(3, 0, 2, 7)),
+        ({}, Begun(3, 0, 2, 7)),
+        ({"annotators_per_pair": 5}, Begun(5, 0, 2, 7)),
+    ):
+        database, _ = kit.open(folder, **flags)
+        assert database.begun() == wanted
+        database.close()
+
+
+def test_samples_with_further_sources_are_not_shown_without_them(tmp_path: Path, kit: SimpleNamespace) -> None:
+    one, two, three = (kit.picture(level, 0, 0) for level in (1, 2, 3))
+    sample = Sample("s", one, "Put the hat of picture 2 on.", "", references=(two,))
+    context = Context(sample, (Principle("Done?", "Image Quality"),), "judge")
+    edits = [Candidate("a", "s", two, "e", 0), Candidate("b", "s", three, "e", 1)]
+    write_dataset(tmp_path, "pairs", [Preference(context, edits[0], edits[1], "same", "")], PREFERENCES)
+    with pytest.raises(ValueError, match="sample s: has further source images"):
+        kit.open(tmp_path)
+    (tmp_path / "pairs.done.json").unlink()
+    write_dataset(tmp_path, "contexts", [context], CONTEXTS)
+    write_dataset(tmp_path, "candidates", edits, CANDIDATES)
+    with pytest.raises(ValueError, match="sample s: has further source images"):
+        kit.open(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from edit_r1.annotate.settings import Begun
 from edit_r1.annotate.task import TaskPair
 from edit_r1.store import StoreError
 from edit_r1.store.tables import preference_to_row
@@ -156,6 +157,11 @@ class Database:
         """Inside a transaction."""
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    def begun(self) -> Begun:
+        """What the task was begun with, or last told to be."""
+        text = self.meta("begun")
+        return Begun() if text is None else Begun(**json.loads(text))
+
     @property
     def task(self) -> str:
         """Drawn when the file was made: tells one task's answers from another's."""
@@ -233,7 +239,7 @@ def check_name(name: str) -> str:
 def record_of(one: TaskPair) -> str:
     """A pair as JSON text; pictures are ids."""
     row = preference_to_row(one.pair)
-    row["context_references"] = [item["image"].decode() for item in row["context_references"] or ()]
+    assert row["context_references"] is None  # `read_pairs` lets none through
     texts = {name: value.decode() if isinstance(value, bytes) else value for name, value in row.items()}
     return json.dumps(texts, ensure_ascii=False, sort_keys=True, allow_nan=False)
 

@@ -91,7 +91,6 @@ def preference(row: Any, record: str, pictures: Pictures) -> Preference:
     columns = json.loads(record)
     for name in ("context_source", "first_image", "second_image"):
         columns[name] = pictures.read(columns[name])
-    columns["context_references"] = [{"image": pictures.read(name)} for name in columns["context_references"]] or None
     columns |= {"choice": cast(Choice, row["choice"]), "annotator": row["name"], "simulated": False}
     asked = preference_from_row(columns)
     return asked.swap() if row["turned"] else asked

@@ -36,7 +36,7 @@ def measure(database: Database, now: float) -> dict[str, Any]:
     Raises:
         StoreError: as `Database.rows`.
     """
-    wanted = int(database.meta("wanted") or 1)
+    wanted = database.begun().annotators_per_pair
     rows = database.rows(_ANSWERS)
     counts = database.rows("SELECT answers FROM pairs WHERE active AND gold IS NULL")
     gold_pairs = database.rows("SELECT COUNT(*) FROM pairs WHERE active AND gold IS NOT NULL")[0][0]

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
@@ -16,7 +17,7 @@ from edit_r1.annotate.app import create_app
 from edit_r1.annotate.assignment import Plan
 from edit_r1.annotate.database import FILE_NAME, Database, fingerprint
 from edit_r1.annotate.pictures import Pictures
-from edit_r1.annotate.settings import AnnotateSettings
+from edit_r1.annotate.settings import AnnotateSettings, Begun
 from edit_r1.annotate.task import BrokenRow, TaskData, TaskPair, find_data, read_pairs
 from edit_r1.web.access import check_exposure, read_tokens
 from edit_r1.web.listen import address, bind
@@ -34,22 +35,22 @@ def run(directory: Path, settings: AnnotateSettings) -> None:
     with bind(settings.host, settings.port) as listener:
         database, pictures = open_task(directory, settings)
         try:
-            app = create_app(database, pictures, plan_of(settings), tokens)
+            app = create_app(database, pictures, plan_of(database, settings), tokens)
             AnnotationServer(app, directory).run(sockets=[listener])
         finally:
             database.close()
 
 
-def plan_of(settings: AnnotateSettings) -> Plan:
-    """How pairs are handed out under these settings."""
-    return Plan(settings.annotators_per_pair, settings.gold_every, settings.lease_minutes * 60, settings.seed)
+def plan_of(database: Database, settings: AnnotateSettings) -> Plan:
+    """How the pairs of an opened task are handed out."""
+    begun = database.begun()
+    return Plan(begun.annotators_per_pair, begun.gold_every, settings.lease_minutes * 60, begun.seed)
 
 
 def open_task(root: Path, settings: AnnotateSettings) -> tuple[Database, Pictures]:
     """The answers and pictures of a task, after its pairs were taken in, if they are new or have changed.
 
-    What a task was begun with (--pairs, --study) is remembered in its answers, so it need not be named again; so is the
-    number of answers wanted, for the figures.
+    What a task was begun with (its data and `Begun`) is remembered in its answers, so it need not be named again.
 
     Raises:
         ValueError: when the folder holds no task, or a pair that cannot be used (unless those are skipped).
@@ -57,22 +58,22 @@ def open_task(root: Path, settings: AnnotateSettings) -> tuple[Database, Picture
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder: make it, with the pairs to compare in it")
-    begun = (root / FILE_NAME).is_file()
-    database = Database(root / FILE_NAME) if begun else None
+    database = Database(root / FILE_NAME) if (root / FILE_NAME).is_file() else None
     try:
-        remembered = settings.pairs is None and settings.study is None
-        data = (_remembered(database, root) if database and remembered else None) or find_data(root, settings)
+        begun = settings.begun(Begun() if database is None else database.begun())
+        data = _remembered(database, root) if database and not (settings.pairs or settings.study) else None
+        data = data or find_data(root, settings)
         pictures = Pictures(root / "pictures")
         pairs = None
-        files = _fingerprint(data, root, settings)
+        files = _fingerprint(data, root, begun, settings)
         if database is None or not database.unchanged(files):
-            pairs = _usable(data, pictures, settings)
+            pairs = _usable(data, pictures, begun, settings)
         database = database or Database(root / FILE_NAME, create=True)  # only when the task has proved usable
         if pairs is not None:
-            database.take_in(pairs, settings.seed, files)
+            database.take_in(pairs, begun.seed, files)
             _remember(database, data, root, pairs)
         with database.transaction():
-            database.set_meta("wanted", str(settings.annotators_per_pair))
+            database.set_meta("begun", json.dumps(asdict(begun)))
     except BaseException:
         if database is not None:
             database.close()
@@ -80,19 +81,19 @@ def open_task(root: Path, settings: AnnotateSettings) -> tuple[Database, Picture
     return database, pictures
 
 
-def _fingerprint(data: TaskData, root: Path, settings: AnnotateSettings) -> str:
+def _fingerprint(data: TaskData, root: Path, begun: Begun, settings: AnnotateSettings) -> str:
     try:
-        return fingerprint(data.files(), root, [settings.pairs_per_context, settings.broken])
+        return fingerprint(data.files(), root, [begun.pairs_per_context, settings.broken])
     except OSError as error:
         raise ValueError(f"{error.filename}: cannot be read ({error.strerror}): put it back, or name others") from error
 
 
-def _usable(data: TaskData, pictures: Pictures, settings: AnnotateSettings) -> list[TaskPair]:
+def _usable(data: TaskData, pictures: Pictures, begun: Begun, settings: AnnotateSettings) -> list[TaskPair]:
     """The pairs of a task, each id once."""
     pairs: dict[str, TaskPair] = {}
     broken: list[BrokenRow] = []
     repeated = 0
-    for number, one in enumerate(read_pairs(data, pictures, settings), start=1):
+    for number, one in enumerate(read_pairs(data, pictures, begun, settings.allow_outside), start=1):
         if isinstance(one, BrokenRow):
             broken.append(one)
         elif one.id not in pairs:

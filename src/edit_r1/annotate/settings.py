@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 Broken = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a task keeps from one start to the next."""
+
+    annotators_per_pair: int = 2
+    gold_every: int = 10
+    pairs_per_context: int = 2
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -23,14 +33,14 @@ class AnnotateSettings:
     """What to compare: a .jsonl or .parquet file, or a data set of preferences; by default what DIR holds."""
     study: tuple[Path, Path] | None = None
     """A GSB study: folders of the new editor's and of the other editor's edits of DIR/samples.jsonl."""
-    annotators_per_pair: int = 2
-    """Answers wanted for each pair, all by different people."""
-    gold_every: int = 10
-    """One of so many pairs is a gold pair, as long as there are any; 0 shows none."""
-    pairs_per_context: int = 2
-    """Pairs drawn of each context where DIR holds contexts and candidates."""
-    seed: int = 0
-    """Of the order of the pairs, of which edit stands left, and of the places of gold pairs."""
+    annotators_per_pair: int | None = None
+    """Answers wanted for each pair, all by different people: 2, or as the task was begun."""
+    gold_every: int | None = None
+    """One of so many pairs is a gold pair, as long as there are any; 0 shows none: 10, or as the task was begun."""
+    pairs_per_context: int | None = None
+    """Pairs drawn of each context where DIR holds contexts and candidates: 2, or as the task was begun."""
+    seed: int | None = None
+    """Of the order of the pairs, of which edit stands left, and of the places of gold pairs: 0, or as it was begun."""
     lease_minutes: float = 10.0
     """How long a pair that was handed out is kept for its annotator."""
     broken: Broken = "stop"
@@ -45,9 +55,15 @@ class AnnotateSettings:
             "pairs_per_context": (1, 1000), "seed": (0, 2**31 - 1), "lease_minutes": (0.01, 1440),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
-            if not low <= self.__dict__[name] <= high:
-                raise ValueError(f"--{name.replace('_', '-')} {self.__dict__[name]}: use {low:g} to {high:g}")
+            value = self.__dict__[name]
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: use {low:g} to {high:g}")
         if self.gold_every == 1:
             raise ValueError("--gold-every 1: every pair would be a gold pair; use 0 for none, or 2 and more")
         if self.pairs is not None and self.study is not None:
             raise ValueError("--pairs and --study: a folder holds one task; give one of them")
+
+    def begun(self, before: Begun) -> Begun:
+        """What these settings name, and what was so `before` where they name nothing."""
+        named = {name: self.__dict__[name] for name in before.__dict__ if self.__dict__[name] is not None}
+        return replace(before, **named)

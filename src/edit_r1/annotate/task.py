@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edit_r1.annotate.pictures import Pictures
-from edit_r1.annotate.settings import AnnotateSettings
+from edit_r1.annotate.settings import AnnotateSettings, Begun
 from edit_r1.preferences.pairs import collect
 from edit_r1.records import Candidate, Choice, Context, Preference, Principle, Sample
 from edit_r1.store import CANDIDATES, CONTEXTS, PREFERENCES, Dataset, Table
@@ -33,6 +33,7 @@ SAMPLE_COLUMNS = ("id", "source", "instruction")
 _OPTIONAL = ("id", "principles", "gold", "category", "split", "first_editor", "second_editor")
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MAX_ID_CHARS = 200
+_REFERENCES = "has further source images, which the page does not show: leave it out"
 DATA_REMEDY = (
     "write pairs.jsonl there, a row {source, instruction, first, second} each (docs/annotate.md), or name the pairs by "
     "--pairs, or a study by --study NEW OTHER"
@@ -119,22 +120,28 @@ def find_data(root: Path, settings: AnnotateSettings) -> TaskData:
     raise ValueError(f"{root}: holds nothing to compare: {DATA_REMEDY}")
 
 
-def read_pairs(data: TaskData, pictures: Pictures, settings: AnnotateSettings) -> Iterator[TaskPair | BrokenRow]:
+def read_pairs(
+    data: TaskData, pictures: Pictures, begun: Begun, allow_outside: bool = False
+) -> Iterator[TaskPair | BrokenRow]:
     """Every pair of a task, its pictures checked and kept; a row that cannot be used is one with a reason.
+
+    Args:
+        begun: how pairs are drawn of contexts.
+        allow_outside: read pictures outside the data's folder too.
 
     Raises:
         ValueError: for files that hold no rows at all, or a data set of another kind.
     """
     if data.study is not None:
-        yield from _study(data, data.study, pictures, settings.allow_outside)
+        yield from _study(data, data.study, pictures, allow_outside)
     elif data.pairs is None:
-        yield from _drawn(data.directory, pictures, settings)
+        yield from _drawn(data.directory, pictures, begun)
     elif data.pairs.is_file():
-        yield from _rows(data.pairs, pictures, settings.allow_outside, gold=False)
+        yield from _rows(data.pairs, pictures, allow_outside, gold=False)
     else:
         yield from _preferences(data.pairs, pictures)
     if data.gold is not None:
-        yield from _rows(data.gold, pictures, settings.allow_outside, gold=True)
+        yield from _rows(data.gold, pictures, allow_outside, gold=True)
 
 
 def _is_dataset(path: Path) -> bool:
@@ -199,7 +206,7 @@ def _edit(folder: Path, name: str) -> bytes:
     raise ValueError(f"{folder} holds no edit {name}.png (.jpg, .jpeg, .webp)")
 
 
-def _preferences(path: Path, pictures: Pictures) -> Iterator[TaskPair]:
+def _preferences(path: Path, pictures: Pictures) -> Iterator[TaskPair | BrokenRow]:
     """The distinct pairs of a data set of preferences, whatever was answered and in whatever order they stood."""
     seen: set[frozenset[str]] = set()
     for preference in _dataset(path, PREFERENCES):
@@ -207,6 +214,9 @@ def _preferences(path: Path, pictures: Pictures) -> Iterator[TaskPair]:
         if sides in seen:
             continue
         seen.add(sides)
+        if preference.context.sample.references:
+            yield BrokenRow(f"sample {preference.context.sample.id}", _REFERENCES)
+            continue
         kept = Preference(
             _kept_context(preference.context, pictures),
             _kept_candidate(preference.first, pictures),
@@ -217,11 +227,16 @@ def _preferences(path: Path, pictures: Pictures) -> Iterator[TaskPair]:
         yield TaskPair(f"{preference.first.id} {preference.second.id}", kept)
 
 
-def _drawn(root: Path, pictures: Pictures, settings: AnnotateSettings) -> Iterator[TaskPair]:
+def _drawn(root: Path, pictures: Pictures, begun: Begun) -> Iterator[TaskPair | BrokenRow]:
     """Pairs of candidates as `preferences.collect` draws them."""
-    contexts = [_kept_context(context, pictures) for context in _dataset(root / "contexts", CONTEXTS)]
+    contexts = []
+    for context in _dataset(root / "contexts", CONTEXTS):
+        if context.sample.references:
+            yield BrokenRow(f"sample {context.sample.id}", _REFERENCES)
+        else:
+            contexts.append(_kept_context(context, pictures))
     candidates = [_kept_candidate(candidate, pictures) for candidate in _dataset(root / "candidates", CANDIDATES)]
-    for pair in collect(contexts, candidates, [_Nobody()], settings.pairs_per_context, settings.seed):
+    for pair in collect(contexts, candidates, [_Nobody()], begun.pairs_per_context, begun.seed):
         yield TaskPair(f"{pair.first.id} {pair.second.id}", pair)
 
 
@@ -240,9 +255,7 @@ def _dataset(path: Path, table: Table[Any]) -> Dataset[Any]:
 
 
 def _kept_context(context: Context, pictures: Pictures) -> Context:
-    sample = context.sample
-    references = tuple(pictures.keep(image).encode() for image in sample.references)
-    return replace(context, sample=replace(sample, source=pictures.keep(sample.source).encode(), references=references))
+    return replace(context, sample=replace(context.sample, source=pictures.keep(context.sample.source).encode()))
 
 
 def _kept_candidate(candidate: Candidate, pictures: Pictures) -> Candidate:
