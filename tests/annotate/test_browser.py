@@ -216,8 +216,10 @@ def test_views_move_together_and_the_checklist_is_kept(
     page.click("#checklist .line:nth-child(2) [aria-label='Right: no']")
     turned = page.evaluate("document.querySelectorAll('#checklist [aria-pressed=true]').length")
     assert turned == 2
+    page.focus("#checklist .line:nth-child(2) [aria-label='Right: no']")
     press(page, "ArrowDown")
     assert page.evaluate("document.querySelectorAll('#checklist [aria-pressed=true]').length") == 0
+    assert page.evaluate("document.activeElement.closest('#checklist') !== null")
     settled(page)
     with sqlite3.connect(tmp_path / "answers.sqlite") as connection:
         verdicts, side = connection.execute(
@@ -232,6 +234,18 @@ def middle(page: Page, side: str, share: float) -> tuple[float, float]:
     box = page.locator(f".pane[data-side={side}] .view").bounding_box()
     assert box is not None
     return box["x"] + share * box["width"], box["y"] + share * box["height"]
+
+
+def test_a_token_is_asked_for_as_a_password(tmp_path: Path, kit: SimpleNamespace, serve: Any, open_page: Any) -> None:
+    token = tmp_path / "token"
+    token.write_text("a-token-of-sixteen-or-more\n")
+    server = serve(kit.write_task(tmp_path / "task", 2), "--gold-every", "0", "--token-file", str(token))
+    credentials = {"username": "anybody", "password": token.read_text().strip()}
+    page = open_page(http_credentials=credentials)
+    join(page, server.url, "Ann")
+    asked = press(page, "ArrowLeft")
+    settled(page)
+    assert answers(tmp_path / "task") == {("Ann", asked): "left"}
 
 
 def test_a_phone_needs_no_keys(tmp_path: Path, kit: SimpleNamespace, serve: Any, open_page: Any) -> None:

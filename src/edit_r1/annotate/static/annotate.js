@@ -181,6 +181,7 @@ function undo(stamp) {
 function checklist(card) {
   const place = byId("checklist");
   const button = byId("toggle-checklist");
+  const inside = place.contains(document.activeElement); // who works in the list by keys stays in it
   button.hidden = !card.principles.length;
   place.replaceChildren(
     ...card.principles.map((question, number) => {
@@ -194,6 +195,7 @@ function checklist(card) {
     }),
   );
   place.hidden = !card.principles.length || button.getAttribute("aria-pressed") !== "true";
+  if (inside && !place.hidden) place.querySelector("button").focus();
 }
 
 function marksOf(card, side, number) {
