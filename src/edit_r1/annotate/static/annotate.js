@@ -15,6 +15,7 @@ const viewer = new Viewer(byId("panes"));
 let outbox, deck;
 let current = null; // the card in the panes, or the one that is being waited for
 let visibleSince = null; // null while the pictures load
+let deckFailed = false; // the last call for pairs went wrong, and the page says so
 let keyAt = null; // when the key went down that still waits for its next pair
 let history = [];
 let answered = 0;
@@ -91,7 +92,11 @@ function onDeck() {
     count();
   }
   if (!current) next(keyAt);
-  else if (deck.state !== "filling" && deck.state !== "finished" && deck.state !== "waiting") state(deck.state, true);
+  const problem = !["filling", "finished", "waiting"].includes(deck.state);
+  if (outbox.waiting) return; // what is said about waiting answers is more important
+  if (problem) state(deck.state, true);
+  else if (deckFailed) state(notice);
+  deckFailed = problem;
 }
 
 function count() {
