@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"algo", "vlm", "web"},
     {"verifier", "editors"},
     {"world", "curate", "preferences", "evaluate"},
-    {"train", "serve", "report"},
+    {"train", "serve", "report", "annotate"},
     {"zoo"},
     {"recipes"},  # recipes name the zoo's weights, so they stand above it
     {"demo", "doctor"},  # doctor examines everything below: models, editors, EditWorld's exact edits

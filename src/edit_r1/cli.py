@@ -17,6 +17,7 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
+from edit_r1.commands.annotate import annotate, annotate_export, annotate_status
 from edit_r1.commands.best_of import best_of_command
 from edit_r1.commands.doctor import doctor
 from edit_r1.commands.evaluate_editor import evaluate_editor
@@ -363,6 +364,9 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("evaluate", "reward"): evaluate_reward,
     ("evaluate", "editor"): evaluate_editor,
     ("evaluate", "readiness"): evaluate_readiness,
+    ("annotate",): annotate,
+    ("annotate", "status"): annotate_status,
+    ("annotate", "export"): annotate_export,
     ("serve",): serve,
     ("world", "sample"): world_sample,
     ("world", "pretrain"): world_pretrain,

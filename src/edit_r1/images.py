@@ -261,6 +261,16 @@ def judged_pictures(
     return tuple(data for data, _ in shown), _judged(edited, image, size)
 
 
+def plain_picture(data: bytes) -> bytes:
+    """The picture as every program shows it alike: upright, 8 bits, without metadata, at its own size.
+
+    Bytes that are so already come back unchanged; others are written anew as PNG (see `judged_pictures`).
+    Raises ImageError as `decode_pil`.
+    """
+    image = decode_pil(data)
+    return _judged(data, image, image.size)
+
+
 @lru_cache(maxsize=8)  # candidates of one context follow each other and share their sources
 def _judged_source(data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
     image = decode_pil(data)

@@ -22,11 +22,12 @@ from starlette.testclient import TestClient
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import CATEGORIES, Principle
 from edit_r1.serve.app import create_app
-from edit_r1.serve.run import bind, config
+from edit_r1.serve.run import config
 from edit_r1.serve.settings import ServeSettings
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.verifier.traces import write_principles, write_trace
 from edit_r1.vlm.protocol import Completion, Request, Sampling
+from edit_r1.web.listen import bind
 
 PRINCIPLES = tuple(Principle(f"Is it right ({category})?", category) for category in CATEGORIES)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edit_r1 import __version__
 from edit_r1.serve.metrics import Metrics
 from edit_r1.serve.protocols import chat, flow_factory, judge, unirl
-from edit_r1.serve.protocols.common import Answer
 from edit_r1.serve.service import Accepts, Service
 from edit_r1.serve.settings import ServeSettings
 from edit_r1.verifier.scoring import Verifier
+from edit_r1.web.answers import Answer, malformed, refused
 from edit_r1.web.guard import BodyLimits, Guard
 
 ENDPOINTS = frozenset(
@@ -76,8 +76,8 @@ def create_app(
     for protocol in (judge, flow_factory, unirl, chat):
         app.include_router(protocol.routes(service))
     _add_status(app, service)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(RequestValidationError, malformed)
     limits = BodyLimits(settings.max_body_mb * 2**20, settings.max_bodies_mb * 2**20, settings.body_seconds)
     app.add_middleware(
         Guard,
@@ -110,22 +110,6 @@ def _add_status(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=PlainTextResponse, summary="Figures for Prometheus")
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _refused(request: Request, error: Exception) -> Answer:
-    assert isinstance(error, HTTPException)
-    return Answer({"error": str(error.detail)}, error.status_code, headers=error.headers)
-
-
-async def _malformed(request: Request, error: Exception) -> Answer:
-    """Where and what, without the input: it may be large, and need not be text that can be sent back."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return Answer({"error": f"not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"}, 422)
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = f"{place}: {first['msg']}" if place else str(first["msg"])
-    return Answer({"error": message}, 422)
 
 
 class _Counted:

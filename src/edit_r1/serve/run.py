@@ -16,6 +16,7 @@ from edit_r1.serve.service import Accepts, Service
 from edit_r1.serve.settings import ServeSettings
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.web.access import check_exposure, read_tokens
+from edit_r1.web.listen import address, bind
 
 
 def run(load: Callable[[], Verifier], settings: ServeSettings, accepts: Accepts | None = None) -> None:
@@ -57,18 +58,6 @@ def config(app: object, settings: ServeSettings) -> uvicorn.Config:
     )
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, not yet listening. Raises ValueError when that is not possible."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port") from error
-    return listener
-
-
 class RewardServer(uvicorn.Server):
     """A uvicorn server that on a signal first drains: it answers new work with 503 and what it accepted in full."""
 
@@ -82,9 +71,8 @@ class RewardServer(uvicorn.Server):
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
         await super().startup(list(sockets or []))
         for listener in sockets or []:
-            host, port = listener.getsockname()[:2]
-            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            print(f"edit-r1 serve: {self.service.verifier.vlm.name} at {address} ({address}/docs)", flush=True)
+            url = address(listener)
+            print(f"edit-r1 serve: {self.service.verifier.vlm.name} at {url} ({url}/docs)", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._give_up is not None:

@@ -14,10 +14,11 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from edit_r1.serve.intake import check_text
-from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Answer, Seed, Temperature, Traces
+from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Seed, Temperature, Traces
 from edit_r1.serve.service import Chatting, Service
 from edit_r1.vlm.protocol import Completion, Sampling
 from edit_r1.vlm.protocol import Request as Question
+from edit_r1.web.answers import Answer
 
 MAX_TEXT_CHARS = 200_000
 """Longest conversation; far above any prompt of ours, and every model's context ends well before it."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import json
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, Field
 
 from edit_r1.images import encode_png
@@ -18,13 +16,6 @@ EXAMPLE_IMAGE = base64.b64encode(encode_png(np.full((16, 16, 3), 64, np.uint8)))
 
 MIN_TEMPERATURE = 0.01
 """Below it, and above 0, logits divided by the temperature overflow."""
-
-
-class Answer(JSONResponse):
-    """JSON in plain ASCII: what a client sent to have it back (an id with half a surrogate pair) may not be UTF-8."""
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 class ErrorBody(BaseModel):

@@ -11,8 +11,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from edit_r1.serve.intake import Incoming
-from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Answer, ErrorBody
+from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, ErrorBody
 from edit_r1.serve.service import Service, reason
+from edit_r1.web.answers import Answer
 
 
 class ComputeRequest(BaseModel):

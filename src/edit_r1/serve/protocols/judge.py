@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edit_r1.records import CATEGORIES, Judgment, Principle
 from edit_r1.serve.intake import Incoming
-from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Answer, Seed, Temperature, Traces
+from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Seed, Temperature, Traces
 from edit_r1.serve.service import Service, reason
 from edit_r1.verifier.judgments import judgment_json
+from edit_r1.web.answers import Answer
 
 SCALE = {"min": 0, "max": 10}
 

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from edit_r1 import __version__
 from edit_r1.records import Judgment
 from edit_r1.serve.intake import Incoming
-from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Answer
+from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE
 from edit_r1.serve.service import Service, reason
 from edit_r1.verifier.prompts import PROMPT_VERSIONS
+from edit_r1.web.answers import Answer
 
 REWARD = "edit_rrm"
 """The one reward this server has."""

@@ -1,0 +1,91 @@
+// The figures of /api/progress, again every five seconds.
+
+import { get, pause } from "./api.js";
+
+const EVERY_MS = 5000;
+const byId = (id) => document.getElementById(id);
+const percent = (share) => `${(100 * share).toFixed(0)} %`;
+const seconds = (value) => (value === null ? "–" : `${value.toFixed(value < 10 ? 1 : 0)} s`);
+const range = (ci, format) => (ci ? ` [${format(ci[0])}, ${format(ci[1])}]` : "");
+const estimate = (value) => (value === null ? "–" : percent(value.mean) + range(value.ci95, percent));
+const alpha = (value) => (value.alpha === null ? "–" : value.alpha.toFixed(2) + range(value.ci95, (end) => end.toFixed(2)));
+
+function ago(value) {
+  if (value === null) return "–";
+  if (value < 90) return `${value.toFixed(0)} s ago`;
+  if (value < 5400) return `${(value / 60).toFixed(0)} min ago`;
+  return `${(value / 3600).toFixed(0)} h ago`;
+}
+
+function tile(value, label) {
+  const element = document.createElement("div");
+  element.className = "tile";
+  const number = document.createElement("b");
+  number.textContent = value;
+  const text = document.createElement("span");
+  text.textContent = label;
+  element.append(number, text);
+  return element;
+}
+
+function gold({ right, asked, better_than_guessing: better }) {
+  if (!asked) return ["–", false];
+  return [`${right} of ${asked}${better ? "" : ", like guessing"}`, !better];
+}
+
+const COLUMNS = [
+  ["Name", (one) => one.name],
+  ["Answers", (one) => one.answers],
+  ["Skipped", (one) => one.skipped],
+  ["Undone", (one) => one.undone],
+  ["Median time", (one) => seconds(one.median_seconds)],
+  ["Last answer", (one) => ago(one.idle_seconds)],
+  ["Same", (one) => (one.same_share === null ? "–" : percent(one.same_share))],
+  ["Left", (one) => estimate(one.left), (one) => one.left?.ci95 && (one.left.ci95[0] > 0.5 || one.left.ci95[1] < 0.5)],
+  ["Others", (one) => estimate(one.others)],
+  ["Gold", (one) => gold(one.gold)[0], (one) => gold(one.gold)[1]],
+];
+
+function table(annotators) {
+  const head = document.createElement("tr");
+  for (const [title] of COLUMNS) head.append(Object.assign(document.createElement("th"), { textContent: title, scope: "col" }));
+  const rows = annotators.map((one) => {
+    const row = document.createElement("tr");
+    for (const [, text, odd] of COLUMNS) {
+      row.append(Object.assign(document.createElement("td"), { textContent: text(one), className: odd?.(one) ? "warn" : "" }));
+    }
+    return row;
+  });
+  byId("annotators").replaceChildren(head, ...rows);
+}
+
+function show(figures) {
+  const wanted = figures.pairs * figures.wanted;
+  byId("done").value = wanted ? 1 - figures.open / wanted : 0;
+  const left = figures.per_minute > 0 ? `${Math.ceil(figures.open / figures.per_minute)} min` : "–";
+  byId("tiles").replaceChildren(
+    tile(`${figures.complete} of ${figures.pairs}`, `pairs with ${figures.wanted} answers`),
+    tile(figures.answers, "answers that count"),
+    tile(figures.open, "answers still wanted"),
+    tile(figures.per_minute.toFixed(1), "answers a minute, last 10 min"),
+    tile(seconds(figures.median_seconds), "median time of an answer"),
+    tile(left, "left at this pace"),
+  );
+  byId("agreement").replaceChildren(
+    tile(estimate(figures.agreement.raw), "raw agreement"),
+    tile(alpha(figures.agreement.alpha_nominal), "Krippendorff’s alpha, nominal"),
+    tile(alpha(figures.agreement.alpha_ordinal), "Krippendorff’s alpha, ordinal"),
+    tile(figures.agreement.alpha_nominal.units, "pairs compared"),
+  );
+  table(figures.annotators);
+}
+
+for (;;) {
+  try {
+    show(await get("/api/progress"));
+    byId("problem").textContent = "";
+  } catch (error) {
+    byId("problem").textContent = error.message;
+  }
+  await pause(EVERY_MS);
+}
