@@ -85,7 +85,13 @@ def draw_report(out: Path) -> Path:
     size, seed = read_json(out / "run.json")["key"].rsplit("-", 1)
     data = ReportData(
         title="Edit-R1: a verifier taught to judge edits, an editor taught by the verifier",
-        command=f"edit-r1 demo --seed {seed}" + (f" --size {size}" if size != "demo" else ""),
+        command=" ".join(
+            [
+                f"edit-r1 demo --seed {seed}",
+                *([f"--size {size}"] if size != "demo" else []),
+                *(["--controls"] if "sft_continued" in metrics["verifier"] else []),
+            ]
+        ),
         metrics=metrics,
         counts=_counts(out),
         contexts=tuple(_context_views(out, int(seed))),

@@ -116,8 +116,8 @@ def preferences_card(preferences: Sequence[Preference]) -> str:
     several = "no pair has two decided answers"
     if found is not None:
         several = (
-            f"{found.pairs} pairs have several decided answers, {found.disagreement:.1%} of which disagree: an "
-            f"estimated flip rate of {found.rate:.3f}"
+            f"{found.pairs} pairs have several decided answers, {found.disagreement:.1%} of which disagree: "
+            f"an estimated flip rate of {found.rate:.3f}"
         )
     annotators = len({each.annotator for each in preferences})
     facts = [
