@@ -25,6 +25,7 @@ import numpy as np
 from edit_r1.images import ImageError
 from edit_r1.records import Principle, Sample
 from edit_r1.store import CONTEXTS, read_dataset, read_json
+from edit_r1.verifier.hub_tables import hub_table, is_saved, saved_table, table_rows
 from edit_r1.verifier.inputs import check_unicode, open_data, picture_of, principles_of, raw_rows
 from edit_r1.verifier.items import check_pictures, context_key
 from edit_r1.verifier.prompts import check_instruction
@@ -37,8 +38,6 @@ _LANGUAGES = {"zh": "cn", "cn": "cn", "en": "en"}
 _FOLDER_COLUMNS = ("source", "instruction", "id", "category", "language", "principles")
 _TOLD = 3
 """Broken rows that a message names."""
-_ARROW_ROWS = 16
-"""Rows of a `datasets` table in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -166,14 +165,15 @@ def _table_rows(data: str, needed: Sequence[str]) -> Iterator[tuple[Any, Path]]:
     """(row, folder that its paths start from) of Parquet, of a saved dataset, or of one on the hub."""
     path = Path(data)
     nested = path / "data"
-    if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        yield from _arrow_rows(_saved(path), data, needed, path)
+    if is_saved(path):
+        yield from _arrow_rows(saved_table(path), data, needed, path)
     elif path.is_file() or (path.is_dir() and any(one.suffix in (".jsonl", ".parquet") for one in path.iterdir())):
         yield from _file_rows(path, needed)
     elif nested.is_dir():
         yield from _file_rows(nested, needed)
     elif not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", data):
-        yield from _arrow_rows(_loaded(data), data, needed, Path())
+        table, root = hub_table(data, "train")
+        yield from _arrow_rows(table, data, needed, root)
     else:
         raise ValueError(f"{data}: no Parquet file, folder of them or data set on the hub (OWNER/NAME): check the path")
 
@@ -184,42 +184,14 @@ def _file_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[Any, Path]]:
         yield row, found.files[0].parent
 
 
-def _saved(path: Path) -> Any:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        table = load_from_disk(str(path))
-    except Exception as error:  # a boundary: what a damaged folder raises is the library's own choice
-        raise ValueError(f"{path}: cannot be opened as a saved data set ({_line(error)}): save it anew") from error
-    return table["train"] if isinstance(table, DatasetDict) and "train" in table else table
-
-
-def _loaded(data: str) -> Any:
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(data, split="train")
-    except Exception as error:  # a boundary: network, hub and formats each raise classes of their own
-        reason = _line(error)
-        raise ValueError(
-            f"{data}: no such folder, nor a data set on the hub ({reason}): check the name, or the network"
-        ) from error
-
-
 def _arrow_rows(table: Any, data: str, needed: Sequence[str], root: Path) -> Iterator[tuple[Any, Path]]:
     """Rows without a picture decoded on the way."""
     names = list(getattr(table, "column_names", []))
     missing = [name for name in needed if name not in names]
     if missing:
         raise ValueError(f"{data}: has no column {', '.join(missing)}; it has {', '.join(map(str, names)) or 'none'}")
-    there = [name for name in (*GEDIT_COLUMNS, *_FOLDER_COLUMNS) if name in names]
-    for batch in table.select_columns(there).with_format("arrow").iter(batch_size=_ARROW_ROWS):
-        for row in batch.to_pylist():
-            yield row, root
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    for row in table_rows(table, (*GEDIT_COLUMNS, *_FOLDER_COLUMNS)):
+        yield row, root
 
 
 # --- ImgEdit-Bench ----------------------------------------------------------------------------------------------

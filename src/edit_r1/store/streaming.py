@@ -61,7 +61,7 @@ def stream_dataset(
             shutil.rmtree(partial, ignore_errors=True)
         try:
             stage.finish({**meta(), "parts": parts, "rows": len(hashes), "hash": hash_of_hashes(hashes)})
-        except Exception:
+        except BaseException:  # an interrupt too
             shutil.rmtree(folder, ignore_errors=True)  # without its marker it would only be in the way
             raise
     return stage.meta()
