@@ -11,6 +11,7 @@ from edit_r1.stats import (
     gsb,
     kendall,
     mean_within_group_spearman,
+    nested_ci,
     paired_difference,
     proportion,
     ranks,
@@ -163,3 +164,35 @@ def test_many_clusters_are_drawn_in_pieces_with_the_same_result(monkeypatch: pyt
     monkeypatch.setattr("edit_r1.stats._CELLS", 200)
     pieces = bootstrap_ci(values, resamples=50)
     assert (pieces.low, pieces.high) == pytest.approx((whole.low, whole.high), rel=1e-12)
+
+
+def test_nested_interval_agrees_with_a_brute_force_twin() -> None:
+    rng = np.random.default_rng(4)
+    runs = np.repeat([0, 1, 2], 80)
+    sources = rng.integers(0, 15, 240)
+    values = rng.normal(size=240) + 0.8 * runs + 0.3 * sources
+    twin_rng = np.random.default_rng(11)
+    means = []
+    for _ in range(3000):
+        drawn: list[float] = []
+        for run in twin_rng.choice(3, size=3):
+            names = np.unique(sources[runs == run])
+            for name in twin_rng.choice(names, size=names.size):
+                drawn += values[(runs == run) & (sources == name)].tolist()
+        means.append(np.mean(drawn))
+    low, high = np.quantile(means, [0.025, 0.975])
+    estimate = nested_ci(values, runs, sources, seed=1)
+    assert estimate.mean == pytest.approx(values.mean())
+    assert estimate.clusters == len(set(zip(runs.tolist(), sources.tolist(), strict=True)))
+    assert estimate.low == pytest.approx(low, abs=0.08)
+    assert estimate.high == pytest.approx(high, abs=0.08)
+    sources_alone = bootstrap_ci(values, list(zip(runs.tolist(), sources.tolist(), strict=True)), seed=1)
+    assert estimate.high - estimate.low > sources_alone.high - sources_alone.low, "runs vary too"
+
+
+def test_nested_interval_refuses_lists_that_do_not_match() -> None:
+    with pytest.raises(ValueError, match="one cluster per value"):
+        nested_ci([1.0, 2.0], [0, 0], [0])
+    with pytest.raises(ValueError, match="one cluster per value"):
+        nested_ci([1.0, 2.0], [0], [0, 1])
+    assert nested_ci([1.0, 3.0], [0, 0], ["a", "a"]).ci95 is None

@@ -46,6 +46,7 @@ from edit_r1.commands.shared import (
     print_json,
     unparsed,
 )
+from edit_r1.processes import keep_freed_memory
 from edit_r1.report.terminal import quiet_libraries
 
 Picture = tyro.conf.Positional[Path]
@@ -403,6 +404,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code; an error is one line on stderr."""
+    keep_freed_memory()
     try:
         code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:

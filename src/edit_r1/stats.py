@@ -137,6 +137,48 @@ def macro_ci(
     return Estimate(mean, float(low), float(high), values_N.size, k)
 
 
+def nested_ci(
+    values: Sequence[float] | np.ndarray,
+    runs: Sequence[Hashable] | np.ndarray,
+    clusters: Sequence[Hashable] | np.ndarray,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Mean over all values with a percentile interval that draws runs, then clusters within each drawn run.
+
+    For a study over training seeds: `bootstrap_ci` over the sources of all seeds asks how much other sources would
+    change the mean, this one how much other sources *and* other trainings would. A cluster belongs to one run, whatever
+    it is called; with few runs the interval is a rough one. `clusters` of the result counts those of all runs.
+
+    Raises:
+        ValueError: as `bootstrap_ci`, or when runs has another length.
+    """
+    values_N = np.asarray(values, dtype=np.float64)
+    run_N = _cluster_index(runs, values_N.size)
+    if len(clusters) != values_N.size:
+        raise ValueError(f"{len(clusters)} clusters for {values_N.size} values: give one cluster per value")
+    plain = bootstrap_ci(values_N, list(zip(run_N.tolist(), list(clusters), strict=True)), seed, resamples=1)
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for run in range(int(run_N.max()) + 1):
+        inside = np.flatnonzero(run_N == run)
+        member = _cluster_index([clusters[place] for place in inside], inside.size)
+        parts.append((np.bincount(member, weights=values_N[inside]), np.bincount(member).astype(np.float64)))
+    if plain.clusters == 1:
+        return plain
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for place in range(resamples):
+        total = count = 0.0
+        for run in rng.integers(len(parts), size=len(parts)):
+            sums_K, counts_K = parts[run]
+            drawn_K = rng.integers(sums_K.size, size=sums_K.size)
+            total += sums_K[drawn_K].sum()
+            count += counts_K[drawn_K].sum()
+        means[place] = total / count
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(plain.mean, float(low), float(high), values_N.size, plain.clusters)
+
+
 def paired_difference(
     a: Sequence[float] | np.ndarray,
     b: Sequence[float] | np.ndarray,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edit_r1.records import Preference
-from edit_r1.train.pairs import PairSampler, Rollouts, compare, pairs_of
+from edit_r1.train.pairs import PairSampler, Rollouts, check_judgeable, compare, pairs_of
 
 NAN = math.nan
 
@@ -31,6 +31,17 @@ def test_only_decided_pairs_are_trained_on_and_the_winner_is_the_winner(preferen
     held_out = replace(context, sample=replace(context.sample, split="test"))
     with pytest.raises(ValueError, match="held-out pairs would be trained on"):
         pairs_of([replace(preferences[0], context=held_out)])
+
+
+def test_pairs_that_the_score_cannot_be_trained_on_are_refused(preferences: list[Preference]) -> None:
+    check_judgeable(preferences)
+    bare = replace(preferences[0], context=replace(preferences[0].context, principles=()))
+    with pytest.raises(ValueError, match="1 of .* have no principles.*edit-r1 preferences principles"):
+        check_judgeable([*preferences, bare])
+    partial = replace(preferences[0], aspect="consistency")
+    with pytest.raises(ValueError, match="compared by consistency alone"):
+        check_judgeable([*preferences, partial])
+    check_judgeable([*preferences, partial], "any")
 
 
 @given(

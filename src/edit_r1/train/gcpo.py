@@ -38,7 +38,7 @@ from edit_r1.train.alarms import Alarms
 from edit_r1.train.averaging import TailAverage
 from edit_r1.train.gcpo_arguments import grpo_arguments, pictures_tokens
 from edit_r1.train.gcpo_stage import GCPOStage
-from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, compare, pairs_of
+from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, check_judgeable, compare, pairs_of
 from edit_r1.train.rollout import own_precision, pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
 from edit_r1.train.shared_prompt import share_prompt
 from edit_r1.train.shared_vision import share_vision
@@ -64,25 +64,29 @@ from edit_r1.verifier.parsing import parse_trace
 
 
 def train_gcpo(
-    stage: GCPOStage, preferences: Sequence[Preference], resume: bool = False, progress: Progress | None = None
-) -> Path:
+    stage: GCPOStage, preferences: Sequence[Preference], resume: bool = False, progress: Progress | None = None,
+    trainer_class: type[GCPOTrainer] | None = None,
+) -> Path:  # fmt: skip
     """Train on the decided preferences; returns the folder of the result.
 
     With `resume` a run that was stopped continues from its last checkpoint, to the same weights as if it
-    had not been, and a finished one returns at once.
+    had not been, and a finished one returns at once. `trainer_class` is for other objectives on the same rollouts
+    (bench/preference_study.py).
 
     Raises:
-        ValueError: for no decided preference, fewer pairs than a generation takes, a folder that holds
-            another run, a model that cannot be opened, or a run that its alarms ended.
+        ValueError: for no decided preference, preferences without principles or of one aspect alone, fewer pairs than a
+            generation takes, a folder that holds another run, a model that cannot be opened, or a run that its alarms
+            ended.
     """
+    check_judgeable(preferences, stage.ratio.aspects)
     pairs = pairs_of(preferences, stage.ratio.pairs_from)
     folder = RunFolder(Path(stage.out))
     data = identity_hash(pair.identity for pair in pairs)
     folder.check(stage, data, resume)
     if folder.model.exists():
         return folder.model
-    trainer = build_trainer(stage, pairs, folder, progress)
-    folder.claim(stage, data)
+    trainer = build_trainer(stage, pairs, folder, progress, trainer_class)
+    folder.claim(stage, data, trainer.accelerator)
     if trainer.is_world_process_zero():
         write_text(folder.data_card, preferences_card(preferences))
     run_trainer(trainer, folder)
@@ -105,13 +109,14 @@ def train_gcpo(
 
 
 def build_trainer(
-    stage: GCPOStage, pairs: Sequence[Pair], folder: RunFolder, progress: Progress | None = None
-) -> GCPOTrainer:
+    stage: GCPOStage, pairs: Sequence[Pair], folder: RunFolder, progress: Progress | None = None,
+    trainer_class: type[GCPOTrainer] | None = None,
+) -> GCPOTrainer:  # fmt: skip
     """Model, data and trainer of a run. Raises ValueError as `train_gcpo`."""
     set_up(stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels, stage.machine.frozen)
     share_vision(model)
-    return GCPOTrainer(stage, pairs, model, processor, folder, progress)
+    return (trainer_class or GCPOTrainer)(stage, pairs, model, processor, folder, progress)
 
 
 class GCPOTrainer(ExactResume, GRPOTrainer):
@@ -260,12 +265,15 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
             tokens_B=torch.tensor([len(ids) for ids in completion_ids_list], device=device),
             truncated_B=torch.tensor(truncated, device=device),
         )
-        rollouts = local.gathered()
+        return self.rewards_of(local.gathered()).unsqueeze(1).float()
+
+    def rewards_of(self, rollouts: Rollouts) -> Tensor:
+        """(B,) what each trace of a whole generation earns."""
         earns = self.stage.ratio
         self.comparison = compare(rollouts, self.stage.traces, self.labels, earns.length_limit, earns.length_cost)
         for name, value in generation_metrics(rollouts, self.comparison).items():
             self._metrics["train"][name].append(value)
-        return self.comparison.rewards_B.unsqueeze(1).float()
+        return self.comparison.rewards_B
 
 
 def generation_metrics(rollouts: Rollouts, comparison: Comparison) -> dict[str, float]:

@@ -105,6 +105,9 @@ class RatioSettings:
     pairs_from: Literal["judgments", "votes"] = "judgments"
     """Every decided judgment is a pair of its own, or all judgments of the same two candidates are one pair whose label
     is the share of their votes (`preferences.votes`)."""
+    aspects: Literal["whole", "any"] = "whole"
+    """Pairs that were compared by one aspect ("consistency") are refused, because the score is of the whole edit; or
+    trained on like the others."""
     flip_rate: float = 0.0
     """Share of labels taken to be wrong, [0, 0.5): each label's probability is mixed with its opposite's (ours;
     `algo.gcpo`). `preferences.votes.agreement` estimates it from pairs that several annotators judged."""

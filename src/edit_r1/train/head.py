@@ -211,7 +211,6 @@ def train_head(
     card = read_card(stage.model)
     set_up(stage.seed)
     backbone, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels)
-    folder.claim(stage, data)
 
     def batch(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         chosen = [pairs[row["row"]] for row in rows]
@@ -227,6 +226,7 @@ def train_head(
         data_collator=batch,
         callbacks=[CurvesCallback(folder.curves, stage.max_seconds, progress)],
     )
+    folder.claim(stage, data, trainer.accelerator)
     run_trainer(trainer, folder)
     if trainer.is_world_process_zero():
         trained = trainer.accelerator.unwrap_model(trainer.model)

@@ -61,6 +61,22 @@ def pairs_of(preferences: Sequence[Preference], pairs_from: Literal["judgments",
     return pairs
 
 
+def check_judgeable(preferences: Sequence[Preference], aspects: Literal["whole", "any"] = "whole") -> None:
+    """Raises ValueError for pairs without principles, and, unless `aspects` is "any", for pairs of one aspect alone."""
+    bare = sum(not preference.context.principles for preference in preferences)
+    if bare:
+        raise ValueError(
+            f"{bare} of {len(preferences)} preferences have no principles, which is what the verifier judges by: "
+            "edit-r1 preferences principles writes them"
+        )
+    partial = sorted({preference.aspect for preference in preferences if preference.aspect})
+    if partial and aspects == "whole":
+        raise ValueError(
+            f"preferences compared by {', '.join(partial)} alone, and the score that is trained is of the whole edit: "
+            "leave them out (edit-r1 preferences import --aspect overall), or set aspects='any'"
+        )
+
+
 def _label(row: Preference) -> float:
     """Probability that the winner is the better one, by its votes; 1 where there is one vote."""
     if row.soft_label is None:

@@ -154,7 +154,6 @@ def train_sft(
         return folder.model
     set_up(stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels, stage.machine.frozen)
-    folder.claim(stage, data)
 
     def messages(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         asked = [rows[place].ask() for place in batch["row"]]
@@ -174,6 +173,7 @@ def train_sft(
         callbacks=[curves],
         optimizer_cls_and_kwargs=trainer_optimizer(stage.optimizer, stage.learning_rate),
     )
+    folder.claim(stage, data, trainer.accelerator)
     if trainer.is_world_process_zero():
         write_text(folder.data_card, quadruples_card(quadruples))
     run_trainer(trainer, folder)

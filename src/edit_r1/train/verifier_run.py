@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
@@ -121,8 +121,9 @@ class RunFolder:
             if not resume:
                 raise ValueError(f"{self.root}: holds this run already: resume it, or choose another folder")
 
-    def claim(self, stage: Any, data_hash: str) -> None:
-        """Marks the folder as this run's; once its inputs have proved to open."""
+    def claim(self, stage: Any, data_hash: str, accelerator: Accelerator) -> None:
+        """Marks the folder as this run's; once its inputs have proved to open, and every process has checked it."""
+        accelerator.wait_for_everyone()
         write_json(self.root / "stage.json", _settings(stage, data_hash))
 
     def checkpoint(self) -> Path | None:

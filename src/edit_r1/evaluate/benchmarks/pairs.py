@@ -28,6 +28,7 @@ def of_preference(preference: Preference) -> BenchPair:
         second=preference.second.image,
         label=_LABELS[preference.choice],
         task=context.sample.category,
+        dimension=preference.aspect,
         names=(preference.first.id, preference.second.id),
         principles=context.principles or None,
         hash=row_hash(preference_to_row(preference)),
