@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edit_r1.processes import keep_freed_memory, spread, standing_workers
+from edit_r1.processes import spread, standing_workers
 
 SCRIPT = """
 import os, sys, time
@@ -61,6 +61,34 @@ def test_errors_are_raised_here() -> None:
         spread(_square, [1, -1, 2], processes=2, few=2)
     with pytest.raises(ChildProcessError, match="died at its work"):
         spread(os._exit, [7, 7, 7], processes=2, few=2)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kill -9 and /proc are what this is about")
+def test_no_process_outlives_its_starter(tmp_path: Path) -> None:
+    script, folder = tmp_path / "work.py", tmp_path / "workers"
+    script.write_text(SCRIPT)
+    folder.mkdir()
+    starter = subprocess.Popen([sys.executable, str(script), str(folder)])
+    _wait_until(lambda: len(list(folder.iterdir())) == 2)
+    workers = [int(path.name) for path in folder.iterdir()]
+    starter.send_signal(signal.SIGKILL)
+    starter.wait()
+    _wait_until(lambda: not any(_runs(worker) for worker in workers))
+
+
+def _wait_until(condition) -> None:  # type: ignore[no-untyped-def]
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("nothing happened in 30 s")
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have settings of their own")

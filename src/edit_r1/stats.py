@@ -154,14 +154,12 @@ def nested_ci(
         ValueError: as `bootstrap_ci`, or when runs has another length.
     """
     values_N = np.asarray(values, dtype=np.float64)
-    run_N = _cluster_index(runs, values_N.size)
-    if len(clusters) != values_N.size:
-        raise ValueError(f"{len(clusters)} clusters for {values_N.size} values: give one cluster per value")
-    plain = bootstrap_ci(values_N, list(zip(run_N.tolist(), list(clusters), strict=True)), seed, resamples=1)
+    run_N, named_N = _cluster_index(runs, values_N.size), _cluster_index(clusters, values_N.size)
+    plain = bootstrap_ci(values_N, list(zip(run_N.tolist(), named_N.tolist(), strict=True)), seed, resamples=1)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for run in range(int(run_N.max()) + 1):
         inside = np.flatnonzero(run_N == run)
-        member = _cluster_index([clusters[place] for place in inside], inside.size)
+        member = _cluster_index(named_N[inside].tolist(), inside.size)
         parts.append((np.bincount(member, weights=values_N[inside]), np.bincount(member).astype(np.float64)))
     if plain.clusters == 1:
         return plain
