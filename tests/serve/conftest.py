@@ -22,12 +22,11 @@ from starlette.testclient import TestClient
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import CATEGORIES, Principle
 from edit_r1.serve.app import create_app
-from edit_r1.serve.run import config
 from edit_r1.serve.settings import ServeSettings
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.verifier.traces import write_principles, write_trace
 from edit_r1.vlm.protocol import Completion, Request, Sampling
-from edit_r1.web.listen import bind
+from edit_r1.web.listen import bind, server_config
 
 PRINCIPLES = tuple(Principle(f"Is it right ({category})?", category) for category in CATEGORIES)
 
@@ -116,7 +115,7 @@ def live(verifier: Verifier, tokens: Sequence[str] = (), **changes) -> Iterator[
     """A real server on a free port of the loopback, in a thread; gives its address."""
     settings = ServeSettings(port=0, **changes)
     with bind(settings.host, 0) as listener:
-        server = uvicorn.Server(config(create_app(verifier, settings, tokens), settings))
+        server = uvicorn.Server(server_config(create_app(verifier, settings, tokens)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:

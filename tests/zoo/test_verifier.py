@@ -143,14 +143,16 @@ def test_sizes_fit_their_budgets(tokenizer):
 
 def test_painted_pictures_are_what_the_oracle_sees_in_the_tiny_editors_own(tmp_path: Path, monkeypatch, tokenizer):
     monkeypatch.setattr(painted, "SHARD", 4)
-    assert painted.load_bank(tmp_path) == []
+    assert painted.load_bank(tmp_path, 8) == []
     with pytest.raises(ValueError, match="there are none"):
         batch_for(tokenizer, 0, 4, 2, Course(0, 4))
     assert not painted.grow_bank(tmp_path, 8, deadline=0.0)
     assert painted.grow_bank(tmp_path, 8, part=1, parts=2)
     assert painted.grow_bank(tmp_path, 8)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-00000.npz", "0-00001.npz"]
-    bank = painted.load_bank(tmp_path)
+    bank = painted.load_bank(tmp_path, 8)
+    part = painted.load_bank(tmp_path, 4)
+    assert 0 < len(part) < len(bank) and [one.source for one in part] == [one.source for one in bank[: len(part)]]
     assert 4 <= len(bank) <= 8
     for item in bank:
         assert belongs(item.source, "train") and belongs(item.scene, "train")
@@ -169,7 +171,7 @@ def test_painted_pictures_are_what_the_oracle_sees_in_the_tiny_editors_own(tmp_p
 def test_a_run_in_pieces_equals_a_whole_one_and_exports(tmp_path: Path, monkeypatch):
     config = verifier.LoopConfig(steps=6, batch_size=3, learning_rate=2e-3, warmup_steps=2)
     monkeypatch.setitem(verifier.CONFIGS, "micro", config)
-    monkeypatch.setitem(verifier.COURSES, "micro", verifier.Course(fine_from=0, painted_from=4))
+    monkeypatch.setitem(verifier.COURSES, "micro", verifier.Course(fine_from=0, painted_from=4, painted_contexts=4))
     monkeypatch.setattr(painted, "SHARD", 4)
     monkeypatch.setattr(verifier, "probe", lambda model, tokenizer: probe(model, tokenizer, 4))
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"

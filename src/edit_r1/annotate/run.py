@@ -20,7 +20,7 @@ from edit_r1.annotate.pictures import Pictures
 from edit_r1.annotate.settings import AnnotateSettings, Begun
 from edit_r1.annotate.task import BrokenRow, TaskData, TaskPair, find_data, read_pairs
 from edit_r1.web.access import check_exposure, read_tokens
-from edit_r1.web.listen import address, bind
+from edit_r1.web.listen import address, bind, server_config
 
 
 def run(directory: Path, settings: AnnotateSettings) -> None:
@@ -154,19 +154,7 @@ class AnnotationServer(uvicorn.Server):
     """A uvicorn server that says where it listens, and ends with code 0 on a signal."""
 
     def __init__(self, app: object, directory: Path) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,  # type: ignore[arg-type]
-                log_level="warning",
-                access_log=False,
-                ws="none",
-                lifespan="on",
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=120,
-                timeout_graceful_shutdown=5,
-            )
-        )
+        super().__init__(server_config(app))
         self._directory = directory
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:

@@ -65,19 +65,15 @@ def evaluate_readiness(
     from edit_r1.report.terminal import quiet_libraries
     from edit_r1.store import write_json
     from edit_r1.train.rewards import RewardSettings
-    from edit_r1.zoo.packaged import NEEDS_MODEL, is_editworld, open_chosen, weights
+    from edit_r1.zoo.packaged import open_chosen, weights
 
     check_traces(traces)
     models.check()
     editor.check()
     if contexts < 2 or group < 2:
         raise ValueError(f"--contexts {contexts} --group {group}: at least 2 of each are compared")
-    read = _read(data, contexts, allow_outside)
+    read = _read(data, contexts, allow_outside, models, reference)
     tasks = read.part(contexts).tasks
-    first = tasks[0].sample
-    if models.model is None and not is_editworld((first.source,), first.instruction):
-        raise ValueError(NEEDS_MODEL)
-    _check_reference(reference, read)
     begin(out, read)
     settings = RewardSettings(value=value)
     quiet_libraries()
@@ -101,6 +97,11 @@ def evaluate_readiness(
         "thresholds": asdict(thresholds),
     }
     write_json(out / "readiness.json", document)
+    return _told(document, probed, html, json)
+
+
+def _told(document: dict[str, Any], probed: Sequence[Probed], html: Path | None, json: bool) -> int:
+    """Shows the verdict in the form asked for; the exit code."""
     if html is not None:
         from edit_r1.report.readiness_page import write_readiness_page
 
@@ -113,7 +114,7 @@ def evaluate_readiness(
         Console().print(readiness_list(document))
     if document["ready"]:
         return 0
-    complain(f"not ready: {', '.join(check.name for check in checks if check.passed is False)}")
+    complain(f"not ready: {', '.join(check['name'] for check in document['checks'] if check['passed'] is False)}")
     return BELOW
 
 
@@ -168,14 +169,23 @@ def _numbers(measured: Measured, checks: Sequence[Check]) -> dict[str, Any]:
     }
 
 
-def _read(data: str, contexts: int, allow_outside: bool) -> EditorBenchmark:
+def _read(data: str, contexts: int, allow_outside: bool, models: Models, reference: str | None) -> EditorBenchmark:
+    """The contexts. Raises ValueError where the packaged verifier would judge what it never saw, or for a reference
+    that does not fit them, before anything is edited."""
     from edit_r1.evaluate.editor_benchmarks import FOLDER, read_benchmark
+    from edit_r1.zoo.packaged import NEEDS_MODEL, is_editworld
 
     if data == EDITWORLD_DATA and not Path(data).exists():
         from edit_r1.zoo.editworld import editworld_benchmark
 
-        return editworld_benchmark(contexts, "validation")
-    return read_benchmark(FOLDER, data, allow_outside)
+        read = editworld_benchmark(contexts, "validation")
+    else:
+        read = read_benchmark(FOLDER, data, allow_outside)
+    first = read.part(contexts).tasks[0].sample
+    if models.model is None and not is_editworld((first.source,), first.instruction):
+        raise ValueError(NEEDS_MODEL)
+    _check_reference(reference, read)
+    return read
 
 
 ORACLE = "oracle"
@@ -188,7 +198,7 @@ def _reference_name(reference: str | None) -> str | None:
 
 
 def _check_reference(reference: str | None, read: EditorBenchmark) -> None:
-    """Raises ValueError for a reference that cannot be used, before anything is edited."""
+    """Raises ValueError for a reference that cannot be used."""
     from edit_r1.evaluate.reference import read_reference
 
     if reference == ORACLE:

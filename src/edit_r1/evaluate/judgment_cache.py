@@ -22,7 +22,7 @@ from typing import Any
 
 from edit_r1.records import CATEGORIES, Judgment, Trace, Unparsed
 from edit_r1.store import StoreError
-from edit_r1.verifier.items import ScoreItem
+from edit_r1.verifier.items import ScoreItem, question_key
 from edit_r1.verifier.principles_cache import default_cache
 
 try:
@@ -77,16 +77,8 @@ def judgment_key(
 
     judge: its identity. resized: the edit is shown at the source's size, which is not its own.
     """
-    principles = None
-    if item.principles is not None:
-        principles = [[principle.question, principle.category] for principle in item.principles]
     greedy = temperature == 0 or (temperature is None and traces == 1)
-    seed_asked = None if greedy else seed
-    asked = [judge, traces, temperature, seed_asked, expected, resized, item.instruction, principles]
-    digest = hashlib.sha256()
-    for part in (json.dumps(asked).encode(), item.edited, *item.sources):
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
+    return question_key(item, judge, traces, temperature, None if greedy else seed, expected, resized)
 
 
 class JudgmentCache:

@@ -34,8 +34,9 @@ from edit_r1.records import Judgment, Principle, Unparsed
 from edit_r1.stats import Estimate
 from edit_r1.store import StoreError, read_json, write_json
 from edit_r1.store.tables import outcome_from_row, outcome_to_row
+from edit_r1.verifier.items import ScoreItem, question_key
 from edit_r1.verifier.judgments import aggregate
-from edit_r1.verifier.scoring import ScoreItem, Verifier
+from edit_r1.verifier.scoring import Verifier
 
 RewardOf = Callable[[Judgment], float | None]
 """What an editor's training rewards of a judgment, 0 to 10; None when it is missing."""
@@ -71,7 +72,7 @@ class JudgmentStore:
         Raises ValueError when a whole chunk gets no answer: the model is gone, and the same call goes on. StoreError
         for a disk, or a file that is not ours.
         """
-        names = [_name(item, traces, temperature, seed) for item in items]
+        names = [question_key(item, traces, temperature, seed)[:32] for item in items]
         found: dict[str, Judgment] = {}
         missing: dict[str, ScoreItem] = {}
         for name, item in zip(names, items, strict=True):
@@ -128,15 +129,6 @@ def _unanswered(judgment: Judgment) -> bool:
     """No trace of it came; a later run asks again."""
     lost = [one for one in judgment.outcomes if isinstance(one, Unparsed) and one.failed_call]
     return bool(lost) and len(lost) == len(judgment.outcomes) and "no answer came" in lost[0].reason
-
-
-def _name(item: ScoreItem, traces: int, temperature: float | None, seed: int) -> str:
-    digest = hashlib.sha256()
-    for picture in (*item.sources, item.edited):
-        digest.update(hashlib.sha256(picture).digest())
-    principles = None if item.principles is None else [[one.question, one.category] for one in item.principles]
-    digest.update(json.dumps([item.instruction, principles, traces, temperature, seed]).encode())
-    return digest.hexdigest()[:32]
 
 
 def judged_as(verifier: Verifier, identity: str) -> str:

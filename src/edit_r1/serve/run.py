@@ -16,7 +16,7 @@ from edit_r1.serve.service import Accepts, Service
 from edit_r1.serve.settings import ServeSettings
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.web.access import check_exposure, read_tokens
-from edit_r1.web.listen import address, bind
+from edit_r1.web.listen import address, bind, server_config
 
 
 def run(load: Callable[[], Verifier], settings: ServeSettings, accepts: Accepts | None = None) -> None:
@@ -35,27 +35,12 @@ def run(load: Callable[[], Verifier], settings: ServeSettings, accepts: Accepts 
     check_exposure(settings.host, tokens)
     with bind(settings.host, settings.port) as listener, load() as verifier:
         app = create_app(verifier, settings, tokens, accepts)
-        server = RewardServer(config(app, settings), app.state.service)
+        server = RewardServer(server_config(app), app.state.service)
         server.run(sockets=[listener])
         if server.cut_short:
             print("edit-r1 serve: ended before everything was answered", file=sys.stderr, flush=True)
         if server.cut_short or server.service.batcher.calling:
             os._exit(server.cut_short)  # the model's thread cannot be stopped, and returning would wait for it
-
-
-def config(app: object, settings: ServeSettings) -> uvicorn.Config:
-    """How the application is run. Connections stay open between a trainer's steps, so that none is lost in a race."""
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        log_level="warning",
-        access_log=False,
-        ws="none",
-        lifespan="on",
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=120,
-        timeout_graceful_shutdown=5,  # to write answers: what was accepted has been judged by then
-    )
 
 
 class RewardServer(uvicorn.Server):

@@ -11,7 +11,6 @@ by a kill is left out. So a run that was killed pays only for what it had not ju
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from edit_r1.algo.edit_change import Box
 from edit_r1.store import StoreError
 from edit_r1.train.judges import JudgeSettings
-from edit_r1.verifier.scoring import ScoreItem
+from edit_r1.verifier.items import ScoreItem, question_key
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,7 @@ class Grade:
 
 def grade_key(item: ScoreItem, judge: str, settings: JudgeSettings) -> str:
     """Hash, hexadecimal. judge: its identity."""
-    digest = hashlib.sha256()
-    principles = None
-    if item.principles is not None:
-        principles = [[principle.question, principle.category] for principle in item.principles]
-    asked = [judge, settings.traces, settings.temperature, settings.seed, item.instruction, principles]
-    for part in (json.dumps(asked).encode(), item.edited, *item.sources):
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
+    return question_key(item, judge, settings.traces, settings.temperature, settings.seed)
 
 
 class GradeCache:

@@ -38,6 +38,7 @@ from edit_r1.images import decode_pil, judged_pictures, judged_sources
 from edit_r1.records import Candidate, Context, OutputMode
 from edit_r1.store import new_folder, read_json, write_json, write_text, writing
 from edit_r1.train.alarms import Alarms
+from edit_r1.train.learned_tokens import score_learned_tokens
 from edit_r1.train.settings import flat
 from edit_r1.verifier.cards import ModelCard, read_card, write_card
 from edit_r1.verifier.items import context_key, examples_of
@@ -214,6 +215,7 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 def set_up(seed: int) -> None:
     """Every seed, and no bars of transformers: callers draw their own. Threads are OMP_NUM_THREADS's business."""
     transformers_logging.disable_progress_bar()
+    score_learned_tokens()
     random.seed(seed)
     torch.manual_seed(seed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,17 @@ def context_key(sources: Sequence[bytes], instruction: str) -> str:
     """Hash of sources and instruction, hexadecimal."""
     digest = hashlib.sha256()
     for part in (*sources, instruction.encode()):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def question_key(item: ScoreItem, *asked: object) -> str:
+    """Hash of an item and of how it is asked about (anything that JSON holds), hexadecimal: a cache's key."""
+    principles = None
+    if item.principles is not None:
+        principles = [[principle.question, principle.category] for principle in item.principles]
+    digest = hashlib.sha256()
+    for part in (json.dumps([*asked, item.instruction, principles]).encode(), item.edited, *item.sources):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+import uvicorn
+
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket bound to the address, not yet listening. Raises ValueError when that is not possible."""
@@ -21,3 +23,18 @@ def address(listener: socket.socket) -> str:
     """The URL of a bound socket, without a path."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def server_config(app: object) -> uvicorn.Config:
+    """How our applications are run: quiet, and with connections that stay open between a client's requests."""
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        lifespan="on",
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=120,
+        timeout_graceful_shutdown=5,  # to write answers: what was accepted has been worked on by then
+    )

@@ -30,6 +30,8 @@ class Course:
     letters and damage, at the coarse rates, were still not (small, 48,000 samples)."""
     painted_from: int = 6500
     """First step of lessons on painted pictures."""
+    painted_contexts: int = 9600
+    """Of the bank of painted pictures."""
 
 
 def prompt_text(taught: Lesson) -> str:

@@ -3,7 +3,7 @@
 A judge meets a neural editor's pictures during its RL. What one shows is read by the oracle's own perception
 (analysis by synthesis), which says what is there and never whether the edit is good.
 
-    python -m edit_r1.zoo.painted --threads 1
+    python -m edit_r1.zoo.painted --count 9600 --threads 1
 
 grows a bank on disk in shards. Picture i is a function of (seed, i) and the editor's weights: a context of the train
 split, finished or few-step. Pictures whose content belongs to another split are left out.
@@ -32,8 +32,6 @@ from edit_r1.zoo.seeing import Painted
 SHARD = 96
 """Contexts a shard; half are painted in `STEPS[0]` sampling steps, half in `STEPS[1]`."""
 STEPS = (10, 4)
-BANK = 9600
-"""Contexts of a whole bank."""
 START = 1_000_000
 """First context of the bank: a stretch of the world that no stage of the demo draws from."""
 
@@ -66,11 +64,14 @@ def paint_shard(editors: dict[int, FluxKontextEditor], folder: Path, seed: int, 
     return len(kept)
 
 
-def load_bank(folder: Path, seed: int = 0) -> list[Painted]:
-    """Every picture of the bank, in order; empty when there is none."""
+def load_bank(folder: Path, count: int, seed: int = 0) -> list[Painted]:
+    """The pictures of the bank's first `count` contexts, in order, as far as it has grown; empty when there is none."""
     bank: list[Painted] = []
-    for path in sorted(folder.glob(f"{seed}-*.npz")):
-        first = START + int(path.stem.split("-")[1]) * SHARD
+    for number in range(-(-count // SHARD)):
+        path = shard_path(folder, seed, number)
+        if not path.exists():
+            continue
+        first = START + number * SHARD
         samples = make_samples(SHARD, "train", seed, start=first)
         with np.load(path) as shard:
             for place, pixels, seen in zip(shard["places"], shard["pixels"], shard["seen"], strict=True):
@@ -107,7 +108,7 @@ def grow_bank(folder: Path, count: int, seed: int = 0, part: int = 0, parts: int
 
 
 def main(
-    count: int = BANK, seed: int = 0, threads: int = 1, folder: Path = Path(".state/zoo/painted"), part: int = 0,
+    count: int, seed: int = 0, threads: int = 1, folder: Path = Path(".state/zoo/painted"), part: int = 0,
     parts: int = 1,
 ) -> None:  # fmt: skip
     """Grow the bank to `count` contexts.

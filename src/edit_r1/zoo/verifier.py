@@ -22,7 +22,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from edit_r1.train.optimizers import muon_and_adamw
 from edit_r1.zoo.lesson_batch import Course, batch_for
 from edit_r1.zoo.loop import Averaged, LoopConfig, Run, train
-from edit_r1.zoo.painted import BANK, grow_bank, load_bank
+from edit_r1.zoo.painted import grow_bank, load_bank
 from edit_r1.zoo.probe import probe
 from edit_r1.zoo.tokenizer import build_tokenizer
 from edit_r1.zoo.verifier_model import FastForward, build_model, export
@@ -36,8 +36,8 @@ CONFIGS: dict[str, LoopConfig] = {
 """Per size; micro is for tests. A step takes 1.2 s (small) of one contended core (AMD EPYC, Zen 4), compiled."""
 COURSES: dict[str, Course] = {
     "small": Course(),
-    "base": Course(painted_from=2400),
-    "micro": Course(fine_from=12, painted_from=16),
+    "base": Course(painted_from=2400, painted_contexts=4800),
+    "micro": Course(fine_from=12, painted_from=16, painted_contexts=4),
 }
 
 
@@ -97,9 +97,9 @@ def pretrain_verifier(
     config = CONFIGS[size]
     deadline = time.monotonic() + 60 * minutes
     folder, course = state_dir.parent / "painted", COURSES[size]
-    if not grow_bank(folder, BANK if size != "micro" else 4, seed, deadline=deadline):
+    if not grow_bank(folder, course.painted_contexts, seed, deadline=deadline):
         return False
-    bank = load_bank(folder, seed)
+    bank = load_bank(folder, course.painted_contexts, seed)
     run, tokenizer = open_run(size, state_dir, seed, config)
     forward = FastForward(run.module, compiled)
 
