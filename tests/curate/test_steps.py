@@ -181,10 +181,23 @@ def test_edit_spreads_editors_and_does_not_depend_on_company(kit: Any, samples: 
 
 
 def test_jobs_of_a_small_budget_use_all_editors_evenly() -> None:
-    counts = Counter(
-        number for i in range(300) for number, _ in draw_jobs(f"row {i}", editors=6, per_context=2, seed=0)
-    )
+    counts = Counter(number for i in range(300) for number, _ in draw_jobs(f"row {i}", "abcdef", 2, 0))
     assert all(70 < counts[number] < 130 for number in range(6))  # 100 expected
+
+
+def test_an_editor_that_is_added_changes_only_what_it_takes_over() -> None:
+    def named(editors: str, per_context: int) -> list[set[tuple[str, int]]]:
+        jobs = [draw_jobs(f"row {i}", editors, per_context, 0) for i in range(200)]
+        return [{(editors[number], own) for number, own in one} for one in jobs]
+
+    for before, after in zip(named("abcd", 2), named("dxcba", 2), strict=True):
+        kept = before & after
+        assert {name for name, _ in after - kept} <= {"x"} and len(kept) >= 1
+    # With room for one more, nothing is displaced.
+    assert all(before < after for before, after in zip(named("abcd", 4), named("abcdx", 5), strict=True))
+    # Used again, an editor has another seed, and the first round stays as it was.
+    for once, twice in zip(named("ab", 2), named("ab", 4), strict=True):
+        assert once < twice and len(twice) == 4
 
 
 def test_edit_records_failures_and_broken_pictures(kit: Any, samples: list[Sample]) -> None:

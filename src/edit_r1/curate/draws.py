@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
 
-
-def number_of(row_id: str) -> int:
-    """A number of 48 bits for any id; ids of public data sets are not hexadecimal."""
-    return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:6], "big")
-
-
-def rng_for(row_id: str, seed: int) -> np.random.Generator:
-    """The generator of one row under a seed of 0 or more."""
-    return np.random.default_rng([seed, number_of(row_id)])
+def number_of(text: str) -> int:
+    """A number of 48 bits for any text, such as an id; ids of public data sets are not hexadecimal."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 
-from edit_r1.curate.draws import rng_for
+from edit_r1.curate.draws import number_of
 from edit_r1.curate.failures import Failure
 from edit_r1.editors.protocol import EditedImage, Editor
 from edit_r1.images import ImageError, decode_rgb
@@ -22,22 +23,20 @@ def candidate_id(sample_id: str, editor: str, seed: int, image: bytes) -> str:
     return digest.hexdigest()[:16]
 
 
-def draw_jobs(sample_id: str, editors: int, per_context: int, seed: int) -> list[tuple[int, int]]:
+def draw_jobs(sample_id: str, editors: Sequence[str], per_context: int, seed: int) -> list[tuple[int, int]]:
     """(editor's number, seed) of each of one context's candidates.
 
-    Editors are drawn without replacement; with `per_context` above their number every editor is used
-    again with other seeds. The draw depends on the sample's id and `seed` alone, so a run in pieces
-    makes what a run in one makes.
+    Every editor draws a rank for a context, and those of the lowest ranks paint it; above their number, all are used
+    again with other seeds. Rank and seed are hashes of the sample's id, the editor's name, the round and `seed`: a run
+    in pieces makes what a run in one makes, and an editor that is added takes its place in some contexts and changes
+    nothing else.
     """
-    rng = rng_for(sample_id, seed)
-    rounds = -(-per_context // editors)
-    numbers = [int(number) for _ in range(rounds) for number in rng.permutation(editors)][:per_context]
-    seeds: list[int] = []
-    while len(seeds) < per_context:  # different ones, or the same editor would paint the same picture again
-        drawn = int(rng.integers(SEEDS))
-        if drawn not in seeds:
-            seeds.append(drawn)
-    return list(zip(numbers, seeds, strict=True))
+    jobs: list[tuple[int, int]] = []
+    for turn in range(-(-per_context // len(editors))):
+        ranks = [number_of(json.dumps([seed, sample_id, name, turn, "rank"])) for name in editors]
+        order = sorted(range(len(editors)), key=ranks.__getitem__)
+        jobs += [(n, number_of(json.dumps([seed, sample_id, editors[n], turn, "seed"])) % SEEDS) for n in order]
+    return jobs[:per_context]
 
 
 def edit(
@@ -57,7 +56,7 @@ def edit(
         raise ValueError(f"editors {names}: give each a name of its own, or their candidates cannot be told apart")
     work: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     for place, context in enumerate(contexts):
-        for turn, (number, own) in enumerate(draw_jobs(context.sample.id, len(editors), per_context, seed)):
+        for turn, (number, own) in enumerate(draw_jobs(context.sample.id, names, per_context, seed)):
             work[number].append((place, turn, own))
     made: dict[tuple[int, int], Candidate | Failure] = {}
     for number, jobs in sorted(work.items()):
