@@ -18,8 +18,10 @@ from typing import Annotated, Any, Literal
 from PIL import Image
 from trl import SFTConfig, SFTTrainer
 
+from edit_r1.images import image_size
 from edit_r1.records import OutputMode, Quadruple, Unparsed
 from edit_r1.store import write_text
+from edit_r1.train.length_batches import LengthBatches
 from edit_r1.train.optimizers import trainer_optimizer
 from edit_r1.train.settings import Unprefixed
 from edit_r1.train.verifier_card import VerifierFacts, quadruples_card, verifier_card
@@ -48,9 +50,11 @@ from edit_r1.train.verifier_run import (
     whole_weights,
 )
 from edit_r1.verifier.cards import ModelCard
+from edit_r1.verifier.items import context_key, examples_of
 from edit_r1.verifier.parsing import parse_trace
-from edit_r1.verifier.prompts import Variant
+from edit_r1.verifier.prompts import Variant, decompose_request, judge_request
 from edit_r1.verifier.traces import project, write_principles
+from edit_r1.vlm.protocol import Request
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,20 @@ class SFTStage:
 class VerifierSFTTrainer(ExactResume, SFTTrainer):
     """TRL's SFTTrainer, resumed exactly; every token of an update counts alike, over micro-batches and processes."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, lengths: Sequence[int], **options: Any) -> None:
+        """lengths: of the rows, roughly."""
+        self.lengths = lengths
         super().__init__(*args, **options)
         # Qwen2.5-VL says that its own loss takes no count of tokens, and transformers then counts none; but the loss is
         # TRL's, which does. Without it every process weighs its own mean alike, however many tokens it holds.
         self.model_accepts_loss_kwargs = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthBatches:
+        return LengthBatches(self.lengths, self._update_rows(), self.args.seed)
+
+    def _update_rows(self) -> int:
+        args = self.args
+        return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def train_sft(
@@ -172,6 +185,7 @@ def train_sft(
         peft_config=lora_config(stage.lora_rank),
         callbacks=[curves],
         optimizer_cls_and_kwargs=trainer_optimizer(stage.optimizer, stage.learning_rate),
+        lengths=[row.length for row in rows],
     )
     folder.claim(stage, data, trainer.accelerator)
     if trainer.is_world_process_zero():
@@ -195,23 +209,37 @@ class _Row:
     id: str
     ask: Callable[[], tuple[list[dict[str, Any]], list[Image.Image]]]
     target: str
+    length: int
+    """Of question and answer in characters, a picture's tokens counted as so many; only to be compared."""
 
 
 def _rows(stage: SFTStage, quadruples: Sequence[Quadruple]) -> list[_Row]:
     """A row per quadruple, then one per different context when the stage trains decomposition too."""
-    rows = [
-        _Row(
-            quadruple.candidate.id,
-            partial(judge_messages, quadruple.context, quadruple.candidate, stage.mode, stage.variant),
-            trace_text(quadruple, stage.mode, stage.variant),
+    rows = []
+    for quadruple in quadruples:
+        context, candidate = quadruple.context, quadruple.candidate
+        asked, target = context.sample, trace_text(quadruple, stage.mode, stage.variant)
+        question = judge_request(
+            asked.sources, candidate.image, asked.instruction, context.principles, stage.mode, stage.variant
         )
-        for quadruple in quadruples
-    ]
+        ask = partial(judge_messages, context, candidate, stage.mode, stage.variant)
+        rows.append(_Row(candidate.id, ask, target, _length(question, target)))
     contexts = {quadruple.context.sample.id: quadruple.context for quadruple in quadruples} if stage.decompose else {}
     for name, context in contexts.items():
+        examples = examples_of(context_key(context.sample.sources, context.sample.instruction))
+        question = decompose_request(context.sample.sources, context.sample.instruction, examples, stage.variant)
         target = write_principles(context.principles, stage.variant)
-        rows.append(_Row(name, partial(decompose_messages, context, stage.variant), target))
+        rows.append(_Row(name, partial(decompose_messages, context, stage.variant), target, _length(question, target)))
     return rows
+
+
+_PICTURE_PX = 200
+"""Pixels of a picture per character of text: a token of Qwen's stands for 28 x 28 pixels or some 4 characters."""
+
+
+def _length(question: Request, target: str) -> int:
+    sizes = [image_size(picture) for picture in question.images]
+    return sum(width * height // _PICTURE_PX for width, height in sizes) + len(question.text) + len(target)
 
 
 def trace_text(quadruple: Quadruple, mode: OutputMode, variant: Variant) -> str:
