@@ -255,7 +255,7 @@ def curate(recipe: tyro.conf.Positional[str], /, out: Path, engine: Literal["loc
         recipe: a built-in name, or path/file.py:function.
         engine: where the steps run.
     """
-    from edit_r1.curate.run import CurateStage
+    from edit_r1.curate.stage import CurateStage
     from edit_r1.recipes.load import load_recipe
     from edit_r1.recipes.run import run_curation
 

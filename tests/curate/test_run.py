@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from edit_r1.curate.chunk import STEPS
 from edit_r1.curate.failures import OutageError
 from edit_r1.curate.reason import PoolMember
-from edit_r1.curate.run import STEPS, CurateStage, curate, read_failures, read_status
+from edit_r1.curate.run import curate, read_failures, read_status
+from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.curate.tables import DECISIONS
 from edit_r1.records import Sample, Trace
-from edit_r1.store import QUADRUPLES, StoreError, read_dataset, read_json
+from edit_r1.store import QUADRUPLES, read_dataset, read_json
 from edit_r1.vlm.protocol import Completion, Sampling
 
 WARM = Sampling(512, temperature=1.0, seed=3)
@@ -29,10 +31,10 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stage(kit: Any, samples: list[Sample]) -> CurateStage:
-    """Ten samples in four shards; every step loses something."""
+    """Ten samples in four chunks; every step loses something."""
     broken = Sample("row-torn", samples[0].source[:50], "Make it blue.", "")
     return CurateStage(
-        samples=(*samples[:4], broken, *samples[4:9]),
+        samples=GivenSamples((*samples[:4], broken, *samples[4:9])),
         decomposer=kit.decomposer(lost_share=2),
         editors=(kit.Editor("a"), kit.Editor("b", lambda _, seed: "too dark" if seed % 4 == 0 else None)),
         pool=(PoolMember(kit.judge("j1", lost_share=2), 2, WARM), PoolMember(kit.judge("j2", lost_share=3), 1, WARM)),
@@ -40,7 +42,7 @@ def stage(kit: Any, samples: list[Sample]) -> CurateStage:
         candidates_per_context=3,
         decompose_sampling=WARM,
         verify_sampling=WARM,
-        shard_size=3,
+        chunk_size=3,
     )
 
 
@@ -114,16 +116,20 @@ def killer(after: int) -> Callable[[str, int, int], None]:
     return progress
 
 
-def test_a_run_killed_after_any_shard_ends_with_the_same_data(stage: CurateStage, tmp_path: Path) -> None:
-    stage = replace(stage, samples=stage.samples[:4], shard_size=2, candidates_per_context=2)
+def first(stage: CurateStage, count: int) -> GivenSamples:
+    return GivenSamples(tuple(one for one in stage.samples.rows(0, count) if isinstance(one, Sample)))
+
+
+def test_a_run_killed_after_any_step_ends_with_the_same_data(stage: CurateStage, tmp_path: Path) -> None:
+    stage = replace(stage, samples=first(stage, 4), chunk_size=2, candidates_per_context=2)
     curate(stage, tmp_path / "whole")
     expected = summary_of(tmp_path / "whole")
-    for after in range(1, 13):  # 6 steps of 2 shards that report
+    for after in range(1, 2 * len(STEPS) + 1):
         out = tmp_path / f"killed-{after}"
         with pytest.raises(Killed):
             curate(stage, out, killer(after))
         curate(stage, out)
-        assert summary_of(out) == expected, f"killed after {after} shards"
+        assert summary_of(out) == expected, f"killed after {after} steps"
 
 
 @pytest.mark.parametrize("landed", [False, True], ids=["before the file is there", "after"])
@@ -131,22 +137,26 @@ def test_a_run_killed_at_any_write_ends_with_the_same_data(
     stage: CurateStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, landed: bool
 ) -> None:
     """Every state that a kill can leave on disk: each file appears whole, so these lie between two renames."""
-    stage = replace(stage, samples=stage.samples[:4], shard_size=2, candidates_per_context=2)
-    rename, writes, die_at = os.replace, 0, 0
+    stage = replace(stage, samples=first(stage, 2), chunk_size=1, candidates_per_context=2)
+    rename, link, writes, die_at = os.replace, os.link, 0, 0
 
-    def counting(source: str, target: str) -> None:
-        nonlocal writes
-        writes += 1
-        if writes == die_at and not landed:
-            raise KeyboardInterrupt
-        rename(source, target)
-        if writes == die_at:
-            raise KeyboardInterrupt
+    def counting(make: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        def write(source: Any, target: Any) -> None:
+            nonlocal writes
+            writes += 1
+            if writes == die_at and not landed:
+                raise KeyboardInterrupt
+            make(source, target)
+            if writes == die_at:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr("edit_r1.store.files.os.replace", counting)
+        return write
+
+    monkeypatch.setattr("edit_r1.store.files.os.replace", counting(rename))
+    monkeypatch.setattr("edit_r1.store.stages.os.link", counting(link))
     curate(stage, tmp_path / "whole")
     expected, total = summary_of(tmp_path / "whole"), writes
-    assert total == len(STEPS) * (2 * 2 + 1) + 1  # a step: two shards with their failures, and its marker
+    assert total > 60
     for number in range(1, total + 1):
         out = tmp_path / f"killed-{number}"
         writes, die_at = 0, number
@@ -157,58 +167,145 @@ def test_a_run_killed_at_any_write_ends_with_the_same_data(
         assert summary_of(out) == expected, f"killed at write {number}"
 
 
-def test_finished_shards_are_not_asked_for_again(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
-    first, second = kit.judge("j1"), kit.judge("j1")
-    single = replace(stage, pool=(PoolMember(first, 1, WARM),), tie_break="neutral")
+def test_what_is_there_is_not_asked_for_again(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    before, after = kit.judge("j1"), kit.judge("j1")
+    single = replace(stage, pool=(PoolMember(before, 1, WARM),))
     with pytest.raises(Killed):
-        curate(single, tmp_path, killer(4 * 3 + 2))  # three whole steps, then two shards of traces
-    curation = curate(replace(single, pool=(PoolMember(second, 1, WARM),)), tmp_path)
-    assert first.calls and second.calls
-    assert len(first.calls) + len(second.calls) == curation.traces.meta()["rows"]
-    before = len(second.calls)
-    curate(replace(single, pool=(PoolMember(second, 1, WARM),)), tmp_path)
-    assert len(second.calls) == before
+        curate(single, tmp_path, killer(2 * len(STEPS) + 4))  # two whole chunks, and the third up to its traces
+    curation = curate(replace(single, pool=(PoolMember(after, 1, WARM),)), tmp_path)
+    assert before.calls and after.calls
+    assert len(before.calls) + len(after.calls) == curation.traces.meta()["rows"]
+    asked = len(after.calls)
+    curate(replace(single, pool=(PoolMember(after, 1, WARM),)), tmp_path)
+    assert len(after.calls) == asked
 
 
-def test_the_cut_into_shards_changes_no_row(stage: CurateStage, tmp_path: Path) -> None:
+def test_the_cut_into_chunks_changes_no_row(stage: CurateStage, tmp_path: Path) -> None:
     curate(stage, tmp_path / "a")
-    curate(replace(stage, shard_size=64), tmp_path / "b")
+    curate(replace(stage, chunk_size=64), tmp_path / "b")
     assert summary_of(tmp_path / "a") == summary_of(tmp_path / "b")
 
 
-def test_other_settings_are_refused(stage: CurateStage, tmp_path: Path) -> None:
+def fresh(kit: Any, stage: CurateStage) -> CurateStage:
+    """The same stage with models that have not been asked anything."""
+    lost = {"j1": 2, "j2": 3, "j3": 0}
+    pool = tuple(replace(one, vlm=kit.judge(one.vlm.name, lost_share=lost[one.vlm.name])) for one in stage.pool)
+    return replace(stage, decomposer=kit.decomposer(lost_share=2), verifier=kit.verifier(lost_share=2), pool=pool)
+
+
+def calls(stage: CurateStage) -> dict[str, int]:
+    models: list[Any] = [stage.decomposer, stage.verifier, *(one.vlm for one in stage.pool)]
+    return {model.name: len(model.calls) for model in models}
+
+
+def test_another_rule_costs_nothing(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    curate(stage, tmp_path / "grown")
+    other = replace(fresh(kit, stage), tie_break="lenient")
+    curate(other, tmp_path / "grown")
+    assert set(calls(other).values()) == {0}
+    curate(replace(stage, tie_break="lenient"), tmp_path / "whole")
+    assert summary_of(tmp_path / "grown") == summary_of(tmp_path / "whole")
+
+
+def test_a_judge_that_is_added_adds_its_rows_and_gold_is_written_anew(
+    stage: CurateStage, kit: Any, tmp_path: Path
+) -> None:
+    before = summary_of(curate(stage, tmp_path / "grown").out)
+    grown = fresh(kit, replace(stage, pool=(*stage.pool, PoolMember(kit.judge("j3"), 1, WARM))))
+    curate(grown, tmp_path / "grown")
+    rows = before["rows"]["candidates"]
+    asked = calls(grown)
+    assert (asked["decomposer"], asked["j1"], asked["j2"], asked["j3"]) == (0, 0, 0, rows)
+    assert asked["verifier"] >= rows  # it reads one reference more
+    curate(fresh(kit, grown), tmp_path / "whole")
+    assert summary_of(tmp_path / "grown") == summary_of(tmp_path / "whole")
+
+
+def test_an_editor_that_is_added_costs_its_own_candidates(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    before = curate(stage, tmp_path / "grown")
+    old = {candidate.id for candidate in before.candidates}
+    grown = fresh(kit, replace(stage, editors=(*stage.editors, kit.Editor("c")), candidates_per_context=4))
+    after = curate(grown, tmp_path / "grown")
+    new = {candidate.id for candidate in after.candidates} - old
+    asked = calls(grown)
+    assert new and asked["decomposer"] == 0 and asked["j1"] == asked["j2"] == len(new)
+    curate(fresh(kit, grown), tmp_path / "whole")
+    assert summary_of(tmp_path / "grown") == summary_of(tmp_path / "whole")
+    # Back again: nothing that was paid for has gone.
+    back = fresh(kit, stage)
+    assert summary_of(curate(back, tmp_path / "grown").out) == summary_of(curate(stage, tmp_path / "old").out)
+    assert set(calls(back).values()) == {0}
+
+
+def test_samples_that_are_added_or_moved_cost_only_what_is_new(
+    stage: CurateStage, kit: Any, samples: list[Sample], tmp_path: Path
+) -> None:
+    some = replace(stage, samples=GivenSamples(tuple(samples[2:7])))
+    curate(some, tmp_path / "grown")
+    grown = replace(fresh(kit, some), samples=GivenSamples((samples[9], *samples[2:7])))
+    with pytest.raises(Killed):
+        curate(grown, tmp_path / "grown", killer(len(STEPS) + 2))
+    curate(grown, tmp_path / "grown")
+    assert {request.text.split("circle ")[-1][0] for request, _ in grown.decomposer.calls} == {"9"}  # type: ignore[attr-defined]
+    curate(replace(fresh(kit, some), samples=grown.samples), tmp_path / "whole")
+    assert summary_of(tmp_path / "grown") == summary_of(tmp_path / "whole")
+
+
+def test_what_failed_is_asked_for_again_on_demand(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
     curate(stage, tmp_path)
-    with pytest.raises(StoreError, match="made with other settings"):
-        curate(replace(stage, tie_break="lenient"), tmp_path)
+    assert summary_of(tmp_path)["failed"]["contexts"]
+    better = replace(
+        stage, decomposer=kit.decomposer(), verifier=kit.verifier(), editors=(kit.Editor("a"), kit.Editor("b")),
+        pool=(replace(stage.pool[0], vlm=kit.judge("j1")), replace(stage.pool[1], vlm=kit.judge("j2"))),
+    )  # fmt: skip
+    curate(better, tmp_path)
+    assert calls(better)["decomposer"] == 0
+    curate(better, tmp_path, retry=True)
+    failed = summary_of(tmp_path)["failed"]
+    assert {step for step, causes in failed.items() if causes} == {"samples"}
+    assert calls(better)["decomposer"] > 0
+    curate(better, tmp_path / "whole")
+    assert summary_of(tmp_path)["rows"] == summary_of(tmp_path / "whole")["rows"]
+
+
+def test_a_damaged_shard_is_named(stage: CurateStage, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        curate(stage, tmp_path, killer(4))
+    [shard] = (tmp_path / ".work/contexts").rglob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(ValueError, match=rf"{shard.name}.*(not a shard|not a readable)"):
+        curate(stage, tmp_path)
 
 
 def test_an_outage_stops_the_run_and_the_next_run_goes_on(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
-    whole = replace(stage, shard_size=5)
+    whole = replace(stage, chunk_size=10)
     curate(whole, tmp_path / "whole")
     down = kit.VLM("verifier", lambda request, draw: Completion("", 0, "error", "connection refused"))
     with pytest.raises(OutageError, match="verifier: no answer to any of"):
         curate(replace(whole, verifier=down), tmp_path / "out")
     status = {row["step"]: row for row in read_status(tmp_path / "out")}
-    assert status["traces"]["finished"] and not status["gold"]["finished"] and status["gold"]["shards"] == 0
+    assert status["traces"]["chunks"] == 1 and status["gold"]["chunks"] == 0
+    assert not status["traces"]["finished"]
     curate(whole, tmp_path / "out")
     assert summary_of(tmp_path / "out") == summary_of(tmp_path / "whole")
 
 
-def test_progress_counts_every_shard_once(stage: CurateStage, tmp_path: Path) -> None:
+def test_progress_counts_every_chunk_of_every_step_once(stage: CurateStage, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    curate(stage, tmp_path, lambda *call: seen.append(call))
-    steps = [step for step in STEPS if step != "decisions"]
-    assert seen == [(step, shard, 4) for step in steps for shard in range(1, 5)]
-    seen.clear()
-    curate(stage, tmp_path, lambda *call: seen.append(call))
-    assert seen == [(step, 4, 4) for step in steps]
+    for _ in range(2):
+        seen.clear()
+        curate(stage, tmp_path, lambda *call: seen.append(call))
+        assert sorted(seen) == sorted((step, chunk, 4) for step in STEPS for chunk in range(1, 5))
 
 
-def test_introduced_to_candidates_before_judges_and_verifier(stage: CurateStage, tmp_path: Path) -> None:
+def test_introduced_to_samples_and_candidates_before_models_are_asked(stage: CurateStage, tmp_path: Path) -> None:
     shown: list[str] = []
-    curation = curate(replace(stage, introduce=lambda found: shown.extend(c.id for c in found)), tmp_path)
-    ids = [candidate.id for candidate in curation.candidates]
-    assert sorted(shown) == sorted(ids * 2)
+
+    def introduce(samples: Any, candidates: Any) -> None:
+        shown.extend(one.id for one in (*samples, *candidates))
+
+    curation = curate(replace(stage, introduce=introduce), tmp_path)
+    assert sorted(shown) == sorted([*(one.id for one in curation.samples), *(one.id for one in curation.candidates)])
 
 
 def test_status_of_a_folder(stage: CurateStage, tmp_path: Path) -> None:
@@ -222,10 +319,10 @@ def test_status_of_a_folder(stage: CurateStage, tmp_path: Path) -> None:
 
 def test_bad_stages_are_refused(stage: CurateStage, kit: Any) -> None:
     with pytest.raises(ValueError, match="given twice"):
-        replace(stage, samples=(*stage.samples, stage.samples[0]))
+        GivenSamples((*first(stage, 4).samples, first(stage, 1).samples[0]))
     with pytest.raises(ValueError, match="in the same way"):
         replace(stage, pool=(stage.pool[0], PoolMember(kit.judge("j1"), 1, WARM)))
     with pytest.raises(ValueError, match="at least one of each"):
         replace(stage, editors=())
-    with pytest.raises(ValueError, match="shard_size=0"):
-        replace(stage, shard_size=0)
+    with pytest.raises(ValueError, match="chunk_size=0"):
+        replace(stage, chunk_size=0)

@@ -20,22 +20,29 @@ def decompose(
 ) -> tuple[list[Context], list[Failure]]:
     """A context per sample that could be decomposed, in order; the others as failures with their last reason.
 
-    Four of the pool's examples are drawn for each query, by the sample's id alone, so that a run in
-    pieces asks what a run in one asks.
-
     Raises:
         ValueError: for an empty or over-long instruction (`pick.usable` sorts these out).
+    """
+    found = decompose_each(samples, vlm, variant, sampling)
+    return [one for one in found if isinstance(one, Context)], [one for one in found if isinstance(one, Failure)]
+
+
+def decompose_each(
+    samples: Sequence[Sample], vlm: VLM, variant: Variant, sampling: Sampling
+) -> list[Context | Failure]:
+    """The context of each sample, in order, or the last reason why there is none.
+
+    Four of the pool's examples are drawn for each query, by the sample's id alone, so that a run in
+    pieces asks what a run in one asks. Raises as `decompose`.
     """
     requests = [
         decompose_request(shown_sources(sample), sample.instruction, draw_examples(number_of(sample.id)), variant)
         for sample in samples
     ]
     answers = ask(vlm, requests, lambda _, answer: parse_principles(answer.text, answer.finish == "length"), sampling)
-    contexts: list[Context] = []
-    failures: list[Failure] = []
-    for sample, answer in zip(samples, answers, strict=True):
-        if isinstance(answer, Unparsed):
-            failures.append(Failure("decompose", sample.id, vlm.name, answer.reason, answer.failed_call))
-        else:
-            contexts.append(Context(sample, answer, vlm.name, vlm.simulated))
-    return contexts, failures
+    return [
+        Failure("decompose", sample.id, vlm.name, answer.reason, answer.failed_call)
+        if isinstance(answer, Unparsed)
+        else Context(sample, answer, vlm.name, vlm.simulated)
+        for sample, answer in zip(samples, answers, strict=True)
+    ]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 
 from edit_r1.curate.draws import number_of
 from edit_r1.curate.failures import Failure
 from edit_r1.editors.protocol import EditedImage, Editor
 from edit_r1.images import ImageError, decode_rgb
-from edit_r1.records import Candidate, Context
+from edit_r1.records import Candidate, Context, Sample
 
 SEEDS = 2**31
 """Editors' seeds are drawn below this: the range that torch generators and served editors both take."""
@@ -49,25 +48,40 @@ def edit(
     Raises:
         ValueError: without editors, for editors of one name, or for `per_context` below 1.
     """
+    names = check_editors(editors, per_context)
+    drawn = [
+        (place, job)
+        for place, context in enumerate(contexts)
+        for job in draw_jobs(context.sample.id, names, per_context, seed)
+    ]
+    ordered: list[Candidate | Failure | None] = [None] * len(drawn)
+    for number, editor in enumerate(editors):
+        places = [turn for turn, (_, (own, _)) in enumerate(drawn) if own == number]
+        painted = paint(editor, [(contexts[drawn[turn][0]].sample, drawn[turn][1][1]) for turn in places])
+        for turn, one in zip(places, painted, strict=True):
+            ordered[turn] = one
+    return (
+        [item for item in ordered if isinstance(item, Candidate)],
+        [item for item in ordered if isinstance(item, Failure)],
+    )
+
+
+def check_editors(editors: Sequence[Editor], per_context: int) -> list[str]:
+    """Their names. Raises ValueError as `edit`."""
     names = [editor.name for editor in editors]
     if not editors or per_context < 1:
         raise ValueError(f"{len(editors)} editors, per_context={per_context}: both must be at least 1")
     if len(set(names)) < len(names):
         raise ValueError(f"editors {names}: give each a name of its own, or their candidates cannot be told apart")
-    work: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
-    for place, context in enumerate(contexts):
-        for turn, (number, own) in enumerate(draw_jobs(context.sample.id, names, per_context, seed)):
-            work[number].append((place, turn, own))
-    made: dict[tuple[int, int], Candidate | Failure] = {}
-    for number, jobs in sorted(work.items()):
-        images = editors[number].edit([contexts[place].sample for place, _, _ in jobs], [own for _, _, own in jobs])
-        for (place, turn, own), image in zip(jobs, images, strict=True):
-            made[place, turn] = _candidate(contexts[place].sample.id, names[number], own, image)
-    ordered = [made[key] for key in sorted(made)]
-    return (
-        [item for item in ordered if isinstance(item, Candidate)],
-        [item for item in ordered if isinstance(item, Failure)],
-    )
+    return names
+
+
+def paint(editor: Editor, jobs: Sequence[tuple[Sample, int]]) -> list[Candidate | Failure]:
+    """One editor's candidates for (sample, seed), in order; where there is no picture, or bytes that are none, why."""
+    if not jobs:
+        return []
+    images = editor.edit([sample for sample, _ in jobs], [seed for _, seed in jobs])
+    return [_candidate(sample.id, editor.name, own, image) for (sample, own), image in zip(jobs, images, strict=True)]
 
 
 def _candidate(sample_id: str, editor: str, seed: int, edited: EditedImage) -> Candidate | Failure:

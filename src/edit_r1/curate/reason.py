@@ -54,18 +54,32 @@ def reason(
     missing = {candidate.sample_id for candidate in candidates} - contexts.keys()
     if missing:
         raise ValueError(f"no context for sample {min(missing)}: give every candidate's context, or decompose it first")
+    pairs = [(contexts[candidate.sample_id], candidate) for candidate in candidates]
     traces: list[PoolTrace] = []
     first = 0
     for member in pool:
-        requests = [_request(contexts[candidate.sample_id], candidate, member) for candidate in candidates]
-        answers = member.vlm.generate(requests, member.sampling, member.traces)
-        for candidate, completions in zip(candidates, answers, strict=True):
-            principles = contexts[candidate.sample_id].principles
-            assert len(completions) == member.traces, f"{member.vlm.name} gave {len(completions)} of {member.traces}"
-            for number, completion in enumerate(completions):
-                outcome = parse_completion(completion, principles, "both")
-                traces.append(PoolTrace(candidate.id, member.vlm.name, first + number, outcome, member.vlm.simulated))
+        traces += [trace for own in reason_each(pairs, member, first) for trace in own]
         first += member.traces
+    return traces
+
+
+def reason_each(
+    pairs: Sequence[tuple[Context, Candidate]], member: PoolMember, first: int = 0
+) -> list[tuple[PoolTrace, ...]]:
+    """One member's traces of each (context, candidate), numbered from `first`."""
+    if not pairs:
+        return []
+    requests = [_request(context, candidate, member) for context, candidate in pairs]
+    answers = member.vlm.generate(requests, member.sampling, member.traces)
+    traces: list[tuple[PoolTrace, ...]] = []
+    for (context, candidate), completions in zip(pairs, answers, strict=True):
+        assert len(completions) == member.traces, f"{member.vlm.name} gave {len(completions)} of {member.traces}"
+        outcomes = [parse_completion(completion, context.principles, "both") for completion in completions]
+        own = (
+            PoolTrace(candidate.id, member.vlm.name, first + number, outcome, member.vlm.simulated)
+            for number, outcome in enumerate(outcomes)
+        )
+        traces.append(tuple(own))
     return traces
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from edit_r1.curate.select import Decision, TieBreak, matches, select
 from edit_r1.records import GoldVerdicts, PoolTrace, Trace
@@ -105,12 +106,33 @@ class Tally:
             if chosen is not None and isinstance(chosen.outcome, Trace):
                 self.rules[name].add(chosen.outcome, gold)
 
+    def counts(self) -> dict[str, Any]:
+        """Everything counted, as JSON that `add_counts` takes."""
+        return {
+            "judges": {name: asdict(count) for name, count in self.judges.items()},
+            "rules": {name: asdict(count) for name, count in self.rules.items()},
+            "decisions": dict(self.decisions),
+        }
+
+    def add_counts(self, counts: Mapping[str, Any]) -> None:
+        """What another tally counted."""
+        for name, own in counts["judges"].items():
+            _add(self.judges.setdefault(name, JudgeCount()), own)
+        for name, own in counts["rules"].items():
+            _add(self.rules[name], own)
+        self.decisions.update(counts["decisions"])
+
     def as_dict(self) -> dict[str, object]:
         return {
             "judges": {name: count.row() for name, count in sorted(self.judges.items())},
             "decisions": dict(sorted(self.decisions.items())),
             "selectors": {name: count.row() for name, count in self.rules.items()},
         }
+
+
+def _add(count: JudgeCount | RuleCount, more: Mapping[str, float]) -> None:
+    for name, value in more.items():
+        setattr(count, name, getattr(count, name) + value)
 
 
 def _share(part: float, whole: int) -> float | None:

@@ -31,27 +31,38 @@ def verify(
         contexts: by sample id.
         traces: of these candidates, in any order.
     """
-    texts: dict[str, list[str]] = defaultdict(list)
-    for trace in sorted(traces, key=lambda trace: trace.index):
-        if isinstance(trace.outcome, Trace):
-            texts[trace.candidate_id].append(trace.outcome.text)
-    own = [contexts[candidate.sample_id] for candidate in candidates]
+    texts: dict[str, list[PoolTrace]] = defaultdict(list)
+    for trace in traces:
+        texts[trace.candidate_id].append(trace)
+    items = [(contexts[candidate.sample_id], candidate, texts[candidate.id]) for candidate in candidates]
+    found = verify_each(items, vlm, variant, sampling)
+    return [one for one in found if isinstance(one, GoldVerdicts)], [one for one in found if isinstance(one, Failure)]
+
+
+def references_of(traces: Sequence[PoolTrace]) -> list[str]:
+    """The texts that the verifier is shown of a candidate's traces, in the order of their numbers."""
+    ordered = sorted(traces, key=lambda trace: trace.index)
+    return [trace.outcome.text for trace in ordered if isinstance(trace.outcome, Trace)]
+
+
+def verify_each(
+    items: Sequence[tuple[Context, Candidate, Sequence[PoolTrace]]], vlm: VLM, variant: Variant, sampling: Sampling
+) -> list[GoldVerdicts | Failure]:
+    """Gold for each (context, candidate, its traces), in order, or the last reason why there is none."""
     requests = []
-    for context, candidate in zip(own, candidates, strict=True):
+    for context, candidate, traces in items:
         sources, edited = shown_pair(context.sample, candidate.image)
-        references = texts[candidate.id]
+        references = references_of(traces)
         requests.append(
             verify_request(sources, edited, context.sample.instruction, context.principles, references, variant)
         )
 
     def parse(place: int, answer: Completion) -> tuple[Verdict, ...] | Unparsed:
-        return parse_gold(answer.text, own[place].principles, truncated=answer.finish == "length")
+        return parse_gold(answer.text, items[place][0].principles, truncated=answer.finish == "length")
 
-    gold: list[GoldVerdicts] = []
-    failures: list[Failure] = []
-    for candidate, answer in zip(candidates, ask(vlm, requests, parse, sampling), strict=True):
-        if isinstance(answer, Unparsed):
-            failures.append(Failure("verify", candidate.id, vlm.name, answer.reason, answer.failed_call))
-        else:
-            gold.append(GoldVerdicts(candidate.id, answer, vlm.name, vlm.simulated))
-    return gold, failures
+    return [
+        Failure("verify", candidate.id, vlm.name, answer.reason, answer.failed_call)
+        if isinstance(answer, Unparsed)
+        else GoldVerdicts(candidate.id, answer, vlm.name, vlm.simulated)
+        for (_, candidate, _), answer in zip(items, ask(vlm, requests, parse, sampling), strict=True)
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edit_r1.curate.chunk import STEPS
 from edit_r1.curate.decompose import decompose
 from edit_r1.curate.edit import edit
 from edit_r1.curate.run import curate
@@ -27,13 +28,15 @@ def make_cold_start(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[
     """Steps 1 to 4 of the curation, to `out/data/cold`."""
     samples = role_samples("cold", sizes.cold_contexts, seed)
     index = WorldIndex(samples)
-    steps = ("samples", "contexts", "candidates", "traces", "gold", "selected")
+    finished = 0
 
     def progress(step: str, done: int, total: int) -> None:
-        tick(steps.index(step) * total + done, len(steps) * total)
+        nonlocal finished
+        finished += 1
+        tick(finished, len(STEPS) * total)
 
     curation = curate(tiny_curation(samples, index, sizes, seed), out / "data/cold", progress)
-    return {"hashes": {name: getattr(curation, name).meta()["hash"] for name in steps}}
+    return {"hashes": {name: curation.dataset(name).meta()["hash"] for name in STEPS if name != "decisions"}}
 
 
 EDITED_AT_ONCE = 80

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from edit_r1.curate.run import CurateStage
+from edit_r1.curate.stage import CurateStage
 from edit_r1.recipes import tiny
 from edit_r1.recipes.run import EditorRecipe, GCPORecipe, HeadRecipe, SFTRecipe
 from edit_r1.train.nft import train_nft

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edit_r1.curate.run import CurateStage, curate
+from edit_r1.curate.run import curate
+from edit_r1.curate.stage import CurateStage
 from edit_r1.editors.flow import FlowEditor
 from edit_r1.recipes.editor_data import open_contexts
 from edit_r1.recipes.load import load_recipe

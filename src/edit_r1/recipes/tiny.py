@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edit_r1.curate.reason import PoolMember
-from edit_r1.curate.run import CurateStage
+from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import Sample
@@ -161,7 +161,7 @@ def tiny_curation(samples: list[Sample], index: WorldIndex, sizes: TinySizes, se
     sampling = Sampling(512, temperature=1.0, seed=seed)
     pool = tuple(PoolMember(SimulatedJudge(judge, index), 2, sampling, "compact") for judge in POOL)
     return CurateStage(
-        samples=tuple(samples),
+        samples=GivenSamples(tuple(samples)),
         decomposer=SimulatedDecomposer(index),
         editors=candidate_editors(),
         pool=pool,
@@ -171,9 +171,9 @@ def tiny_curation(samples: list[Sample], index: WorldIndex, sizes: TinySizes, se
         decompose_sampling=sampling,
         verify_sampling=sampling,
         tie_break="neutral",
-        shard_size=80,
+        chunk_size=80,
         seed=seed,
-        introduce=index.look,
+        introduce=index.introduce,
     )
 
 

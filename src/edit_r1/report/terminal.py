@@ -172,7 +172,7 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = _table(expand=False)
     table.add_column("step", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for heading in ("shards", "rows", "failed"):
+    for heading in ("chunks", "rows", "failed"):
         table.add_column(heading, justify="right", no_wrap=True)
     parts: list[RenderableType] = [table]
     for row in rows:
@@ -181,11 +181,11 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         if row["finished"]:
             state = Text("done", "green")
         else:
-            state = Text("under way", "yellow") if row["shards"] else Text("waiting", "dim")
+            state = Text("under way", "yellow") if row["chunks"] else Text("waiting", "dim")
         table.add_row(
             Text(_plain(row["step"])),
             state,
-            Text(str(row["shards"])),
+            Text(f"{row['chunks']} of {row['of']}"),
             Text("-" if row["rows"] is None else str(row["rows"])),
             Text(str(total), "red" if total else "dim"),
         )

@@ -50,6 +50,11 @@ class WorldIndex:
             if candidate.hidden is not None:
                 self._rendered[_key(candidate.image)] = from_json(candidate.hidden)
 
+    def introduce(self, samples: Iterable[Sample], candidates: Iterable[Candidate]) -> None:
+        """`add` and `look`, as a curation shows them (`CurateStage.introduce`)."""
+        self.add(samples)
+        self.look(candidates)
+
     def look(self, candidates: Iterable[Candidate], processes: int | None = None) -> None:
         """`add`, and perceive now what has to be perceived, on every core; what is seen does not depend on that.
 

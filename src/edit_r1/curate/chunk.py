@@ -1,0 +1,310 @@
+"""One chunk of samples through all steps: every row found or made, and what was counted.
+
+    samples -> contexts -> candidates -> traces -> gold -> decisions -> selected
+
+Each step's rows lie in shards (`curate.shards`), one per actor. `.work/chunks/NUMBER.json` tells how far a chunk is,
+and which shards hold its rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edit_r1.curate.decompose import decompose_each
+from edit_r1.curate.edit import check_editors, draw_jobs, paint
+from edit_r1.curate.failures import Failure, causes, check_outage
+from edit_r1.curate.pick import usable
+from edit_r1.curate.reason import PoolMember, lost, reason_each
+from edit_r1.curate.select import Decision, select
+from edit_r1.curate.shards import Made, Shard, Shards, unit_key
+from edit_r1.curate.stage import CurateStage
+from edit_r1.curate.summary import Tally
+from edit_r1.curate.tables import DECISIONS
+from edit_r1.curate.verify import references_of, verify_each
+from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample, Trace
+from edit_r1.store import (
+    CANDIDATES,
+    CONTEXTS,
+    GOLD_VERDICTS,
+    POOL_TRACES,
+    QUADRUPLES,
+    SAMPLES,
+    Table,
+    read_json,
+    write_json,
+)
+
+T = TypeVar("T")
+Tell = Callable[[str, int], None]
+"""Called with (step, number of the chunk) when a step of a chunk is done."""
+
+TABLES: dict[str, Table[Any]] = {
+    "samples": SAMPLES,
+    "contexts": CONTEXTS,
+    "candidates": CANDIDATES,
+    "traces": POOL_TRACES,
+    "gold": GOLD_VERDICTS,
+    "decisions": DECISIONS,
+    "selected": QUADRUPLES,
+}
+"""By step, in the order in which they are made."""
+STEPS = tuple(TABLES)
+
+
+@dataclass(frozen=True)
+class ChunkFile:
+    """`.work/chunks/NUMBER.json`."""
+
+    path: Path
+
+    def read(self) -> dict[str, Any]:
+        """{"key", "ids", "steps": {step: {"shards", "rows", "failed", "new", "seconds"}}, "tally", "done"}, or {}.
+
+        Raises StoreError for a damaged file.
+        """
+        found: dict[str, Any] = read_json(self.path) if self.path.exists() else {}
+        return found
+
+
+def chunk_file(out: Path, number: int) -> ChunkFile:
+    return ChunkFile(out / ".work" / "chunks" / f"{number:06d}.json")
+
+
+class ChunkWork:
+    """Works through chunks of a curation, one after the other or in several threads."""
+
+    def __init__(
+        self, stage: CurateStage, out: Path, retry: bool = False, moved: Mapping[str, int] | None = None
+    ) -> None:
+        """retry: make again what failed. moved: by sample id, the chunk that held it in an earlier run."""
+        check_editors(stage.editors, stage.candidates_per_context)
+        self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
+        self.shards = {step: Shards(out / ".work" / step, table) for step, table in TABLES.items()}
+        self.actors = stage.actors()
+
+    def run(self, number: int, tell: Tell | None = None) -> dict[str, Any]:
+        """Everything of chunk `number`; returns what its file holds. A chunk that is done is only looked up.
+
+        Raises:
+            OutageError: when a model answers nothing at all; what is made by then is kept.
+            StoreError: when the disk refuses.
+        """
+        stage = self.stage
+        found = list(stage.samples.rows(number * stage.chunk_size, (number + 1) * stage.chunk_size))
+        key = unit_key(stage.key(), [_identity(one) if isinstance(one, Sample) else asdict(one) for one in found])
+        file = chunk_file(self.out, number)
+        kept = file.read()
+        if kept.get("key") == key and kept.get("done") and not self._to_retry(kept):
+            if tell is not None:
+                for step in STEPS:
+                    tell(step, number)
+            return kept
+        return _Chunk(self, number, key, file, tell).run(found)
+
+    def _to_retry(self, kept: Mapping[str, Any]) -> bool:
+        return self.retry and any(step["failed"] for step in kept["steps"].values())
+
+
+class _Chunk:
+    """One chunk at work."""
+
+    def __init__(self, work: ChunkWork, number: int, key: str, file: ChunkFile, tell: Tell | None) -> None:
+        self.work, self.stage, self.number, self.file, self.tell = work, work.stage, number, file, tell
+        self.told: dict[str, Any] = {"key": key, "ids": [], "steps": {}, "done": False}
+        self.started = time.monotonic()
+
+    def run(self, found: Sequence[Sample | Failure]) -> dict[str, Any]:
+        stage = self.stage
+        samples = self.samples(found)
+        if stage.introduce is not None:
+            stage.introduce(samples, [])
+        contexts = self.contexts(samples)
+        candidates = self.candidates(contexts)
+        if stage.introduce is not None:
+            stage.introduce([], candidates)
+        by_sample = {context.sample.id: context for context in contexts}
+        pairs = [(by_sample[candidate.sample_id], candidate) for candidate in candidates]
+        traces = self.traces(pairs)
+        gold = self.gold(pairs, traces)
+        tally = self.selection(pairs, traces, gold)
+        self.told |= {"tally": tally.counts(), "done": True}
+        write_json(self.file.path, self.told)
+        return self.told
+
+    # Each step: its rows, in the order of the samples.
+
+    def samples(self, found: Sequence[Sample | Failure]) -> list[Sample]:
+        wanted: dict[str, Sample | Failure] = {}
+        for one in found:
+            wanted[unit_key(_identity(one) if isinstance(one, Sample) else asdict(one))] = one
+        self.told["ids"] = [one.id for one in found if isinstance(one, Sample)]
+
+        def make(given: list[Sample | Failure]) -> list[Made[Sample]]:
+            made = []
+            for one in given:
+                kept, failures = usable([one]) if isinstance(one, Sample) else ([], [one])
+                made.append(Made(tuple(kept), tuple(failures)))
+            return made
+
+        return self.done("samples", [self.work.shards["samples"].fill(self.family("given"), wanted, make)])
+
+    def contexts(self, samples: Sequence[Sample]) -> list[Context]:
+        stage = self.stage
+        [actor] = self.work.actors["contexts"]
+
+        def make(given: list[Sample]) -> list[Made[Context]]:
+            made = decompose_each(given, stage.decomposer, stage.variant, stage.decompose_sampling)
+            check_outage(_failed(made), {one.decomposer for one in made if isinstance(one, Context)})
+            return [_made(one) for one in made]
+
+        wanted = {unit_key(actor, _identity(sample)): sample for sample in samples}
+        return self.done("contexts", [self.fill("contexts", actor, wanted, make)])
+
+    def candidates(self, contexts: Sequence[Context]) -> list[Candidate]:
+        stage, names = self.stage, [editor.name for editor in self.stage.editors]
+        jobs: dict[int, dict[str, tuple[Sample, int]]] = defaultdict(dict)
+        order: dict[tuple[str, str, int], int] = {}
+        for context in contexts:
+            sample = context.sample
+            for editor, seed in draw_jobs(sample.id, names, stage.candidates_per_context, stage.seed):
+                key = unit_key(self.work.actors["candidates"][editor], _identity(sample), seed)
+                jobs[editor][key] = (sample, seed)
+                order[sample.id, names[editor], seed] = len(order)
+        shards = []
+        for number, wanted in sorted(jobs.items()):
+
+            def make(given: list[tuple[Sample, int]], number: int = number) -> list[Made[Candidate]]:
+                made = paint(stage.editors[number], given)
+                check_outage(_failed(made), {one.editor for one in made if isinstance(one, Candidate)})
+                return [_made(one) for one in made]
+
+            shards.append(self.fill("candidates", self.work.actors["candidates"][number], wanted, make))
+        rows = self.done("candidates", shards)
+        return sorted(rows, key=lambda row: order[row.sample_id, row.editor, row.seed])
+
+    def traces(self, pairs: Sequence[tuple[Context, Candidate]]) -> dict[str, list[PoolTrace]]:
+        """By candidate."""
+        shards, first = [], 0
+        for member, actor in zip(self.stage.pool, self.work.actors["traces"], strict=True):
+
+            def make(
+                given: list[tuple[Context, Candidate]], member: PoolMember = member, first: int = first
+            ) -> list[Made[PoolTrace]]:
+                made = [Made(own, tuple(lost(own))) for own in reason_each(given, member, first)]
+                answered = {t.judge for one in made for t in one.rows if isinstance(t.outcome, Trace)}
+                check_outage([failure for one in made for failure in one.failures], answered)
+                return made
+
+            wanted = {
+                unit_key(actor, candidate.id, _asked(context)): (context, candidate) for context, candidate in pairs
+            }
+            shards.append(self.fill("traces", actor, wanted, make))
+            first += member.traces
+        by_candidate: dict[str, list[PoolTrace]] = defaultdict(list)
+        for trace in self.done("traces", shards):
+            by_candidate[trace.candidate_id].append(trace)
+        return by_candidate
+
+    def gold(
+        self, pairs: Sequence[tuple[Context, Candidate]], traces: Mapping[str, list[PoolTrace]]
+    ) -> dict[str, GoldVerdicts]:
+        """By candidate."""
+        stage = self.stage
+        [actor] = self.work.actors["gold"]
+
+        def make(given: list[tuple[Context, Candidate, list[PoolTrace]]]) -> list[Made[GoldVerdicts]]:
+            made = verify_each(given, stage.verifier, stage.variant, stage.verify_sampling)
+            check_outage(_failed(made), {one.verifier for one in made if isinstance(one, GoldVerdicts)})
+            return [_made(one) for one in made]
+
+        wanted = {
+            unit_key(actor, candidate.id, _asked(context), references_of(traces[candidate.id])): (
+                context, candidate, traces[candidate.id]
+            )
+            for context, candidate in pairs
+        }  # fmt: skip
+        return {row.candidate_id: row for row in self.done("gold", [self.fill("gold", actor, wanted, make)])}
+
+    def selection(
+        self,
+        pairs: Sequence[tuple[Context, Candidate]],
+        traces: Mapping[str, list[PoolTrace]],
+        gold: Mapping[str, GoldVerdicts],
+    ) -> Tally:
+        """Decisions and targets; they cost nothing, and are made anew whenever something before them changed."""
+        stage, tally = self.stage, Tally(self.stage.seed)
+        decisions: dict[str, Made[Decision]] = {}
+        kept: dict[str, Made[Quadruple]] = {}
+        rules = [stage.tie_break, stage.filter_on, stage.seed]
+        for context, candidate in pairs:
+            own, truth = traces[candidate.id], gold.get(candidate.id)
+            chosen = select(own, truth, stage.tie_break, stage.filter_on, stage.seed)
+            tally.add_decisions(chosen.decisions)
+            if truth is not None:
+                tally.add_quadruple(own, truth)
+            key = unit_key(rules, candidate.id, _asked(context), [asdict(t) for t in own], truth and asdict(truth))
+            decisions[key] = Made(tuple(chosen.decisions))
+            if chosen.selected is not None and isinstance(chosen.selected.outcome, Trace):
+                kept[key] = Made((Quadruple(context, candidate, chosen.selected.outcome),))
+            else:
+                parsed = any(decision.cause != "unparsed" for decision in chosen.decisions)
+                cause = "no gold to select by" if parsed else "no trace could be parsed"
+                kept[key] = Made((), (Failure("select", candidate.id, "selector", cause),))
+        self.done("decisions", [self.work.shards["decisions"].fill(self.family("selector"), decisions, _ready)])
+        self.done("selected", [self.work.shards["selected"].fill(self.family("selector"), kept, _ready)])
+        return tally
+
+    # ---
+
+    def family(self, actor: str) -> str:
+        return f"{actor[:12]}-{self.number:06d}"
+
+    def fill(
+        self, step: str, actor: str, wanted: Mapping[str, Any], make: Callable[[list[Any]], Sequence[Made[T]]]
+    ) -> Shard[T]:
+        chunks = {self.work.moved[one] for one in self.told["ids"] if one in self.work.moved} - {self.number}
+        older = [f"{actor[:12]}-{number:06d}" for number in sorted(chunks)]
+        return self.work.shards[step].fill(self.family(actor), wanted, make, older, self.work.retry)
+
+    def done(self, step: str, shards: Sequence[Shard[T]]) -> list[T]:
+        """Notes a step and returns its rows."""
+        failures = [failure for shard in shards for failure in shard.failures]
+        now = time.monotonic()
+        self.told["steps"][step] = {
+            "shards": [str(shard.path.relative_to(self.work.out)) for shard in shards],
+            "rows": sum(len(shard.hashes) for shard in shards),
+            "failed": causes(failures),
+            "new": sum(shard.new for shard in shards),
+            "seconds": now - self.started,
+        }
+        self.started = now
+        write_json(self.file.path, self.told)
+        if self.tell is not None:
+            self.tell(step, self.number)
+        return [row for shard in shards for row in shard.rows]
+
+
+def _identity(sample: Sample) -> list[Any]:
+    """What a sample's rows are made from."""
+    return [sample.id, list(sample.sources), sample.instruction]
+
+
+def _asked(context: Context) -> list[list[str]]:
+    return [[principle.question, principle.category] for principle in context.principles]
+
+
+def _ready(made: list[Made[T]]) -> list[Made[T]]:
+    return made
+
+
+def _made(one: T | Failure) -> Made[T]:
+    return Made((), (one,)) if isinstance(one, Failure) else Made((one,))
+
+
+def _failed(made: Sequence[object]) -> list[Failure]:
+    return [one for one in made if isinstance(one, Failure)]

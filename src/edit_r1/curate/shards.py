@@ -1,0 +1,181 @@
+"""Rows that were paid for, found again by what they were made from.
+
+A *unit* is what a model is asked for at once for one row: a context, a picture, one judge's traces of one candidate,
+the gold of one candidate. Its key is a hash of all its inputs (`unit_key`). A *shard* holds the units of one actor (a
+model with its settings) for one chunk of samples:
+
+    STEP/ACTOR-CHUNK/HASH.parquet         rows; the file's metadata tells keys, rows a unit, and row hashes
+    STEP/ACTOR-CHUNK/HASH.failures.json   what could not be made, by unit
+
+HASH is that of the keys, so a shard is never changed. When other units are wanted of the same actor and chunk (a
+candidate was added, a judge reads more principles), those that lie in older shards are taken from there and only the
+rest are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from edit_r1.curate.failures import Failure
+from edit_r1.store import StoreError, Table, read_json, read_rows, row_hash, write_json, write_rows
+from edit_r1.store.parquet import read_key
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def unit_key(*inputs: object) -> str:
+    """Hash of anything that JSON holds, 32 hexadecimal digits; bytes count by their own hash."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=False, default=_digest)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _digest(value: object) -> str:
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    raise TypeError(f"{value!r}: not an input that a key can be made of")
+
+
+@dataclass(frozen=True)
+class Made(Generic[T]):
+    """What came of a unit."""
+
+    rows: tuple[T, ...]
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shard(Generic[T]):
+    """A whole shard in memory."""
+
+    path: Path
+    units: dict[str, Made[T]]
+    """By key, in order."""
+    hashes: tuple[str, ...]
+    """`row_hash` of each row, in order."""
+    new: int
+    """Units that were made now, and not found."""
+
+    @property
+    def rows(self) -> list[T]:
+        return [row for unit in self.units.values() for row in unit.rows]
+
+    @property
+    def failures(self) -> list[Failure]:
+        return [failure for unit in self.units.values() for failure in unit.failures]
+
+
+class Shards(Generic[T]):
+    """The shards of one step."""
+
+    def __init__(self, folder: Path, table: Table[T]) -> None:
+        """folder: of the step; made when the first shard is written."""
+        self.folder, self.table = folder, table
+
+    def fill(
+        self,
+        family: str,
+        wanted: Mapping[str, U],
+        make: Callable[[list[U]], Sequence[Made[T]]],
+        older: Iterable[str] = (),
+        retry: bool = False,
+    ) -> Shard[T]:
+        """The shard of the wanted units, in their order; those that are nowhere are made, and the shard is written.
+
+        Args:
+            family: "ACTOR-CHUNK".
+            wanted: by key, what `make` needs to know.
+            make: what came of each, in order.
+            older: further families whose shards may hold wanted units.
+            retry: make those again of which something failed.
+
+        Raises:
+            StoreError: when the disk refuses, or a shard is damaged.
+        """
+        path = self.folder / family / f"{unit_key(*wanted)}.parquet"
+        whole = self._read(path) if path.exists() else None
+        if whole is not None and not (retry and whole.failures):
+            return whole
+        known = dict(whole.units) if whole is not None else self._known(family, older, wanted)
+        if retry:
+            known = {key: unit for key, unit in known.items() if not unit.failures}
+        missing = [key for key in wanted if key not in known]
+        made = make([wanted[key] for key in missing]) if missing else []
+        known |= dict(zip(missing, made, strict=True))
+        self._write(path, {key: known[key] for key in wanted})
+        shard = self._read(path)
+        self._drop_covered(path, shard.units.keys())
+        return Shard(path, shard.units, shard.hashes, len(missing))
+
+    def _known(self, family: str, older: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, Made[T]]:
+        found: dict[str, Made[T]] = {}
+        for name in dict.fromkeys((family, *older)):
+            for path in sorted((self.folder / name).glob("*.parquet")):
+                if _keys(path).isdisjoint(wanted.keys() - found.keys()):
+                    continue
+                found |= {key: unit for key, unit in self._read(path).units.items() if key in wanted}
+        return found
+
+    def _write(self, path: Path, units: Mapping[str, Made[T]]) -> None:
+        rows = [self.table.to_row(row) for unit in units.values() for row in unit.rows]
+        index = {
+            "units": [[key, len(unit.rows)] for key, unit in units.items()],
+            "hashes": [row_hash(row) for row in rows],
+        }
+        failures = {key: [asdict(one) for one in unit.failures] for key, unit in units.items() if unit.failures}
+        write_json(_failures_of(path), failures)  # first: a shard that is there has its failures beside it
+        write_rows(path, rows, self.table.features, json.dumps(index))
+
+    def _read(self, path: Path) -> Shard[T]:
+        index = _index(path)
+        failures: dict[str, Any] = read_json(_failures_of(path))
+        rows = iter([self.table.from_row(row) for row in read_rows(path)])
+        units = {
+            key: Made(
+                tuple(next(rows) for _ in range(count)),
+                tuple(Failure(**failure) for failure in failures.get(key, ())),
+            )
+            for key, count in index["units"]
+        }
+        return Shard(path, units, tuple(index["hashes"]), 0)
+
+    def _drop_covered(self, kept: Path, keys: Iterable[str]) -> None:
+        """Removes older shards of the family that hold nothing else."""
+        covered = set(keys)
+        for path in kept.parent.glob("*.parquet"):
+            if path != kept and _keys(path) <= covered:
+                path.unlink(missing_ok=True)
+                _failures_of(path).unlink(missing_ok=True)
+
+
+def _failures_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.failures.json")
+
+
+def _keys(path: Path) -> set[str]:
+    return {key for key, _ in _index(path)["units"]}
+
+
+def _index(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(read_key(path))
+    except ValueError as error:
+        raise StoreError(f"{path}: not a shard of a curation ({error}): remove it, its rows are made again") from error
+    if not isinstance(index, dict) or not {"units", "hashes"} <= index.keys():
+        raise StoreError(f"{path}: not a shard of a curation: remove it, its rows are made again")
+    return index
+
+
+def read_shard_failures(path: Path) -> list[Failure]:
+    """What could not be made of a shard's units. Raises StoreError for a damaged file."""
+    return [Failure(**one) for own in read_json(_failures_of(path)).values() for one in own]
+
+
+def read_shard_hashes(path: Path) -> list[str]:
+    """`row_hash` of each row of a shard, in order. Raises StoreError for what is no shard."""
+    return [str(one) for one in _index(path)["hashes"]]

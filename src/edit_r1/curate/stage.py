@@ -1,0 +1,128 @@
+"""What a curation is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from edit_r1.curate.failures import Failure
+from edit_r1.curate.reason import PoolMember
+from edit_r1.curate.select import TieBreak
+from edit_r1.curate.shards import unit_key
+from edit_r1.editors.protocol import Editor
+from edit_r1.records import Candidate, Sample
+from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
+from edit_r1.vlm.protocol import VLM, Sampling
+
+DECOMPOSE_SAMPLING = Sampling(1024, temperature=0.7, top_p=0.95)
+VERIFY_SAMPLING = Sampling(4096, temperature=0.0)
+
+
+class Samples(Protocol):
+    """Samples by number, never all in memory."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when what is read changes."""
+
+    def __len__(self) -> int:
+        """Rows, those that prove unusable included."""
+
+    def rows(self, start: int, stop: int) -> Iterator[Sample | Failure]:
+        """Rows `start` to `stop` - 1, each a sample or why it is none."""
+
+
+@dataclass(frozen=True)
+class GivenSamples:
+    """Samples that are in memory anyway."""
+
+    samples: tuple[Sample, ...]
+
+    def __post_init__(self) -> None:
+        twice = [sample_id for sample_id, count in Counter(s.id for s in self.samples).items() if count > 1]
+        if twice:
+            raise ValueError(f"{len(twice)} samples are given twice, the first {twice[0]}: give each sample once")
+
+    @property
+    def fingerprint(self) -> str:
+        return unit_key([sample.id for sample in self.samples])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def rows(self, start: int, stop: int) -> Iterator[Sample | Failure]:
+        yield from self.samples[start:stop]
+
+
+@dataclass(frozen=True)
+class CurateStage:
+    """What a curation is made of; models are objects, so that a recipe can mix local, served and simulated ones."""
+
+    samples: Samples
+    decomposer: VLM
+    editors: tuple[Editor, ...]
+    pool: tuple[PoolMember, ...]
+    verifier: VLM
+    candidates_per_context: int = 4
+    """The paper's 2M quadruples from 200K contexts are about 10."""
+    variant: Variant = "full"
+    """Of the decomposer's and the verifier's prompts; members of the pool have their own."""
+    decompose_sampling: Sampling = DECOMPOSE_SAMPLING
+    verify_sampling: Sampling = VERIFY_SAMPLING
+    tie_break: TieBreak = "neutral"
+    """Neutral by default: among equally accurate traces the draft's rule prefers the lenient one."""
+    filter_on: bool = True
+    """False draws the target among the parsed traces, whatever gold says."""
+    chunk_size: int = 64
+    """Samples that go through all steps together: what is in memory at once."""
+    seed: int = 0
+    introduce: Callable[[Sequence[Sample], Sequence[Candidate]], None] | None = None
+    """Shown a chunk's samples before anything is asked, and its candidates (with no samples) before its judges are: how
+    simulated models come to know a rendered world."""
+
+    def __post_init__(self) -> None:
+        if not len(self.samples) or not self.editors or not self.pool:
+            raise ValueError(
+                f"{len(self.samples)} samples, {len(self.editors)} editors, {len(self.pool)} judges: "
+                "a curation needs at least one of each"
+            )
+        if self.chunk_size < 1 or self.candidates_per_context < 1:
+            raise ValueError(
+                f"chunk_size={self.chunk_size}, candidates_per_context={self.candidates_per_context}: "
+                "both must be at least 1"
+            )
+        ways = [(m.vlm.name, m.sampling, m.variant, m.system) for m in self.pool]
+        same = [way for way in ways if ways.count(way) > 1]
+        if same:
+            raise ValueError(
+                f"two judges of the pool ask {same[0][0]} in the same way and would write the same traces: "
+                "change a seed, temperature or system text, or raise `traces` of one"
+            )
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return -(-len(self.samples) // self.chunk_size)
+
+    def actors(self) -> dict[str, list[str]]:
+        """By step, a hash of everything about each of its models that shapes its rows."""
+        prompts = PROMPT_VERSIONS[self.variant]
+        firsts = [sum(member.traces for member in self.pool[:place]) for place in range(len(self.pool))]
+        return {
+            "contexts": [unit_key(self.decomposer.name, self.variant, prompts, asdict(self.decompose_sampling))],
+            "candidates": [unit_key(editor.name) for editor in self.editors],
+            "traces": [_member_key(member, first) for member, first in zip(self.pool, firsts, strict=True)],
+            "gold": [unit_key(self.verifier.name, self.variant, prompts, asdict(self.verify_sampling))],
+        }
+
+    def key(self) -> str:
+        """Hash of everything but the samples that shapes the data sets."""
+        rules = [self.candidates_per_context, self.tie_break, self.filter_on, self.seed, self.chunk_size]
+        return unit_key(self.actors(), rules)
+
+
+def _member_key(member: PoolMember, first: int) -> str:
+    asked: list[Any] = [member.vlm.name, member.traces, asdict(member.sampling), member.variant, member.system]
+    return unit_key(asked, PROMPT_VERSIONS[member.variant], first)
