@@ -19,6 +19,7 @@ from rich.console import Console
 
 from edit_r1.commands.annotate import annotate, annotate_export, annotate_status
 from edit_r1.commands.best_of import best_of_command
+from edit_r1.commands.curate import curate_run, curate_status
 from edit_r1.commands.doctor import doctor
 from edit_r1.commands.evaluate_editor import evaluate_editor
 from edit_r1.commands.evaluate_reward import evaluate_reward
@@ -248,39 +249,6 @@ def demo(
     return 0
 
 
-def curate(recipe: tyro.conf.Positional[str], /, out: Path, engine: Literal["local"] = "local") -> int:
-    """Run the four curation steps of a recipe; a run that was stopped continues.
-
-    Args:
-        recipe: a built-in name, or path/file.py:function.
-        engine: where the steps run.
-    """
-    from edit_r1.curate.stage import CurateStage
-    from edit_r1.recipes.load import load_recipe
-    from edit_r1.recipes.run import run_curation
-
-    quiet_libraries()
-    stage = load_recipe(recipe)
-    if not isinstance(stage, CurateStage):
-        raise ValueError(f"curate takes a recipe that returns CurateStage, {recipe} returns {type(stage).__name__}")
-    run_curation(stage, out)
-    print(f"done: {out}; `edit-r1 curate status {out}` shows what it holds")
-    return 0
-
-
-def status(folder: tyro.conf.Positional[Path], /, json: bool = False) -> int:
-    """Show how far a curation is, with counts and failures by cause."""
-    from edit_r1.curate.run import read_status
-    from edit_r1.report.terminal import status_table
-
-    rows = read_status(folder)
-    if json:
-        print_json({"steps": rows})
-    else:
-        Console().print(status_table(rows))
-    return 0
-
-
 def world_sample(out: Path, count: int = 16, seed: int = 0) -> int:
     """Write EditWorld contexts with flawed candidates, gold verdicts and utilities to a folder."""
     from edit_r1.world.export import write_world_samples
@@ -355,8 +323,8 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("best-of",): best_of_command,
     ("principles",): principles,
     ("score-many",): score_many,
-    ("curate", "run"): curate,
-    ("curate", "status"): status,
+    ("curate", "run"): curate_run,
+    ("curate", "status"): curate_status,
     ("preferences", "import"): preferences_import,
     ("preferences", "export"): preferences_export,
     ("preferences", "principles"): preferences_principles,

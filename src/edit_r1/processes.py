@@ -90,13 +90,13 @@ def spread(
     """`function` of every item, in order, on several processes; here when there are fewer than `few` items.
 
     function and items must be picklable. processes: None takes as many as there are cores. Inside `standing_workers`
-    the processes stay for the next call.
+    the processes stay for the next call. In a worker (`begin_worker`) everything is done here: the cores are taken.
 
     Raises:
         ChildProcessError: when a process died; else what the function raises.
     """
     work = list(items)
-    count = min(processes or cores(), len(work))
+    count = 1 if _is_worker else min(processes or cores(), len(work))
     if count < 2 or len(work) < few:
         return [function(item) for item in work]
     with nullcontext(_standing) if _standing is not None else standing_workers() as workers:
@@ -119,7 +119,7 @@ class Workers:
     def of(self, count: int) -> ProcessPoolExecutor:
         """A pool of so many processes."""
         if count not in self._pools:
-            self._pools[count] = ProcessPoolExecutor(count, process_context(), initializer=_begin)
+            self._pools[count] = ProcessPoolExecutor(count, process_context(), initializer=begin_worker)
         return self._pools[count]
 
     def close(self) -> None:
@@ -144,6 +144,12 @@ def standing_workers() -> Iterator[Workers]:
         workers.close()
 
 
-def _begin() -> None:
+_is_worker = False
+
+
+def begin_worker() -> None:
+    """To be called in a new process that does its share of the work: on one core, and it ends with its starter."""
+    global _is_worker
+    _is_worker = True
     end_with_starter()
     one_core()

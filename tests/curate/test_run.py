@@ -13,8 +13,9 @@ import pytest
 from edit_r1.curate.chunk import STEPS
 from edit_r1.curate.failures import OutageError
 from edit_r1.curate.reason import PoolMember
-from edit_r1.curate.run import curate, read_failures, read_status
+from edit_r1.curate.run import curate, read_failures
 from edit_r1.curate.stage import CurateStage, GivenSamples
+from edit_r1.curate.status import read_status
 from edit_r1.curate.tables import DECISIONS
 from edit_r1.records import Sample, Trace
 from edit_r1.store import QUADRUPLES, read_dataset, read_json
@@ -283,7 +284,7 @@ def test_an_outage_stops_the_run_and_the_next_run_goes_on(stage: CurateStage, ki
     down = kit.VLM("verifier", lambda request, draw: Completion("", 0, "error", "connection refused"))
     with pytest.raises(OutageError, match="verifier: no answer to any of"):
         curate(replace(whole, verifier=down), tmp_path / "out")
-    status = {row["step"]: row for row in read_status(tmp_path / "out")}
+    status = {row["step"]: row for row in read_status(tmp_path / "out")["steps"]}
     assert status["traces"]["chunks"] == 1 and status["gold"]["chunks"] == 0
     assert not status["traces"]["finished"]
     curate(whole, tmp_path / "out")
@@ -308,13 +309,28 @@ def test_introduced_to_samples_and_candidates_before_models_are_asked(stage: Cur
     assert sorted(shown) == sorted([*(one.id for one in curation.samples), *(one.id for one in curation.candidates)])
 
 
-def test_status_of_a_folder(stage: CurateStage, tmp_path: Path) -> None:
+def test_status_of_a_folder(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no curation"):
         read_status(tmp_path)
+    with pytest.raises(Killed):
+        curate(stage, tmp_path, killer(len(STEPS) + 3))
+    status = read_status(tmp_path)
+    chunks = {row["step"]: row["chunks"] for row in status["steps"]}
+    assert chunks == {step: 2 if step in STEPS[:3] else 1 for step in STEPS}
+    assert not status["finished"] and status["seconds_left"] > 0
     curate(stage, tmp_path)
-    rows = read_status(tmp_path)
-    assert [row["step"] for row in rows] == list(STEPS) and all(row["finished"] for row in rows)
+    status = read_status(tmp_path)
+    rows = status["steps"]
+    assert status["finished"] and status["seconds_left"] == 0
+    assert [row["step"] for row in rows] == list(STEPS) and all(row["chunks"] == row["of"] == 4 for row in rows)
     assert {row["step"]: row["rows"] for row in rows} == summary_of(tmp_path)["rows"]
+    assert {row["step"]: row["failed"] for row in rows} == summary_of(tmp_path)["failed"]
+    assert all(row["per_second"] > 0 for row in rows)
+    # A stage that has grown has nothing done yet, whatever lies there of the one before.
+    grown = replace(stage, pool=(*stage.pool, PoolMember(kit.judge("j3"), 1, WARM)))
+    with pytest.raises(Killed):
+        curate(grown, tmp_path, killer(2))
+    assert {row["step"]: row["chunks"] for row in read_status(tmp_path)["steps"]}["samples"] == 1
 
 
 def test_bad_stages_are_refused(stage: CurateStage, kit: Any) -> None:

@@ -63,7 +63,7 @@ class ChunkFile:
     path: Path
 
     def read(self) -> dict[str, Any]:
-        """{"key", "ids", "steps": {step: {"shards", "rows", "failed", "new", "seconds"}}, "tally", "done"}, or {}.
+        """{"run", "key", "ids", "steps": {step: {"shards", "rows", "failed", "new", ...}}, "tally", "done"}; or {}.
 
         Raises StoreError for a damaged file.
         """
@@ -85,7 +85,7 @@ class ChunkWork:
         check_editors(stage.editors, stage.candidates_per_context)
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
         self.shards = {step: Shards(out / ".work" / step, table) for step, table in TABLES.items()}
-        self.actors = stage.actors()
+        self.actors, self.run_key = stage.actors(), stage.run_key()
 
     def run(self, number: int, tell: Tell | None = None) -> dict[str, Any]:
         """Everything of chunk `number`; returns what its file holds. A chunk that is done is only looked up.
@@ -100,6 +100,8 @@ class ChunkWork:
         file = chunk_file(self.out, number)
         kept = file.read()
         if kept.get("key") == key and kept.get("done") and not self._to_retry(kept):
+            if kept["run"] != self.run_key:
+                write_json(file.path, kept := kept | {"run": self.run_key})
             if tell is not None:
                 for step in STEPS:
                     tell(step, number)
@@ -115,7 +117,7 @@ class _Chunk:
 
     def __init__(self, work: ChunkWork, number: int, key: str, file: ChunkFile, tell: Tell | None) -> None:
         self.work, self.stage, self.number, self.file, self.tell = work, work.stage, number, file, tell
-        self.told: dict[str, Any] = {"key": key, "ids": [], "steps": {}, "done": False}
+        self.told: dict[str, Any] = {"run": work.run_key, "key": key, "ids": [], "steps": {}, "done": False}
         self.started = time.monotonic()
 
     def run(self, found: Sequence[Sample | Failure]) -> dict[str, Any]:
@@ -280,6 +282,7 @@ class _Chunk:
             "rows": sum(len(shard.hashes) for shard in shards),
             "failed": causes(failures),
             "new": sum(shard.new for shard in shards),
+            "new_rows": sum(shard.new_rows for shard in shards),
             "seconds": now - self.started,
         }
         self.started = now

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from edit_r1.curate.chunk import STEPS, TABLES, ChunkWork, chunk_file
+from edit_r1.curate.chunk import TABLES, chunk_file
+from edit_r1.curate.engine import Engine, Local
 from edit_r1.curate.failures import Failure
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
@@ -24,29 +25,6 @@ from edit_r1.store import Dataset, read_json, write_json
 
 Progress = Callable[[str, int, int], None]
 """Called with (step, chunks done, chunks in all)."""
-
-
-class Engine(Protocol):
-    """Works through chunks, in any order and on any machine that sees the folder."""
-
-    def run(
-        self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, int], done: Callable[[str], None]
-    ) -> None:
-        """Every chunk of `stage` into `out`. done: called with a step whenever one chunk has finished it.
-
-        Raises what `ChunkWork.run` raises, after the other chunks at work have stopped.
-        """
-
-
-class Here:
-    """In this process, one chunk after the other."""
-
-    def run(
-        self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, int], done: Callable[[str], None]
-    ) -> None:
-        work = ChunkWork(stage, out, retry, moved)
-        for number in range(stage.chunks):
-            work.run(number, lambda step, _: done(step))
 
 
 @dataclass(frozen=True)
@@ -89,7 +67,7 @@ def curate(
     """Run all steps into `out`; continues a run that was stopped, and makes what a change of the stage asks for.
 
     Args:
-        engine: None works here, one chunk after the other.
+        engine: None works in this process, one chunk after the other.
         retry: ask again for what failed.
 
     Raises:
@@ -103,12 +81,13 @@ def curate(
         if progress is not None:
             progress(step, counts[step], stage.chunks)
 
-    moved = _begin(stage, out)
-    (engine or Here()).run(stage, out, retry, moved, done)
+    engine = engine or Local()
+    moved = _begin(stage, out, engine.at_once)
+    engine.run(stage, out, retry, moved, done)
     return _assemble(stage, out)
 
 
-def _begin(stage: CurateStage, out: Path) -> dict[str, int]:
+def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
     """Notes what is run. Returns, where the samples are others than before, the chunk that held each of those."""
     path = out / ".work" / "run.json"
     told: dict[str, Any] = {
@@ -122,7 +101,8 @@ def _begin(stage: CurateStage, out: Path) -> dict[str, int]:
         files = {number: chunk_file(out, number).read() for number in range(before["chunks"])}
         moved |= {one: number for number, file in files.items() for one in file.get("ids", ())}
     # Kept until all is done: a killed run must find them again.
-    write_json(path, {**told, "moved_from": moved, "given": len(stage.samples), "done": False})
+    more = {"run": stage.run_key(), "moved_from": moved, "at_once": at_once, "done": False}
+    write_json(path, told | more)
     return moved
 
 
@@ -166,33 +146,3 @@ def read_failures(out: Path, step: str) -> list[Failure]:
     return [
         Failure(**row) for path in sorted((out / f"{step}.failures").glob("part-*.json")) for row in read_json(path)
     ]
-
-
-def read_status(out: Path) -> list[dict[str, Any]]:
-    """Per step: finished or not, chunks done of all, rows so far, failures by cause.
-
-    Raises:
-        ValueError: when `out` holds no curation.
-    """
-    path = out / ".work" / "run.json"
-    if not path.exists():
-        raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
-    run = read_json(path)
-    chunks = [chunk_file(out, number).read() for number in range(run["chunks"])]
-    rows = []
-    for step in STEPS:
-        steps = [chunk["steps"][step] for chunk in chunks if step in chunk.get("steps", {})]
-        failed: Counter[str] = Counter()
-        for one in steps:
-            failed.update(one["failed"])
-        rows.append(
-            {
-                "step": step,
-                "finished": len(steps) == run["chunks"] and all(chunk.get("done") for chunk in chunks),
-                "chunks": len(steps),
-                "of": run["chunks"],
-                "rows": sum(one["rows"] for one in steps),
-                "failed": dict(sorted(failed.items(), key=lambda item: (-item[1], item[0]))),
-            }
-        )
-    return rows

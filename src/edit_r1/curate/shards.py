@@ -58,8 +58,10 @@ class Shard(Generic[T]):
     """By key, in order."""
     hashes: tuple[str, ...]
     """`row_hash` of each row, in order."""
-    new: int
+    new: int = 0
     """Units that were made now, and not found."""
+    new_rows: int = 0
+    """Rows of these."""
 
     @property
     def rows(self) -> list[T]:
@@ -110,7 +112,7 @@ class Shards(Generic[T]):
         self._write(path, {key: known[key] for key in wanted})
         shard = self._read(path)
         self._drop_covered(path, shard.units.keys())
-        return Shard(path, shard.units, shard.hashes, len(missing))
+        return Shard(path, shard.units, shard.hashes, len(missing), sum(len(unit.rows) for unit in made))
 
     def _known(self, family: str, older: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, Made[T]]:
         found: dict[str, Made[T]] = {}
@@ -142,7 +144,7 @@ class Shards(Generic[T]):
             )
             for key, count in index["units"]
         }
-        return Shard(path, units, tuple(index["hashes"]), 0)
+        return Shard(path, units, tuple(index["hashes"]))
 
     def _drop_covered(self, kept: Path, keys: Iterable[str]) -> None:
         """Removes older shards of the family that hold nothing else."""

@@ -122,6 +122,10 @@ class CurateStage:
         rules = [self.candidates_per_context, self.tie_break, self.filter_on, self.seed, self.chunk_size]
         return unit_key(self.actors(), rules)
 
+    def run_key(self) -> str:
+        """Hash of everything, the samples included."""
+        return unit_key(self.key(), self.samples.fingerprint)
+
 
 def _member_key(member: PoolMember, first: int) -> str:
     asked: list[Any] = [member.vlm.name, member.traces, asdict(member.sampling), member.variant, member.system]

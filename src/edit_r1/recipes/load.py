@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from edit_r1.curate.stage import CurateStage
+
 
 def load_recipe(name: str) -> Any:
     """The config that a recipe returns: a built-in one by its name, or a file's ("path/file.py:function").
@@ -35,6 +37,14 @@ def load_recipe(name: str) -> Any:
     except Exception as error:  # a boundary: the file is the user's code, and may raise anything
         raise ValueError(f"recipe {name}: {type(error).__name__}: {error}{_line_of(spec.origin, error)}") from error
     raise ValueError(f"recipe {name}: {path} has no function {function!r}")
+
+
+def load_curation(name: str) -> CurateStage:
+    """As `load_recipe`, for a recipe that returns a `CurateStage`; ValueError for another kind."""
+    stage = load_recipe(name)
+    if not isinstance(stage, CurateStage):
+        raise ValueError(f"curate takes a recipe that returns CurateStage, {name} returns {type(stage).__name__}")
+    return stage
 
 
 def _line_of(file: str | None, error: BaseException) -> str:

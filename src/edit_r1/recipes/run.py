@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from edit_r1.curate.engine import Engine
 from edit_r1.curate.run import curate
 from edit_r1.curate.stage import CurateStage
 from edit_r1.editors.flow import FlowEditor
@@ -112,8 +113,8 @@ class EditorRecipe:
 _RECIPES: dict[str, Any] = {"sft": SFTRecipe, "gcpo": GCPORecipe, "head": HeadRecipe, "editor": EditorRecipe}
 
 
-def run_curation(stage: CurateStage, out: Path) -> Path:
-    """`edit-r1 curate run`: all steps, with a progress bar."""
+def run_curation(stage: CurateStage, out: Path, engine: Engine | None = None, retry: bool = False) -> Path:
+    """`edit-r1 curate run`: all steps, with a progress bar. Raises as `curate.run.curate`."""
     with _bar() as bar:
         tasks: dict[str, Any] = {}
 
@@ -122,7 +123,7 @@ def run_curation(stage: CurateStage, out: Path) -> Path:
                 tasks[step] = bar.add_task(step, total=total)
             bar.update(tasks[step], completed=done, total=total)
 
-        curate(stage, out, progress)
+        curate(stage, out, progress, engine, retry)
     selected = out / "selected"
     write_text(selected / "README.md", quadruples_card(_read(str(selected), QUADRUPLES)))
     return out

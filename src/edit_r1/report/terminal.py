@@ -167,15 +167,23 @@ def ranking_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
-def status_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def status_table(status: Mapping[str, Any]) -> RenderableType:
     """The steps of a curation (`curate status --json`), and below them what failed, by cause."""
     table = _table(expand=False)
     table.add_column("step", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for heading in ("chunks", "rows", "failed"):
+    for heading in ("chunks", "rows", "rows/s", "failed"):
         table.add_column(heading, justify="right", no_wrap=True)
     parts: list[RenderableType] = [table]
-    for row in rows:
+    if status["seconds_left"]:
+        parts.append(Text(f"about {_duration(status['seconds_left'])} left"))
+    for row in status["steps"]:
         failed: Mapping[str, int] = row["failed"]
         total = sum(failed.values())
         if row["finished"]:
@@ -186,7 +194,8 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             Text(_plain(row["step"])),
             state,
             Text(f"{row['chunks']} of {row['of']}"),
-            Text("-" if row["rows"] is None else str(row["rows"])),
+            Text(str(row["rows"])),
+            Text("-" if row["per_second"] is None else f"{row['per_second']:.3g}"),
             Text(str(total), "red" if total else "dim"),
         )
         if failed:

@@ -1,0 +1,74 @@
+"""`edit-r1 curate run|status`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+from rich.console import Console
+
+from edit_r1.commands.shared import print_json
+
+if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
+    from edit_r1.curate.engine import Engine
+
+Recipe = tyro.conf.Positional[str]
+
+
+def curate_run(
+    recipe: Recipe,
+    /,
+    out: Path,
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 1,
+    chunks_at_once: int = 1,
+    address: str | None = None,
+    gpus: float = 0.0,
+    retry_failed: bool = False,
+) -> int:
+    """Run the curation steps of a recipe; a run that was stopped continues, and one that has grown makes what is new.
+
+    Args:
+        recipe: a built-in name, or path/file.py:function.
+        engine: where the steps run: on this machine, or on Ray Data (pip install 'edit-r1[ray]').
+        workers: processes, or Ray's actors; each opens the recipe's models.
+        chunks_at_once: of one local process: what keeps endpoints busy. So many chunks of samples are in memory.
+        address: of a Ray cluster, or "auto" for the one that this machine is of; else Ray is started here.
+        gpus: of each of Ray's actors, for models that run in it.
+        retry_failed: ask again for what failed.
+    """
+    from edit_r1.recipes.load import load_curation
+    from edit_r1.recipes.run import run_curation
+    from edit_r1.report.terminal import quiet_libraries
+
+    if engine == "local" and (address is not None or gpus):
+        raise ValueError("--address and --gpus are Ray's: add --engine ray")
+    quiet_libraries()
+    build = partial(load_curation, recipe)
+    chosen: Engine
+    if engine == "ray":
+        from edit_r1.curate.ray_engine import OnRay
+
+        chosen = OnRay(build, workers, address, gpus=gpus)
+    else:
+        from edit_r1.curate.engine import Local
+
+        chosen = Local(workers, chunks_at_once, build if workers > 1 else None)
+    run_curation(build(), out, chosen, retry_failed)
+    print(f"done: {out}; `edit-r1 curate status {out}` shows what it holds")
+    return 0
+
+
+def curate_status(folder: tyro.conf.Positional[Path], /, json: bool = False) -> int:
+    """Show how far a curation is, with counts, rates and failures by cause."""
+    from edit_r1.curate.status import read_status
+    from edit_r1.report.terminal import status_table
+
+    status = read_status(folder)
+    if json:
+        print_json(status)
+    else:
+        Console().print(status_table(status))
+    return 0

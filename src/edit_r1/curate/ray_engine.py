@@ -1,0 +1,116 @@
+"""Chunks of a curation on Ray Data: this machine, or a cluster by its address.
+
+Every worker is an actor that opens the stage's models once and then works on chunks, with the code of the local engine
+(`curate.chunk`). `out` must be a folder that all machines see (a network file system): shards are written there by
+whoever made them, and nothing but numbers goes through Ray's object store.
+
+Ray is an extra: pip install 'edit-r1[ray]'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edit_r1.curate.chunk import STEPS, ChunkWork
+from edit_r1.curate.engine import Build, Done
+from edit_r1.curate.failures import OutageError
+from edit_r1.curate.stage import CurateStage
+from edit_r1.processes import one_core
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Ray Data over the numbers of the chunks."""
+
+    build: Build
+    """Makes the stage in every worker; pickled by Ray, so it may come from a file that workers do not have."""
+    workers: int = 1
+    address: str | None = None
+    """Of a cluster, "auto" for the one that this machine is of; None starts Ray here and ends it afterwards."""
+    cpus: float = 1.0
+    """Of each worker."""
+    gpus: float = 0.0
+    """Of each worker: for models that run in it, and not behind an endpoint."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.cpus < 0 or self.gpus < 0:
+            raise ValueError(
+                f"workers={self.workers}, cpus={self.cpus}, gpus={self.gpus}: at least one worker, and no less than 0"
+            )
+
+    @property
+    def at_once(self) -> int:
+        return self.workers
+
+    def run(self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, int], done: Done) -> None:
+        """As `curate.engine.Engine.run`. Raises ValueError too when Ray is not installed or cannot be reached."""
+        try:
+            import ray
+        except ImportError:
+            raise ValueError(
+                "the engine 'ray' needs Ray: pip install 'edit-r1[ray]', or use the engine 'local'"
+            ) from None
+        started = not ray.is_initialized()
+        if started:
+            _start(ray, self.address, self.workers, self.cpus, self.gpus)
+        try:
+            # Found before the work begins, so that the workers' progress does not depend on a shared clock.
+            chunks = ray.data.range(stage.chunks, override_num_blocks=stage.chunks)
+            worked = chunks.map_batches(
+                _Worker,
+                fn_constructor_args=(self.build, str(out.resolve()), retry, dict(moved)),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=self.workers),
+                num_cpus=self.cpus,
+                num_gpus=self.gpus or None,
+            )
+            for row in worked.iter_rows():
+                if row["error"]:
+                    raise (OutageError if row["outage"] else ValueError)(str(row["error"]))
+                for step in STEPS:
+                    done(step)
+        finally:
+            if started:
+                ray.shutdown()
+
+
+def _start(ray: Any, address: str | None, workers: int, cpus: float, gpus: float) -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    try:
+        if address is None:
+            ray.init(
+                num_cpus=max(1, round(workers * cpus + 1)), num_gpus=gpus * workers or None, include_dashboard=False,
+                configure_logging=True, logging_level="ERROR", log_to_driver=False,
+            )  # fmt: skip
+        else:
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, OSError, RuntimeError) as error:
+        where = "here" if address is None else f"at {address}"
+        raise ValueError(
+            f"Ray cannot be started {where} ({error}): check the address, or use the engine 'local'"
+        ) from error
+
+
+class _Worker:
+    """An actor of Ray Data."""
+
+    def __init__(self, build: Build, out: str, retry: bool, moved: dict[str, int]) -> None:
+        one_core()
+        self.work = ChunkWork(build(), Path(out), retry, moved)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """An error is a result: Ray would try a worker's exception again, and tell it in words of its own."""
+        errors, outages = [], []
+        for number in batch["id"]:
+            error: Exception | None = None
+            try:
+                self.work.run(int(number))
+            except (ValueError, OSError) as found:
+                error = found
+            errors.append("" if error is None else str(error))
+            outages.append(isinstance(error, OutageError))
+        return {"id": list(batch["id"]), "error": errors, "outage": outages}

@@ -1,0 +1,53 @@
+"""How far a curation is: what `edit-r1 curate status` tells, while it runs and afterwards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from edit_r1.curate.chunk import STEPS, chunk_file
+from edit_r1.store import read_json
+
+
+def read_status(out: Path) -> dict[str, Any]:
+    """{"finished", "seconds_left", "steps": [...]}, one per step: finished or not, chunks done of all, rows so far,
+    rows a second and failures by cause.
+
+    `per_second` is of the rows that were made and not found, while their step was at work; None where none was.
+    `seconds_left` takes as much time for each chunk that is left as the others took, and as many chunks at once as the
+    run has; None before a first chunk is done, and 0 when all are.
+
+    Raises:
+        ValueError: when `out` holds no curation.
+    """
+    path = out / ".work" / "run.json"
+    if not path.exists():
+        raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
+    run = read_json(path)
+    found = [chunk_file(out, number).read() for number in range(run["chunks"])]
+    chunks = [chunk for chunk in found if chunk.get("run") == run["run"]]  # the others are of an earlier stage
+    finished = bool(run["done"])
+    steps, left, known = [], 0.0, True
+    for step in STEPS:
+        done = [chunk["steps"][step] for chunk in chunks if step in chunk["steps"]]
+        failed: Counter[str] = Counter()
+        for one in done:
+            failed.update(one["failed"])
+        worked = [one for one in done if one["new"]]
+        seconds = sum(one["seconds"] for one in worked)
+        if len(done) < run["chunks"]:
+            known = known and bool(done)
+            left += (run["chunks"] - len(done)) * sum(one["seconds"] for one in done) / max(1, len(done))
+        steps.append(
+            {
+                "step": step,
+                "finished": finished,
+                "chunks": len(done),
+                "of": run["chunks"],
+                "rows": sum(one["rows"] for one in done),
+                "per_second": sum(one["new_rows"] for one in worked) / seconds if seconds > 0 else None,
+                "failed": dict(sorted(failed.items(), key=lambda item: (-item[1], item[0]))),
+            }
+        )
+    return {"finished": finished, "seconds_left": left / run["at_once"] if known else None, "steps": steps}

@@ -1,0 +1,124 @@
+"""The same data from every engine, and from runs that were killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edit_r1.curate.chunk import STEPS
+from edit_r1.curate.engine import Engine, Local
+from edit_r1.curate.failures import OutageError
+from edit_r1.curate.ray_engine import OnRay
+from edit_r1.curate.run import curate
+from edit_r1.store import read_json
+from edit_r1.vlm.protocol import Completion
+
+COUNT = 22
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Any:
+    """The module under a name that other processes can import too."""
+    path = str(HERE)
+    if path not in sys.path:
+        sys.path.insert(0, path)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (path, os.environ.get("PYTHONPATH"))))
+    return importlib.import_module("scripted")
+
+
+@pytest.fixture(scope="module")
+def expected(scripted: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("curation")
+    curate(scripted.build(COUNT), out)
+    summary: dict[str, Any] = read_json(out / "summary.json")
+    assert summary["rows"]["selected"] > 20 and summary["failed"]["traces"]
+    return summary
+
+
+def made(scripted: Any, out: Path, engine: Engine) -> dict[str, Any]:
+    seen: list[tuple[str, int, int]] = []
+    curate(scripted.build(COUNT), out, lambda *call: seen.append(call), engine)
+    chunks = -(-COUNT // 4)
+    assert sorted(seen) == sorted((step, chunk, chunks) for step in STEPS for chunk in range(1, chunks + 1))
+    summary: dict[str, Any] = read_json(out / "summary.json")
+    return summary
+
+
+def test_threads_and_processes_make_the_same_data(scripted: Any, expected: dict[str, Any], tmp_path: Path) -> None:
+    assert made(scripted, tmp_path / "threads", Local(chunks_at_once=3)) == expected
+    build = partial(scripted.build, COUNT)
+    assert made(scripted, tmp_path / "processes", Local(processes=2, build=build)) == expected
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_ray_makes_the_same_data_with_one_worker_and_with_two(
+    scripted: Any, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    build = partial(scripted.build, COUNT)
+    for workers in (1, 2):
+        assert made(scripted, tmp_path / f"ray-{workers}", OnRay(build, workers)) == expected
+
+
+def test_an_outage_ends_the_other_chunks_too(scripted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(self: Any, requests: Any, sampling: Any, n: int = 1) -> list[list[Completion]]:
+        return [[Completion("", 0, "error", "connection refused")] * n for _ in requests]
+
+    monkeypatch.setattr(scripted.Model, "generate", silent)
+    with pytest.raises(OutageError, match="decomposer: no answer"):
+        curate(replace(scripted.build(40), chunk_size=10), tmp_path, None, Local(1, 3))
+
+
+def test_a_process_killed_at_random_moments_ends_with_the_same_data_and_pays_little_twice(
+    scripted: Any, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    """SIGKILL to two processes at work; what is lost is at most the steps of the chunks that they were at."""
+    out, calls = tmp_path / "killed", tmp_path / "calls"
+    script = (
+        "from functools import partial\nfrom pathlib import Path\nimport sys\nimport scripted\n"
+        "from edit_r1.curate.engine import Local\nfrom edit_r1.curate.run import curate\n"
+        "if __name__ == '__main__':\n"
+        f"    build = partial(scripted.build, {COUNT}, 0.01)\n"
+        "    curate(build(), Path(sys.argv[1]), None, Local(2, build=build))\n"
+    )
+    file = tmp_path / "run.py"
+    file.write_text(script)
+    environment = {**os.environ, "SCRIPTED_CALLS": str(calls)}
+    rng, kills = random.Random(0), 0
+    for _ in range(12):
+        process = subprocess.Popen([sys.executable, str(file), str(out)], env=environment, start_new_session=True)
+        try:
+            process.wait(1.0 + 2.5 * rng.random())
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            time.sleep(0.2)
+    subprocess.run([sys.executable, str(file), str(out)], env=environment, check=True)
+    assert kills >= 1
+    assert read_json(out / "summary.json") == expected
+    asked = sum(int(line.split()[1]) for line in calls.read_text().splitlines() if line.startswith("j1 "))
+    assert asked <= expected["rows"]["candidates"] + kills * 2 * 8  # two chunks of eight candidates
+
+
+def test_engines_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="processes=0"):
+        Local(0)
+    with pytest.raises(ValueError, match="needs? `build`"):
+        Local(2)
+    with pytest.raises(ValueError, match="set one of them"):
+        Local(2, 2, build=lambda: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="workers=0"):
+        OnRay(lambda: None, 0)  # type: ignore[arg-type, return-value]
