@@ -109,13 +109,14 @@ def test_a_ranking_shows_path_score_and_categories() -> None:
 def test_a_status_shows_every_step_and_failures_by_cause() -> None:
     failed = {f"judge: cause {number}": 10 - number for number in range(8)}
     rows = [
-        {"step": "contexts", "finished": True, "shards": 3, "rows": 120, "failed": failed},
-        {"step": "candidates", "finished": False, "shards": 1, "rows": None, "failed": {}},
-        {"step": "traces", "finished": False, "shards": 0, "rows": None, "failed": {}},
+        {"step": "contexts", "finished": True, "chunks": 3, "of": 3, "rows": 120, "per_second": 7.25, "failed": failed},
+        {"step": "candidates", "finished": False, "chunks": 1, "of": 3, "rows": 40, "per_second": 9.0, "failed": {}},
+        {"step": "traces", "finished": False, "chunks": 0, "of": 3, "rows": 0, "per_second": None, "failed": {}},
     ]
-    text = shown(status_table(rows))
+    text = shown(status_table({"finished": False, "seconds_left": 7200.0, "steps": rows}))
     states = {words[0]: words[1] for words in map(str.split, text.splitlines()) if len(words) > 4}
     assert states.items() >= {"contexts": "done", "candidates": "under", "traces": "waiting"}.items()
+    assert "about 2.0 h left" in text and "7.25" in text and "1 of 3" in text
     assert "contexts: 52 failed" in text
     assert "10 judge: cause 0" in text and "12 of 3 other causes" in text
 

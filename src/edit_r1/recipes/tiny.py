@@ -156,14 +156,16 @@ def candidate_editors() -> tuple[Editor, ...]:
     return (*all_editors(), tiny_editor(), tiny_editor(steps=FEW_STEPS))
 
 
-def tiny_curation(samples: list[Sample], index: WorldIndex, sizes: TinySizes, seed: int) -> CurateStage:
-    """The four steps with simulated models; `index` is what these know."""
+def tiny_curation(
+    samples: list[Sample], index: WorldIndex, sizes: TinySizes, seed: int, editors: tuple[Editor, ...] = ()
+) -> CurateStage:
+    """The four steps with simulated models; `index` is what these know. editors: others than `candidate_editors`."""
     sampling = Sampling(512, temperature=1.0, seed=seed)
     pool = tuple(PoolMember(SimulatedJudge(judge, index), 2, sampling, "compact") for judge in POOL)
     return CurateStage(
         samples=GivenSamples(tuple(samples)),
         decomposer=SimulatedDecomposer(index),
-        editors=candidate_editors(),
+        editors=editors or candidate_editors(),
         pool=pool,
         verifier=SimulatedVerifier(index),
         candidates_per_context=sizes.candidates,
