@@ -62,7 +62,8 @@ function table(annotators) {
 function show(figures) {
   const wanted = figures.pairs * figures.wanted;
   byId("done").value = wanted ? 1 - figures.open / wanted : 0;
-  const left = figures.per_minute > 0 ? `${Math.ceil(figures.open / figures.per_minute)} min` : "–";
+  const minutes = figures.per_minute > 0 ? Math.ceil(figures.open / figures.per_minute) : null;
+  const left = minutes === null ? "–" : minutes < 90 ? `${minutes} min` : `${(minutes / 60).toFixed(0)} h`;
   byId("tiles").replaceChildren(
     tile(`${figures.complete} of ${figures.pairs}`, `pairs with ${figures.wanted} answers`),
     tile(figures.answers, "answers that count"),
