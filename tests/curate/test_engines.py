@@ -89,25 +89,26 @@ def test_a_process_killed_at_random_moments_ends_with_the_same_data_and_pays_lit
         "from functools import partial\nfrom pathlib import Path\nimport sys\nimport scripted\n"
         "from edit_r1.curate.engine import Local\nfrom edit_r1.curate.run import curate\n"
         "if __name__ == '__main__':\n"
-        f"    build = partial(scripted.build, {COUNT}, 0.01)\n"
+        f"    build = partial(scripted.build, {COUNT}, 0.02)\n"
         "    curate(build(), Path(sys.argv[1]), None, Local(2, build=build))\n"
     )
     file = tmp_path / "run.py"
     file.write_text(script)
     environment = {**os.environ, "SCRIPTED_CALLS": str(calls)}
-    rng, kills = random.Random(0), 0
-    for _ in range(12):
+    rng, kills, seen = random.Random(0), 0, 0
+    calls.touch()
+    for _ in range(8):
         process = subprocess.Popen([sys.executable, str(file), str(out)], env=environment, start_new_session=True)
-        try:
-            process.wait(1.0 + 2.5 * rng.random())
+        seen = len(calls.read_text().splitlines()) + rng.randint(2, 6)
+        while process.poll() is None and len(calls.read_text().splitlines()) < seen:
+            time.sleep(0.01)
+        if process.poll() is not None:
             break
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
     subprocess.run([sys.executable, str(file), str(out)], env=environment, check=True)
-    assert kills >= 1
+    assert kills >= 3
     assert read_json(out / "summary.json") == expected
     asked = sum(int(line.split()[1]) for line in calls.read_text().splitlines() if line.startswith("j1 "))
     assert asked <= expected["rows"]["candidates"] + kills * 2 * 8  # two chunks of eight candidates
