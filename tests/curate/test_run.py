@@ -18,7 +18,7 @@ from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.curate.status import read_status
 from edit_r1.curate.tables import DECISIONS
 from edit_r1.records import Sample, Trace
-from edit_r1.store import QUADRUPLES, read_dataset, read_json
+from edit_r1.store import QUADRUPLES, StoreError, read_dataset, read_json
 from edit_r1.vlm.protocol import Completion, Sampling
 
 WARM = Sampling(512, temperature=1.0, seed=3)
@@ -267,6 +267,16 @@ def test_what_failed_is_asked_for_again_on_demand(stage: CurateStage, kit: Any, 
     assert calls(better)["decomposer"] > 0
     curate(better, tmp_path / "whole")
     assert summary_of(tmp_path)["rows"] == summary_of(tmp_path / "whole")["rows"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_a_curation_did_not_make_is_never_replaced(stage: CurateStage, tmp_path: Path, step: str) -> None:
+    mine = tmp_path / step / "holiday.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    with pytest.raises(StoreError, match=f"{step}: stands there and was not made by this curation"):
+        curate(stage, tmp_path)
+    assert mine.read_bytes() == b"mine" and not (tmp_path / ".work").exists()
 
 
 def test_a_damaged_shard_is_named(stage: CurateStage, tmp_path: Path) -> None:

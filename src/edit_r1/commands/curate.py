@@ -45,6 +45,8 @@ def curate_run(
 
     if engine == "local" and (address is not None or gpus):
         raise ValueError("--address and --gpus are Ray's: add --engine ray")
+    if engine == "ray" and chunks_at_once != 1:
+        raise ValueError("--chunks-at-once is of one local process: with --engine ray give more --workers")
     quiet_libraries()
     build = partial(load_curation, recipe)
     chosen: Engine

@@ -57,7 +57,6 @@ class OnRay:
         if started:
             _start(ray, self.address, self.workers, self.cpus, self.gpus)
         try:
-            # Found before the work begins, so that the workers' progress does not depend on a shared clock.
             chunks = ray.data.range(stage.chunks, override_num_blocks=stage.chunks)
             worked = chunks.map_batches(
                 _Worker,

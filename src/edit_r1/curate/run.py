@@ -21,7 +21,7 @@ from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.summary import Tally
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample
-from edit_r1.store import Dataset, read_json, write_json
+from edit_r1.store import Dataset, StoreError, read_json, write_json
 
 Progress = Callable[[str, int, int], None]
 """Called with (step, chunks done, chunks in all)."""
@@ -90,6 +90,9 @@ def curate(
 def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
     """Notes what is run. Returns, where the samples are others than before, the chunk that held each of those."""
     path = out / ".work" / "run.json"
+    taken = [step for step in TABLES if (out / step).exists()]
+    if taken and not path.exists():  # assembling would replace it
+        raise StoreError(f"{out / taken[0]}: stands there and was not made by this curation: choose another --out")
     told: dict[str, Any] = {
         "samples": stage.samples.fingerprint,
         "chunk_size": stage.chunk_size,
