@@ -56,6 +56,33 @@ def test_standing_workers_stay_for_the_next_call_and_no_longer() -> None:
     assert not second & makers()
 
 
+THREADS = """
+import os, sys
+from concurrent.futures import ProcessPoolExecutor
+from edit_r1.processes import begin_worker, process_context
+
+def threads(_):
+    import numpy
+    numpy.ones((300, 300)) @ numpy.ones((300, 300))  # a forked process has its threads from the first product on
+    return len(os.listdir("/proc/self/task"))
+
+if __name__ == "__main__":
+    before = dict(os.environ)
+    with ProcessPoolExecutor(1, process_context(["numpy"]), initializer=begin_worker) as pool:
+        print(pool.submit(threads, None).result(), dict(os.environ) == before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only a fork server has numpy before a worker begins")
+def test_a_worker_has_no_thread_beside_its_own(tmp_path: Path) -> None:
+    script = tmp_path / "threads.py"
+    script.write_text(THREADS)
+    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    told = {name: value for name, value in os.environ.items() if name not in limits}
+    said = subprocess.run([sys.executable, str(script)], env=told, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["2", "True"]  # the work, and the thread that waits for the starter's end
+
+
 def test_errors_are_raised_here() -> None:
     with pytest.raises(ValueError, match="value=-1"):
         spread(_square, [1, -1, 2], processes=2, few=2)
