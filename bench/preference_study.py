@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,14 +29,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 import tyro
+from held_out import COLUMNS, cells, gain, judged, markdown, pooled, shown
 from torch import Tensor
 
-from edit_r1.evaluate.reward import PairScore, judge_candidates, pair_scores, report_checklist, report_pairs
-from edit_r1.evaluate.reward_report import calibration
-from edit_r1.recipes.tiny import SIZES, tiny_gcpo, tiny_judge
-from edit_r1.records import Judgment, Preference, Trace
+from edit_r1.recipes.tiny import SIZES, tiny_gcpo
+from edit_r1.records import Preference
 from edit_r1.report.terminal import quiet_libraries
-from edit_r1.stats import Estimate, nested_ci
 from edit_r1.store import PREFERENCES, read_dataset, read_json, write_json
 from edit_r1.train.gcpo import GCPOTrainer, train_gcpo
 from edit_r1.train.pairs import Rollouts
@@ -207,89 +205,22 @@ def told(name: str, done: int, total: int, numbers: Mapping[str, float]) -> None
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def judged(run: Path, model: Path, size: str, seed: int) -> dict[str, Any]:
-    """Greedy judgments of the held-out pairs, and of every verdict whether it is true."""
-    pairs = read_dataset(run / "data", "test", PREFERENCES)
-    gold = read_json(run / "data/test_gold.json")
-    with tiny_judge(model, SIZES[size]) as verifier:
-        judgments = judge_candidates(verifier, pairs, 1, seed)
-    source = {c.id: pair.context.sample.id for pair in pairs for c in (pair.first, pair.second)}
-    known = {name: truth for name, truth in gold.items() if name in judgments}
-    scores = pair_scores(pairs, judgments)
-    checklist = report_checklist(
-        [judgments[name] for name in known], [t[0] for t in known.values()], [t[1] for t in known.values()]
-    )
-    return {
-        "pairs": [asdict(score) for score in scores],
-        "verdicts": [v for name, truth in known.items() for v in verdicts(source[name], judgments[name], truth[0])],
-        "report": asdict(report_pairs("EditWorld test", scores)), "checklist": asdict(checklist),
-        "calibration": calibration(scores),
-    }  # fmt: skip
-
-
-def verdicts(source: str, judgment: Judgment, gold: Sequence[int]) -> list[tuple[str, int, int]]:
-    """(source, gold, given) of every verdict of a greedy judgment; none where it could not be parsed."""
-    [trace] = judgment.outcomes
-    if not isinstance(trace, Trace) or trace.verdicts is None:
-        return []
-    return [(source, truth, verdict.value) for truth, verdict in zip(gold, trace.verdicts, strict=True)]
-
-
 def row(
     by_seed: Mapping[int, Mapping[str, Any]], found: Mapping[str, Mapping[int, Mapping[str, Any]]], resamples: int
 ) -> dict[str, Any]:
-    """Of all seeds together, seeds and sources both drawn anew; and each seed's half credit."""
-    measured = partial(nested_ci, resamples=resamples)
-    scores = [(seed, PairScore(**one)) for seed, result in by_seed.items() for one in result["pairs"]]
-    runs, sources = [seed for seed, _ in scores], [score.sample_id for _, score in scores]
-    half = [score.half_credit for _, score in scores]
-    result: dict[str, Any] = {
-        "half_credit": plain(measured(half, runs, sources)),
-        "strict": plain(measured([score.strict for _, score in scores], runs, sources)),
-        "ties": plain(measured([float(score.tie) for _, score in scores], runs, sources)),
-        "by_seed": {str(seed): one["report"]["half_credit"] for seed, one in by_seed.items()},
-        "unparsed": sum(one["report"]["unparsed"] for one in by_seed.values()),
-        "pairs": len(half),
-        "score_error": sum(one["checklist"]["score_error"] for one in by_seed.values()) / len(by_seed),
-        "gap_auc": {str(seed): one["calibration"]["gap_auc"] for seed, one in by_seed.items()},
-    }
-    for name, truth in (("tpr", 1), ("tnr", 0)):
-        rows = [(s, *verdict) for s, one in by_seed.items() for verdict in one["verdicts"] if verdict[1] == truth]
-        result[name] = plain(measured([float(given == truth) for *_, given in rows], [r[0] for r in rows],
-                                      [r[1] for r in rows]))  # fmt: skip
-    for other in ("SFT", "GCPO"):
-        theirs = [PairScore(**one).half_credit for seed in by_seed for one in found[other][seed]["pairs"]]
-        result[f"minus_{other.lower()}"] = plain(
-            measured([a - b for a, b in zip(half, theirs, strict=True)], runs, sources)
-        )
-    return result
-
-
-def plain(estimate: Estimate) -> dict[str, Any]:
-    return {"mean": estimate.mean, "ci95": estimate.ci95}
+    """Of all seeds together, and against SFT and GCPO."""
+    against = {f"minus_{other.lower()}": gain(by_seed, found[other], resamples) for other in ("SFT", "GCPO")}
+    return pooled(by_seed, resamples) | against
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    columns = (
-        "half credit % (95 %)", "by seed", "- SFT", "- GCPO", "ties %", "unparsed", "TPR % (95 %)", "TNR % (95 %)",
-        "error of the score", "larger gap, surer order",
-    )  # fmt: skip
-    lines = ["| | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    head = ("", *COLUMNS, "- SFT", "- GCPO", "larger gap, surer order")
+    lines = []
     for name, row in rows.items():
-        cells = [
-            shown(row["half_credit"]), ", ".join(f"{100 * value:.1f}" for value in row["by_seed"].values()),
-            "" if name == "SFT" else shown(row["minus_sft"], "+"),
-            "" if name == "GCPO" else shown(row["minus_gcpo"], "+"), f"{100 * row['ties']['mean']:.1f}",
-            f"{row['unparsed']} of {row['pairs']}", shown(row["tpr"]), shown(row["tnr"]), f"{row['score_error']:.2f}",
-            ", ".join(f"{value:.2f}" for value in row["gap_auc"].values() if value is not None),
-        ]  # fmt: skip
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def shown(value: Mapping[str, Any], sign: str = "") -> str:
-    low, high = value["ci95"] or (float("nan"), float("nan"))
-    return f"{100 * value['mean']:{sign}.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        sure = ", ".join(f"{value:.2f}" for value in row["gap_auc"].values() if value is not None)
+        against = ["" if name == other else shown(row[f"minus_{other.lower()}"], "+") for other in ("SFT", "GCPO")]
+        lines.append([name, *cells(row), *against, sure])
+    return markdown(head, lines)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from edit_r1.curate.reason import PoolMember
 from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.editors.protocol import Editor
-from edit_r1.records import Sample
+from edit_r1.records import OutputMode, Sample
 from edit_r1.train.editor_stage import EditorRLStage, LossSettings, SDESettings, UpdateSettings
 from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
 from edit_r1.train.head import HeadStage
@@ -134,11 +134,11 @@ def role_samples(role: str, count: int, seed: int) -> list[Sample]:
     return make_samples(count, split, seed, start=_STRETCH[role])
 
 
-def tiny_judge(model: Path, sizes: TinySizes | None = None) -> Verifier:
+def tiny_judge(model: Path, sizes: TinySizes | None = None, mode: OutputMode = "both") -> Verifier:
     """A tiny verifier as the demo asks it, on as many processes as `sizes` has; None for a few questions, here."""
     device = "cpu" if sizes is None or sizes.processes == 1 else ("cpu",) * sizes.processes
     return Verifier.load(
-        model, device=device, batch_size=24, mode="both", variant="compact", max_new_tokens=MAX_NEW_TOKENS
+        model, device=device, batch_size=24, mode=mode, variant="compact", max_new_tokens=MAX_NEW_TOKENS
     )
 
 

@@ -1,0 +1,117 @@
+"""What the studies of verifiers on EditWorld share: the held-out pairs of a demo's run judged, pooled over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edit_r1.evaluate.reward import PairScore, judge_candidates, pair_scores, report_checklist, report_pairs
+from edit_r1.evaluate.reward_report import calibration
+from edit_r1.recipes.tiny import SIZES, tiny_judge
+from edit_r1.records import Judgment, OutputMode, Preference, Trace
+from edit_r1.stats import Estimate, nested_ci
+from edit_r1.store import PREFERENCES, read_dataset, read_json
+
+COLUMNS = (
+    "half credit % (95 %)", "by seed", "ties %", "unparsed", "TPR % (95 %)", "TNR % (95 %)", "error of the score",
+)  # fmt: skip
+"""Of `cells`."""
+
+
+def judged(run: Path, model: Path, size: str, seed: int, mode: OutputMode = "both") -> dict[str, Any]:
+    """Greedy judgments of the held-out pairs of `run`, and of every verdict whether it is true."""
+    pairs: Sequence[Preference] = read_dataset(run / "data", "test", PREFERENCES)
+    gold = read_json(run / "data/test_gold.json")
+    with tiny_judge(model, SIZES[size], mode) as verifier:
+        judgments = judge_candidates(verifier, pairs, 1, seed)
+    source = {c.id: pair.context.sample.id for pair in pairs for c in (pair.first, pair.second)}
+    known = {name: truth for name, truth in gold.items() if name in judgments}
+    scores = pair_scores(pairs, judgments)
+    checklist = report_checklist(
+        [judgments[name] for name in known], [t[0] for t in known.values()], [t[1] for t in known.values()]
+    )
+    return {
+        "pairs": [asdict(score) for score in scores],
+        "verdicts": [v for name, truth in known.items() for v in _verdicts(source[name], judgments[name], truth[0])],
+        "report": asdict(report_pairs("EditWorld test", scores)), "checklist": asdict(checklist),
+        "calibration": calibration(scores),
+    }  # fmt: skip
+
+
+def _verdicts(source: str, judgment: Judgment, gold: Sequence[int]) -> list[tuple[str, int, int]]:
+    """(source, gold, given) of every verdict of a greedy judgment; none where it has none."""
+    [trace] = judgment.outcomes
+    if not isinstance(trace, Trace) or trace.verdicts is None:
+        return []
+    return [(source, truth, verdict.value) for truth, verdict in zip(gold, trace.verdicts, strict=True)]
+
+
+def pooled(by_seed: Mapping[int, Mapping[str, Any]], resamples: int) -> dict[str, Any]:
+    """Results of `judged` over all seeds, with intervals that draw seeds and sources anew."""
+    measured = partial(nested_ci, resamples=resamples)
+    scores = [(seed, PairScore(**one)) for seed, result in by_seed.items() for one in result["pairs"]]
+    runs, sources = [seed for seed, _ in scores], [score.sample_id for _, score in scores]
+    half = [score.half_credit for _, score in scores]
+    errors = [one["checklist"]["score_error"] for one in by_seed.values()]
+    result: dict[str, Any] = {
+        "half_credit": plain(measured(half, runs, sources)),
+        "strict": plain(measured([score.strict for _, score in scores], runs, sources)),
+        "ties": plain(measured([float(score.tie) for _, score in scores], runs, sources)),
+        "by_seed": {str(seed): one["report"]["half_credit"] for seed, one in by_seed.items()},
+        "unparsed": sum(one["report"]["unparsed"] for one in by_seed.values()),
+        "pairs": len(half),
+        "score_error": None if None in errors else statistics.fmean(errors),
+        "gap_auc": {str(seed): one["calibration"]["gap_auc"] for seed, one in by_seed.items()},
+    }
+    for name, truth in (("tpr", 1), ("tnr", 0)):
+        rows = [(s, *verdict) for s, one in by_seed.items() for verdict in one["verdicts"] if verdict[1] == truth]
+        values = [float(given == truth) for *_, given in rows]
+        result[name] = plain(measured(values, [r[0] for r in rows], [r[1] for r in rows])) if rows else None
+    return result
+
+
+def gain(new: Mapping[int, Mapping[str, Any]], old: Mapping[int, Mapping[str, Any]], resamples: int) -> dict[str, Any]:
+    """Half credit of `new` minus `old` on the same pairs of the same seeds, seeds and sources drawn anew."""
+    both = [
+        (seed, PairScore(**mine), PairScore(**theirs))
+        for seed in new
+        for mine, theirs in zip(new[seed]["pairs"], old[seed]["pairs"], strict=True)
+    ]
+    if any((a.winner_id, a.loser_id) != (b.winner_id, b.loser_id) for _, a, b in both):
+        raise ValueError("the two results are not on the same pairs: judge both on the same run")
+    differences = [a.half_credit - b.half_credit for _, a, b in both]
+    return plain(
+        nested_ci(differences, [s for s, _, _ in both], [a.sample_id for _, a, _ in both], resamples=resamples)
+    )
+
+
+def plain(estimate: Estimate) -> dict[str, Any]:
+    return {"mean": estimate.mean, "ci95": estimate.ci95}
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """Of `COLUMNS`."""
+    error = row["score_error"]
+    return [
+        shown(row["half_credit"]), ", ".join(f"{100 * value:.1f}" for value in row["by_seed"].values()),
+        f"{100 * row['ties']['mean']:.1f}", f"{row['unparsed']} of {row['pairs']}",
+        shown(row["tpr"]), shown(row["tnr"]), "" if error is None else f"{error:.2f}",
+    ]  # fmt: skip
+
+
+def shown(value: Mapping[str, Any] | None, sign: str = "") -> str:
+    """Percent with its interval; nothing for what was not measured."""
+    if value is None:
+        return ""
+    low, high = value["ci95"] or (float("nan"), float("nan"))
+    return f"{100 * value['mean']:{sign}.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table's lines."""
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
