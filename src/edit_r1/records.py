@@ -46,6 +46,10 @@ class Sample:
     references: tuple[bytes, ...] = ()
     """Further images that the instruction speaks of ("the hat of picture 2"), encoded; the source is picture 1. Editors
     that take one image refuse a sample that has any."""
+    origin: str = ""
+    """Where it lies in the data it was read from: file, and line, row or member; "" when unknown. No model reads it."""
+    licence: str = ""
+    """Under which its picture and text may be used, as its owner names it ("CC-BY-4.0"); "" when unknown."""
 
     @property
     def sources(self) -> tuple[bytes, ...]:

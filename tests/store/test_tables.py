@@ -47,7 +47,7 @@ maybe_text = st.none() | text
 seed = st.integers(-(2**63), 2**63 - 1)
 samples = st.builds(
     Sample, text, image, text, text, st.sampled_from(["random", "hard"]), st.sampled_from(["train", "test"]),
-    maybe_text, st.lists(image, max_size=2).map(tuple),
+    maybe_text, st.lists(image, max_size=2).map(tuple), text, text,
 )  # fmt: skip
 principles = st.builds(Principle, text, st.sampled_from(CATEGORIES))
 contexts = st.builds(Context, samples, st.lists(principles, max_size=3).map(tuple), text, st.booleans())
@@ -167,6 +167,20 @@ def test_references_are_images_and_their_absence_changes_no_hash(tmp_path: Path)
     digest = write_dataset(tmp_path, "older", [Sample("s", b"x", "do it", "")], older)
     assert read_dataset(tmp_path, "older", SAMPLES) == [Sample("s", b"x", "do it", "")]
     assert write_dataset(tmp_path, "newer", [Sample("s", b"x", "do it", "")], SAMPLES) == digest
+
+
+def test_origin_and_licence_are_later_columns_whose_absence_changes_no_hash(tmp_path: Path) -> None:
+    sample = Sample("s", b"x", "do it", "", origin="rows.jsonl:3", licence="CC-BY-4.0")
+    context = Context(sample, (Principle("red?", CATEGORIES[0]),), "d")
+    write_dataset(tmp_path, "contexts", [context], CONTEXTS)
+    assert read_dataset(tmp_path, "contexts", CONTEXTS) == [context]
+    row = SAMPLES.to_row(Sample("s", b"x", "do it", ""))
+    old = {name: value for name, value in row.items() if name not in ("origin", "licence")}
+    assert row_hash(row) == row_hash(old) != row_hash(SAMPLES.to_row(sample))
+    quadruple = QUADRUPLES.to_row(Quadruple(Context(Sample("s", b"x", "do it", ""), (), "d"), _candidate("a")))
+    later = ("context_origin", "context_licence")
+    assert all(quadruple[name] is None for name in later)
+    assert row_hash(quadruple) == row_hash({name: value for name, value in quadruple.items() if name not in later})
 
 
 def test_votes_and_ratings_are_later_columns_whose_absence_changes_no_hash(tmp_path: Path) -> None:

@@ -158,8 +158,8 @@ def preferences_audit(
         threshold: most bits of 256 by which a copy's perceptual hash differs.
         seed: of the bootstrap.
     """
+    from edit_r1.algo.picture_hash import NEAR, SIDE
     from edit_r1.preferences.audit import audit, audit_json, example_rows, read_examples
-    from edit_r1.preferences.picture_hash import NEAR, SIDE
     from edit_r1.report.terminal import batch_progress
 
     bits = NEAR if threshold is None else threshold

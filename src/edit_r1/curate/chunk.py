@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +97,8 @@ class ChunkWork:
         stage = self.stage
         found = list(stage.samples.rows(number * stage.chunk_size, (number + 1) * stage.chunk_size))
         key = unit_key(stage.key(), [_identity(one) if isinstance(one, Sample) else asdict(one) for one in found])
+        if edition := _edition(found):
+            key = unit_key(key, edition)
         file = chunk_file(self.out, number)
         kept = file.read()
         if kept.get("key") == key and kept.get("done") and not self._to_retry(kept):
@@ -106,7 +108,7 @@ class ChunkWork:
                 for step in STEPS:
                     tell(step, number)
             return kept
-        return _Chunk(self, number, key, file, tell).run(found)
+        return _Chunk(self, number, key, edition, file, tell).run(found)
 
     def _to_retry(self, kept: Mapping[str, Any]) -> bool:
         return self.retry and any(step["failed"] for step in kept["steps"].values())
@@ -115,8 +117,11 @@ class ChunkWork:
 class _Chunk:
     """One chunk at work."""
 
-    def __init__(self, work: ChunkWork, number: int, key: str, file: ChunkFile, tell: Tell | None) -> None:
+    def __init__(
+        self, work: ChunkWork, number: int, key: str, edition: str, file: ChunkFile, tell: Tell | None
+    ) -> None:
         self.work, self.stage, self.number, self.file, self.tell = work, work.stage, number, file, tell
+        self.edition = edition
         self.told: dict[str, Any] = {"run": work.run_key, "key": key, "ids": [], "steps": {}, "done": False}
         self.started = time.monotonic()
 
@@ -153,7 +158,8 @@ class _Chunk:
                 made.append(Made(tuple(kept), tuple(failures)))
             return made
 
-        return self.done("samples", [self.work.shards["samples"].fill(self.family("given"), wanted, make)])
+        shards = self.work.shards["samples"]
+        return self.done("samples", [shards.fill(self.family("given"), wanted, make, (), False, self.edition, _given)])
 
     def contexts(self, samples: Sequence[Sample]) -> list[Context]:
         stage = self.stage
@@ -164,8 +170,11 @@ class _Chunk:
             check_outage(_failed(made), {one.decomposer for one in made if isinstance(one, Context)})
             return [_made(one) for one in made]
 
+        def renewed(sample: Sample, unit: Made[Context]) -> Made[Context]:
+            return replace(unit, rows=tuple(replace(row, sample=sample) for row in unit.rows))
+
         wanted = {unit_key(actor, _identity(sample)): sample for sample in samples}
-        return self.done("contexts", [self.fill("contexts", actor, wanted, make)])
+        return self.done("contexts", [self.fill("contexts", actor, wanted, make, self.edition, renewed)])
 
     def candidates(self, contexts: Sequence[Context]) -> list[Candidate]:
         stage, names = self.stage, [editor.name for editor in self.stage.editors]
@@ -242,7 +251,7 @@ class _Chunk:
         stage, tally = self.stage, Tally(self.stage.seed)
         decisions: dict[str, Made[Decision]] = {}
         kept: dict[str, Made[Quadruple]] = {}
-        rules = [stage.tie_break, stage.filter_on, stage.seed]
+        rules = [stage.tie_break, stage.filter_on, stage.seed, *([self.edition] if self.edition else [])]
         for context, candidate in pairs:
             own, truth = traces[candidate.id], gold.get(candidate.id)
             chosen = select(own, truth, stage.tie_break, stage.filter_on, stage.seed)
@@ -267,11 +276,17 @@ class _Chunk:
         return f"{actor[:12]}-{self.number:06d}"
 
     def fill(
-        self, step: str, actor: str, wanted: Mapping[str, Any], make: Callable[[list[Any]], Sequence[Made[T]]]
+        self,
+        step: str,
+        actor: str,
+        wanted: Mapping[str, Any],
+        make: Callable[[list[Any]], Sequence[Made[T]]],
+        edition: str = "",
+        renewed: Callable[[Any, Made[T]], Made[T]] | None = None,
     ) -> Shard[T]:
         chunks = {self.work.moved[one] for one in self.told["ids"] if one in self.work.moved} - {self.number}
         older = [f"{actor[:12]}-{number:06d}" for number in sorted(chunks)]
-        return self.work.shards[step].fill(self.family(actor), wanted, make, older, self.work.retry)
+        return self.work.shards[step].fill(self.family(actor), wanted, make, older, self.work.retry, edition, renewed)
 
     def done(self, step: str, shards: Sequence[Shard[T]]) -> list[T]:
         """Notes a step and returns its rows."""
@@ -295,6 +310,18 @@ class _Chunk:
 def _identity(sample: Sample) -> list[Any]:
     """What a sample's rows are made from."""
     return [sample.id, list(sample.sources), sample.instruction]
+
+
+def _edition(found: Sequence[Sample | Failure]) -> str:
+    """Hash of what rows carry of their samples and nothing is made from; "" without any origin and licence."""
+    samples = [one for one in found if isinstance(one, Sample)]
+    if not any(sample.origin or sample.licence for sample in samples):
+        return ""
+    return unit_key([[s.id, s.origin, s.licence, s.category, s.subset, s.split] for s in samples])
+
+
+def _given(one: Sample | Failure, unit: Made[Sample]) -> Made[Sample]:
+    return replace(unit, rows=(one,)) if isinstance(one, Sample) and unit.rows else unit
 
 
 def _asked(context: Context) -> list[list[str]]:

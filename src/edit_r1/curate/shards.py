@@ -7,9 +7,9 @@ model with its settings) for one chunk of samples:
     STEP/ACTOR-CHUNK/HASH.parquet         rows; the file's metadata tells keys, rows a unit, and row hashes
     STEP/ACTOR-CHUNK/HASH.failures.json   what could not be made, by unit
 
-HASH is that of the keys, so a shard is never changed. When other units are wanted of the same actor and chunk (a
-candidate was added, a judge reads more principles), those that lie in older shards are taken from there and only the
-rest are made.
+HASH is that of the keys (and of the edition, where rows carry what no key counts), so a shard is never changed. When
+other units are wanted of the same actor and chunk (a candidate was added, a judge reads more principles), those that
+lie in older shards are taken from there and only the rest are made.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ class Shards(Generic[T]):
         make: Callable[[list[U]], Sequence[Made[T]]],
         older: Iterable[str] = (),
         retry: bool = False,
+        edition: str = "",
+        renewed: Callable[[U, Made[T]], Made[T]] | None = None,
     ) -> Shard[T]:
         """The shard of the wanted units, in their order; those that are nowhere are made, and the shard is written.
 
@@ -95,17 +97,21 @@ class Shards(Generic[T]):
             make: what came of each, in order.
             older: further families whose shards may hold wanted units.
             retry: make those again of which something failed.
+            edition: hash of what rows carry and no key counts (a sample's licence); "" where there is nothing of it.
+            renewed: brings a found unit to this edition.
 
         Raises:
             StoreError: when the disk refuses, or a shard is damaged.
         """
-        path = self.folder / family / f"{unit_key(*wanted)}.parquet"
+        path = self.folder / family / f"{unit_key(*wanted, *([edition] if edition else []))}.parquet"
         whole = self._read(path) if path.exists() else None
         if whole is not None and not (retry and whole.failures):
             return whole
         known = dict(whole.units) if whole is not None else self._known(family, older, wanted)
         if retry:
             known = {key: unit for key, unit in known.items() if not unit.failures}
+        if renewed is not None:
+            known = {key: renewed(wanted[key], unit) for key, unit in known.items()}
         missing = [key for key in wanted if key not in known]
         made = make([wanted[key] for key in missing]) if missing else []
         known |= dict(zip(missing, made, strict=True))

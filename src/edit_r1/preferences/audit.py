@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edit_r1.algo.picture_hash import NEAR
 from edit_r1.preferences import biases, consistency
 from edit_r1.preferences.facts import PairFacts, Unreadable, read_facts
 from edit_r1.preferences.overlap import Overlap, overlap
-from edit_r1.preferences.picture_hash import NEAR
 from edit_r1.preferences.votes import FlipRate
 from edit_r1.records import Preference
 from edit_r1.store import PREFERENCES, Dataset

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from edit_r1.algo.edit_change import measure_look
+from edit_r1.algo.picture_hash import exact_hash, perceptual_hash
 from edit_r1.images import ImageError, bounded_size, decode_rgb, to_same_size
-from edit_r1.preferences.picture_hash import exact_hash, perceptual_hash
 from edit_r1.processes import cores
 from edit_r1.records import Choice, Preference, Rating
 from edit_r1.verifier.items import context_key

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edit_r1.algo.picture_hash import NEAR, exact_hash, nearest, perceptual_hash
 from edit_r1.images import ImageError, decode_rgb, read_image_file
 from edit_r1.preferences.facts import PairFacts
-from edit_r1.preferences.picture_hash import NEAR, exact_hash, nearest, perceptual_hash
 from edit_r1.processes import cores
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")

@@ -20,7 +20,7 @@ from edit_r1.recipes.load import load_recipe
 from edit_r1.recipes.readiness_gate import check_ready
 from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.records import Context
-from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset, write_text
+from edit_r1.store import PREFERENCES, QUADRUPLES, Dataset, read_dataset, write_text
 from edit_r1.train.contexts import DataSettings
 from edit_r1.train.data_parallel import Team, is_first, leave_team
 from edit_r1.train.editor import train_editor
@@ -125,7 +125,7 @@ def run_curation(stage: CurateStage, out: Path, engine: Engine | None = None, re
 
         curate(stage, out, progress, engine, retry)
     selected = out / "selected"
-    write_text(selected / "README.md", quadruples_card(_read(str(selected), QUADRUPLES)))
+    write_text(selected / "README.md", quadruples_card(Dataset(out, "selected", QUADRUPLES)))
     return out
 
 

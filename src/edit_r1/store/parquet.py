@@ -28,7 +28,7 @@ Features = dict[str, Feature]
 ROW_GROUP = 100
 """Rows read at once by a viewer; small because rows hold images."""
 
-_LATER = ("references", "aspect", "soft_label", "votes", "ratings", "origin")
+_LATER = ("references", "aspect", "soft_label", "votes", "ratings", "origin", "licence")
 """Endings of columns added after data sets had been written: where they are empty a row keeps the hash it had."""
 
 _ARROW = {

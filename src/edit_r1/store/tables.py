@@ -41,6 +41,8 @@ _SAMPLE: Features = {
     "split": "string",
     "hidden": "string",
     "references": REFERENCES,
+    "origin": "string",
+    "licence": "string",
 }
 _CONTEXT: Features = {**_SAMPLE, "principles": PRINCIPLES, "decomposer": "string", "simulated": "bool"}
 _CANDIDATE: Features = {
@@ -86,6 +88,8 @@ def sample_to_row(sample: Sample) -> Row:
         "split": sample.split,
         "hidden": sample.hidden,
         "references": [{"image": image} for image in sample.references] or None,
+        "origin": sample.origin or None,
+        "licence": sample.licence or None,
     }
 
 
@@ -99,6 +103,8 @@ def sample_from_row(row: Row) -> Sample:
         split=row["split"],
         hidden=row["hidden"],
         references=tuple(reference["image"] for reference in row.get("references") or ()),  # old files have none
+        origin=row.get("origin") or "",
+        licence=row.get("licence") or "",
     )
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edit_r1.preferences.votes import flip_rate, gather_votes
-from edit_r1.records import Preference, Quadruple
+from edit_r1.records import Preference, Quadruple, Sample
 from edit_r1.train.editor_card import plain, public_name, versions
 
 LICENCE = "choose a licence that those of the base model and the data allow, and write `license: ...` here"
@@ -92,18 +92,31 @@ def _table(lines: Sequence[Mapping[str, Any]], alarms: int) -> str:
     return "\n".join([*rows, f"| alarms, in all | | {alarms} |"])
 
 
-def quadruples_card(quadruples: Sequence[Quadruple]) -> str:
-    """Card of curated data: README.md beside its files."""
-    samples = {each.context.sample.id: each.context.sample for each in quadruples}
-    simulated = any(each.context.simulated for each in quadruples)
+def quadruples_card(quadruples: Iterable[Quadruple]) -> str:
+    """Card of curated data: README.md beside its files. One quadruple is in memory at a time."""
+    samples: dict[str, Sample] = {}
+    editors: Counter[str] = Counter()
+    decomposers: Counter[str] = Counter()
+    count = targets = 0
+    simulated = False
+    for each in quadruples:
+        sample = each.context.sample
+        samples.setdefault(sample.id, replace(sample, source=b"", references=(), instruction="", hidden=None))
+        editors[each.candidate.editor] += 1
+        decomposers[each.context.decomposer] += 1
+        count += 1
+        targets += each.target is not None
+        simulated |= each.context.simulated
     facts = [
-        f"- {len(quadruples)} quadruples (source, edit, instruction, principles), {_targets(quadruples)} with a target "
-        "trace",
+        f"- {count} quadruples (source, edit, instruction, principles), {targets} with a target trace",
         f"- {len(samples)} contexts; {_counted('subset', [sample.subset for sample in samples.values()])}; "
         f"{_counted('split', [sample.split for sample in samples.values()])}",
-        f"- {_counted('editor', [each.candidate.editor for each in quadruples])}",
-        f"- {_counted('decomposed by', [each.context.decomposer for each in quadruples])}",
+        f"- {_counted('editor', editors)}",
+        f"- {_counted('decomposed by', decomposers)}",
     ]
+    licences = Counter(sample.licence or "unknown" for sample in samples.values())
+    if licences.keys() != {"unknown"}:
+        facts.append(f"- {_counted('contexts by the licence of their picture and text', licences)}")
     kinds = Counter(sample.category or "unknown" for sample in samples.values())
     return _data_card("Checklists and judgments of image edits", facts, kinds, simulated)
 
@@ -131,12 +144,9 @@ def preferences_card(preferences: Sequence[Preference]) -> str:
     return _data_card("Preferences between image edits", facts, kinds, any(each.simulated for each in preferences))
 
 
-def _targets(quadruples: Sequence[Quadruple]) -> int:
-    return sum(each.target is not None for each in quadruples)
-
-
-def _counted(what: str, values: Sequence[str]) -> str:
-    return f"{what}: " + ", ".join(f"{name} {count}" for name, count in sorted(Counter(values).items()))
+def _counted(what: str, values: Iterable[str]) -> str:
+    counted = values if isinstance(values, Counter) else Counter(values)
+    return f"{what}: " + ", ".join(f"{name} {count}" for name, count in sorted(counted.items()))
 
 
 def _data_card(title: str, facts: Sequence[str], kinds: Counter[str], simulated: bool) -> str:

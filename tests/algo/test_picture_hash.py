@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edit_r1.images import decode_rgb
-from edit_r1.preferences.picture_hash import (
+from edit_r1.algo.picture_hash import (
     GRID,
     NEAR,
     SIDE,
@@ -21,6 +20,7 @@ from edit_r1.preferences.picture_hash import (
     nearest,
     perceptual_hash,
 )
+from edit_r1.images import decode_rgb
 
 Paint = Callable[..., bytes]
 
