@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+Level = Literal["nominal", "ordinal"]
+"""Of measurement: whether categories have an order."""
 
 RESAMPLES = 2000
 _CHUNK = 200
@@ -282,6 +286,64 @@ def mean_within_group_spearman(
         return GroupCorrelation(None, None, 0, skipped)
     estimate = bootstrap_ci(rhos, seed=seed, resamples=resamples)
     return GroupCorrelation(estimate.mean, estimate.ci95, len(rhos), skipped)
+
+
+def unit_coincidences(counts_UC: np.ndarray) -> np.ndarray:
+    """The coincidence matrix of each unit, float64 (U, C, C), from how many of its values are of each category.
+
+    o_u[c, k] = n_uc (n_uk - [c = k]) / (m_u - 1), with n_uc values of category c among the m_u >= 2 of the unit
+    (Krippendorff, Content Analysis, 4th edition, chapter 12). The entries of a unit's matrix sum to m_u.
+    """
+    eye_CC = np.eye(counts_UC.shape[1])
+    products_UCC = counts_UC[:, :, None] * counts_UC[:, None, :] - counts_UC[:, :, None] * eye_CC
+    result: np.ndarray = products_UCC / (counts_UC.sum(axis=1)[:, None, None] - 1)
+    return result
+
+
+def alphas(coincidences_RCC: np.ndarray, level: Level = "nominal") -> np.ndarray:
+    """Krippendorff's alpha = 1 - D_o / D_e of each summed coincidence matrix, float64 (R,); NaN where there is none.
+
+    With n_c the values of category c in all units and n their number,
+    D_o = sum_ck o_ck d(c, k) / n and D_e = sum_ck n_c n_k d(c, k) / (n (n - 1)), where d(c, k) is 1 for different
+    categories at the nominal level, and (sum_{g=c..k} n_g - (n_c + n_k) / 2)^2 at the ordinal one.
+    """
+    counts_RC = coincidences_RCC.sum(axis=2)
+    n_R = counts_RC.sum(axis=1)
+    c = counts_RC.shape[1]
+    if level == "nominal":
+        distance_RCC = np.broadcast_to(1 - np.eye(c), coincidences_RCC.shape)
+    else:
+        below_RC = np.cumsum(counts_RC, axis=1) - counts_RC / 2  # rank of a category's middle
+        distance_RCC = (below_RC[:, :, None] - below_RC[:, None, :]) ** 2
+    observed_R = (coincidences_RCC * distance_RCC).sum(axis=(1, 2))
+    expected_R = (counts_RC[:, :, None] * counts_RC[:, None, :] * distance_RCC).sum(axis=(1, 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alphas_R: np.ndarray = 1 - (n_R - 1) * observed_R / expected_R
+    alphas_R[~(expected_R > 0)] = np.nan
+    return alphas_R
+
+
+_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+          2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)  # fmt: skip
+"""Student's t, 97.5 %, for 1, 2, ... degrees of freedom; beyond them the normal law's 1.96 is near enough."""
+
+
+def jackknife_interval(whole: float, left_out: Sequence[float]) -> list[float] | None:
+    """95 % interval of a statistic from its values with one of G groups of clusters left out each.
+
+    Delete-a-group jackknife (Kott, Journal of Official Statistics 17, 2001): variance (G - 1) / G sum_g (t_g - t)^2
+    about the whole's value t, times Student's t with G - 1 degrees of freedom. For counts that only add up, where no
+    cluster can be drawn again; groups hold clusters by a hash, so values of one cluster never part.
+
+    Returns:
+        [low, high]; None with fewer than two groups.
+    """
+    g = len(left_out)
+    if g < 2:
+        return None
+    spread = float(np.sqrt((g - 1) / g * np.sum((np.asarray(left_out, dtype=np.float64) - whole) ** 2)))
+    times = _T_975[g - 2] if g - 2 < len(_T_975) else 1.96
+    return [whole - times * spread, whole + times * spread]
 
 
 def _pair(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.curate.status import read_status
 from edit_r1.curate.tables import DECISIONS
 from edit_r1.records import Sample, Trace
-from edit_r1.store import QUADRUPLES, StoreError, read_dataset, read_json
+from edit_r1.store import QUADRUPLES, StoreError, read_dataset, read_json, write_json
 from edit_r1.vlm.protocol import Completion, Sampling
 
 WARM = Sampling(512, temperature=1.0, seed=3)
@@ -352,3 +352,27 @@ def test_bad_stages_are_refused(stage: CurateStage, kit: Any) -> None:
         replace(stage, editors=())
     with pytest.raises(ValueError, match="chunk_size=0"):
         replace(stage, chunk_size=0)
+
+
+def test_quality_is_counted_over_all_chunks(stage: CurateStage, tmp_path: Path) -> None:
+    """What the summary tells of agreement and filters is what the rows themselves give."""
+    summary = summary_of(curate(stage, tmp_path).out)
+    rows, filters, agreement = summary["rows"], summary["filters"], summary["agreement"]
+    assert filters["written"]["traces"] == rows["traces"] and filters["kept"]["traces"] == rows["selected"]
+    assert filters["written"]["quadruples"] == rows["candidates"]
+    parsed = rows["traces"] - sum(summary["failed"]["traces"].values())
+    assert filters["parsed"]["traces"] == parsed
+    assert filters["kept"]["mean_score"] == summary["selectors"]["neutral"]["mean_score"]
+    assert agreement["gold"].keys() == {"j1", "j2"} and agreement["repeats"].keys() == {"j1"}
+    assert agreement["gold"]["j1"]["raw"] == pytest.approx(summary["judges"]["j1"]["agreement"], abs=2e-4)
+
+
+def test_a_chunk_counted_by_an_older_version_is_counted_anew(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    expected = summary_of(curate(stage, tmp_path).out)
+    for path in (tmp_path / ".work/chunks").glob("*.json"):
+        chunk = read_json(path)
+        chunk["tally"] = {name: chunk["tally"][name] for name in ("judges", "rules", "decisions")}
+        write_json(path, chunk)
+    again = fresh(kit, stage)
+    assert summary_of(curate(again, tmp_path).out) == expected
+    assert set(calls(again).values()) == {0}

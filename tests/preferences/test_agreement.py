@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from edit_r1.preferences.agreement import (
     ORDER,
-    Level,
     against_others,
     chance_of_guessing,
     coincidences,
     krippendorff,
     raw_agreement,
 )
+from edit_r1.stats import Level
 
 UNITS = st.lists(st.lists(st.sampled_from(ORDER), max_size=4), max_size=8)
 

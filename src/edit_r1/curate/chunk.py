@@ -23,7 +23,7 @@ from edit_r1.curate.reason import PoolMember, lost, reason_each
 from edit_r1.curate.select import Decision, select
 from edit_r1.curate.shards import Made, Shard, Shards, unit_key
 from edit_r1.curate.stage import CurateStage
-from edit_r1.curate.summary import Tally
+from edit_r1.curate.summary import COUNTED, Tally
 from edit_r1.curate.tables import DECISIONS
 from edit_r1.curate.verify import references_of, verify_each
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample, Trace
@@ -101,7 +101,8 @@ class ChunkWork:
             key = unit_key(key, edition)
         file = chunk_file(self.out, number)
         kept = file.read()
-        if kept.get("key") == key and kept.get("done") and not self._to_retry(kept):
+        counted = kept.get("tally", {}).get("counted") == COUNTED
+        if kept.get("key") == key and kept.get("done") and counted and not self._to_retry(kept):
             if kept["run"] != self.run_key:
                 write_json(file.path, kept := kept | {"run": self.run_key})
             if tell is not None:
@@ -255,9 +256,7 @@ class _Chunk:
         for context, candidate in pairs:
             own, truth = traces[candidate.id], gold.get(candidate.id)
             chosen = select(own, truth, stage.tie_break, stage.filter_on, stage.seed)
-            tally.add_decisions(chosen.decisions)
-            if truth is not None:
-                tally.add_quadruple(own, truth)
+            tally.add_candidate(context, candidate, own, truth, chosen.decisions, stage.filter_on)
             key = unit_key(rules, candidate.id, _asked(context), [asdict(t) for t in own], truth and asdict(truth))
             decisions[key] = Made(tuple(chosen.decisions))
             if chosen.selected is not None and isinstance(chosen.selected.outcome, Trace):

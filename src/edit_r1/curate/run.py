@@ -111,7 +111,11 @@ def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
 
 def _assemble(stage: CurateStage, out: Path) -> Curation:
     """Data sets, failures and summary of finished chunks."""
-    chunks = [chunk_file(out, number).read() for number in range(stage.chunks)]
+    chunks, tally = [], Tally(stage.seed)
+    for number in range(stage.chunks):
+        chunk = chunk_file(out, number).read()
+        tally.add_counts(chunk.pop("tally"))  # taken out: thousands of them would not be small
+        chunks.append(chunk)
     metas = {}
     for step, table in TABLES.items():
         shards = [[out / name for name in chunk["steps"][step]["shards"]] for chunk in chunks]
@@ -126,9 +130,6 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
         dataset: Dataset[Any] = Dataset(out, step, table)
         dataset.assemble([(path, read_shard_hashes(path)) for paths in shards for path in paths], meta)
         metas[step] = dataset.meta()
-    tally = Tally(stage.seed)
-    for chunk in chunks:
-        tally.add_counts(chunk["tally"])
     write_json(
         out / "summary.json",
         {

@@ -25,8 +25,12 @@ def read_status(out: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
     run = read_json(path)
-    found = [chunk_file(out, number).read() for number in range(run["chunks"])]
-    chunks = [chunk for chunk in found if chunk.get("run") == run["run"]]  # the others are of an earlier stage
+    chunks = []
+    for number in range(run["chunks"]):
+        chunk = chunk_file(out, number).read()
+        chunk.pop("tally", None)  # the larger half of it
+        if chunk.get("run") == run["run"]:  # the others are of an earlier stage
+            chunks.append(chunk)
     finished = bool(run["done"])
     steps, left, known = [], 0.0, True
     for step in STEPS:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edit_r1.curate.agreement import AgreementTally
+from edit_r1.curate.filters import FilterTally
 from edit_r1.curate.select import Decision, TieBreak, matches, select
-from edit_r1.records import GoldVerdicts, PoolTrace, Trace
+from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Trace
 
 RULES: dict[str, tuple[TieBreak, bool]] = {
     "lenient": ("lenient", True),
@@ -16,6 +18,8 @@ RULES: dict[str, tuple[TieBreak, bool]] = {
     "no filter": ("neutral", False),
 }
 """Name to (tie-break, filter on). All three are measured on the same traces, whichever a curation uses."""
+COUNTED = 2
+"""Version of what is counted of a chunk: one that was counted by an older one is counted anew."""
 
 
 @dataclass
@@ -92,6 +96,24 @@ class Tally:
     rules: dict[str, RuleCount] = field(default_factory=lambda: {name: RuleCount() for name in RULES})
     decisions: Counter[str] = field(default_factory=Counter)
     """Traces by the cause of the decision on them."""
+    agreement: AgreementTally = field(default_factory=AgreementTally)
+    filters: FilterTally = field(default_factory=FilterTally)
+
+    def add_candidate(
+        self,
+        context: Context,
+        candidate: Candidate,
+        traces: Sequence[PoolTrace],
+        gold: GoldVerdicts | None,
+        decisions: Sequence[Decision],
+        filter_on: bool,
+    ) -> None:
+        """One candidate, with or without gold: decisions on its traces, agreement, filters, and every rule."""
+        self.add_decisions(decisions)
+        self.agreement.add(context, traces, gold)
+        self.filters.add(context, candidate, traces, decisions, filter_on)
+        if gold is not None:
+            self.add_quadruple(traces, gold)
 
     def add_decisions(self, decisions: Iterable[Decision]) -> None:
         """Each trace once."""
@@ -112,6 +134,9 @@ class Tally:
             "judges": {name: asdict(count) for name, count in self.judges.items()},
             "rules": {name: asdict(count) for name, count in self.rules.items()},
             "decisions": dict(self.decisions),
+            "agreement": self.agreement.counts(),
+            "filters": self.filters.counts(),
+            "counted": COUNTED,
         }
 
     def add_counts(self, counts: Mapping[str, Any]) -> None:
@@ -121,12 +146,16 @@ class Tally:
         for name, own in counts["rules"].items():
             _add(self.rules[name], own)
         self.decisions.update(counts["decisions"])
+        self.agreement.add_counts(counts["agreement"])
+        self.filters.add_counts(counts["filters"])
 
     def as_dict(self) -> dict[str, object]:
         return {
             "judges": {name: count.row() for name, count in sorted(self.judges.items())},
             "decisions": dict(sorted(self.decisions.items())),
             "selectors": {name: count.row() for name, count in self.rules.items()},
+            "agreement": self.agreement.as_dict(),
+            "filters": self.filters.as_dict(),
         }
 
 

@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import Literal
 
 import numpy as np
 
 from edit_r1.records import Choice
-from edit_r1.stats import Estimate, proportion
+from edit_r1.stats import Estimate, Level, alphas, proportion, unit_coincidences
 
 ORDER: tuple[Choice, ...] = ("first", "same", "second")
 """The answers of a comparison as an ordinal scale."""
-Level = Literal["nominal", "ordinal"]
 RESAMPLES = 1000
 _CHUNK = 100
 
@@ -43,8 +41,7 @@ class Alpha:
 def coincidences(units: Sequence[Sequence[Hashable]], categories: Sequence[Hashable]) -> np.ndarray:
     """The coincidence matrix of each unit, float64 (U, C, C), units with fewer than two values left out.
 
-    o_u[c, k] = n_uc (n_uk - [c = k]) / (m_u - 1), with n_uc values of category c among the m_u of the unit
-    (Krippendorff, Content Analysis, 4th edition, chapter 12). The entries of a unit's matrix sum to m_u.
+    As `stats.unit_coincidences`, from the values themselves.
 
     Raises:
         ValueError: for a value that is none of the categories.
@@ -56,9 +53,7 @@ def coincidences(units: Sequence[Sequence[Hashable]], categories: Sequence[Hasha
             raise ValueError(f"value {odd[0]!r} is none of the categories {list(categories)}")
         if len(unit) > 1:
             counts.append(np.bincount([place[value] for value in unit], minlength=len(place)))
-    counts_UC = np.array(counts, dtype=np.float64).reshape(len(counts), len(place))
-    products_UCC = counts_UC[:, :, None] * counts_UC[:, None, :] - counts_UC[:, :, None] * np.eye(len(place))
-    return products_UCC / (counts_UC.sum(axis=1)[:, None, None] - 1)
+    return unit_coincidences(np.array(counts, dtype=np.float64).reshape(len(counts), len(place)))
 
 
 def krippendorff(
@@ -68,11 +63,7 @@ def krippendorff(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Alpha:
-    """Krippendorff's alpha = 1 - D_o / D_e, with a percentile interval over resampled units.
-
-    With n_c the values of category c in all units and n their number,
-    D_o = sum_ck o_ck d(c, k) / n and D_e = sum_ck n_c n_k d(c, k) / (n (n - 1)), where d(c, k) is 1 for different
-    categories at the nominal level, and (sum_{g=c..k} n_g - (n_c + n_k) / 2)^2 at the ordinal one.
+    """Krippendorff's alpha (`stats.alphas`) with a percentile interval over resampled units.
 
     Args:
         categories: every possible value; at the ordinal level in their order.
@@ -82,7 +73,7 @@ def krippendorff(
     """
     each_UCC = coincidences(units, categories)
     u = len(each_UCC)
-    whole = float(_alphas(each_UCC.sum(axis=0)[None], level)[0])
+    whole = float(alphas(each_UCC.sum(axis=0)[None], level)[0])
     alpha = None if np.isnan(whole) else whole
     values = round(float(each_UCC.sum()))
     if alpha is None or u < 2 or resamples < 1:
@@ -91,29 +82,11 @@ def krippendorff(
     drawn: list[np.ndarray] = []
     for start in range(0, resamples, _CHUNK):
         weights_RU = rng.multinomial(u, np.full(u, 1 / u), size=min(_CHUNK, resamples - start))
-        drawn.append(_alphas(np.tensordot(weights_RU, each_UCC, axes=1), level))
+        drawn.append(alphas(np.tensordot(weights_RU, each_UCC, axes=1), level))
     alphas_R = np.concatenate(drawn)
     alphas_R = alphas_R[~np.isnan(alphas_R)]  # a resample in which all values are the same has none
     interval = [float(end) for end in np.quantile(alphas_R, [0.025, 0.975])] if alphas_R.size else None
     return Alpha(alpha, interval, u, values)
-
-
-def _alphas(coincidences_RCC: np.ndarray, level: Level) -> np.ndarray:
-    """Alpha of each coincidence matrix, float64 (R,); NaN where there is none."""
-    counts_RC = coincidences_RCC.sum(axis=2)
-    n_R = counts_RC.sum(axis=1)
-    c = counts_RC.shape[1]
-    if level == "nominal":
-        distance_RCC = np.broadcast_to(1 - np.eye(c), coincidences_RCC.shape)
-    else:
-        below_RC = np.cumsum(counts_RC, axis=1) - counts_RC / 2  # rank of a category's middle
-        distance_RCC = (below_RC[:, :, None] - below_RC[:, None, :]) ** 2
-    observed_R = (coincidences_RCC * distance_RCC).sum(axis=(1, 2))
-    expected_R = (counts_RC[:, :, None] * counts_RC[:, None, :] * distance_RCC).sum(axis=(1, 2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        alphas_R = 1 - (n_R - 1) * observed_R / expected_R
-    alphas_R[~(expected_R > 0)] = np.nan
-    return alphas_R
 
 
 def raw_agreement(units: Sequence[Sequence[Hashable]], seed: int = 0) -> Estimate | None:
