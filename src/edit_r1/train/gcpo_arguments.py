@@ -8,7 +8,8 @@ from trl import GRPOConfig
 from trl.import_utils import is_vllm_available
 
 from edit_r1.train.gcpo_stage import GCPOStage
-from edit_r1.train.verifier_run import SCHEDULERS, RunFolder, fsdp_arguments
+from edit_r1.train.trainer_arguments import shared_arguments
+from edit_r1.train.verifier_run import RunFolder, fsdp_arguments
 
 
 def pictures_tokens(model: Any) -> list[int]:
@@ -37,7 +38,7 @@ def grpo_arguments(stage: GCPOStage, folder: RunFolder, suppressed: list[int]) -
             f"multiple of traces={stage.traces}, so that all processes sample as many candidates"
         )
     return GRPOConfig(
-        output_dir=str(folder.checkpoints),
+        **shared_arguments(stage.updates, stage, folder),
         max_steps=stage.steps * stage.updates.updates_per_generation,
         per_device_train_batch_size=stage.updates.micro_batch,
         # One generation is one accumulation: every update sees all of it.
@@ -65,37 +66,13 @@ def grpo_arguments(stage: GCPOStage, folder: RunFolder, suppressed: list[int]) -
         entropy_coef=0.0,
         disable_dropout=True,
         shuffle_dataset=False,
-        learning_rate=stage.updates.learning_rate,
-        lr_scheduler_type=SCHEDULERS[stage.updates.schedule],
-        warmup_steps=stage.updates.warmup_steps,
-        optim="adamw_torch",
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        adam_epsilon=1e-8,
-        weight_decay=0.0,
-        max_grad_norm=stage.updates.max_grad_norm,
-        bf16=stage.precision == "bf16",
-        fp16=False,
         gradient_checkpointing=stage.machine.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         **fsdp_arguments(stage.machine),
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=not stage.cpu,
-        logging_strategy="steps",
         logging_steps=stage.updates.updates_per_generation,
-        save_strategy="steps",
         # Only between generations, so that a resumed run samples what the stopped one would have.
         save_steps=stage.save_every * stage.updates.updates_per_generation,
-        save_total_limit=2,
-        eval_strategy="no",
         log_completions=False,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=stage.cpu,
-        seed=stage.seed,
-        data_seed=stage.seed,
     )
 
 

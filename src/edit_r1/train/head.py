@@ -25,8 +25,8 @@ from transformers import Trainer, TrainingArguments
 from edit_r1.images import judged_pictures
 from edit_r1.records import Candidate, Preference
 from edit_r1.train.pairs import Pair, pairs_of
+from edit_r1.train.trainer_arguments import supervised_arguments
 from edit_r1.train.verifier_run import (
-    SCHEDULERS,
     CurvesCallback,
     Precision,
     Progress,
@@ -257,34 +257,7 @@ def _with_head(stage: HeadStage, backbone: Any) -> HeadModel:
 def _arguments(stage: HeadStage, folder: RunFolder) -> TrainingArguments:
     """Everything that shapes training, said aloud: defaults may change."""
     return TrainingArguments(
-        output_dir=str(folder.checkpoints),
-        max_steps=stage.steps if stage.steps > 0 else -1,
-        num_train_epochs=stage.epochs,
-        per_device_train_batch_size=stage.batch_size,
-        gradient_accumulation_steps=stage.accumulate,
-        learning_rate=stage.learning_rate,
-        lr_scheduler_type=SCHEDULERS[stage.schedule],
-        warmup_steps=stage.warmup_steps,
-        max_grad_norm=stage.max_grad_norm,
-        bf16=stage.precision == "bf16",
-        fp16=False,
+        **supervised_arguments(stage, folder),
         gradient_checkpointing=stage.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if stage.gradient_checkpointing else None,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        ddp_find_unused_parameters=False,
-        dataloader_drop_last=False,
-        dataloader_pin_memory=not stage.cpu,
-        logging_strategy="steps",
-        logging_steps=stage.log_every,
-        logging_first_step=True,
-        save_strategy="steps",
-        save_steps=stage.save_every,
-        save_total_limit=2,
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=stage.cpu,
-        seed=stage.seed,
-        data_seed=stage.seed,
     )

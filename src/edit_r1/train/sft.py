@@ -24,9 +24,9 @@ from edit_r1.store import write_text
 from edit_r1.train.length_batches import LengthBatches
 from edit_r1.train.optimizers import trainer_optimizer
 from edit_r1.train.settings import Unprefixed
+from edit_r1.train.trainer_arguments import supervised_arguments
 from edit_r1.train.verifier_card import VerifierFacts, quadruples_card, verifier_card
 from edit_r1.train.verifier_run import (
-    SCHEDULERS,
     CurvesCallback,
     ExactResume,
     MachineSettings,
@@ -281,22 +281,7 @@ def _check_targets(quadruples: Sequence[Quadruple]) -> None:
 def _arguments(stage: SFTStage, folder: RunFolder) -> SFTConfig:
     """Everything that shapes training, said aloud: TRL's defaults may change."""
     return SFTConfig(
-        output_dir=str(folder.checkpoints),
-        max_steps=stage.steps if stage.steps > 0 else -1,
-        num_train_epochs=stage.epochs,
-        per_device_train_batch_size=stage.batch_size,
-        gradient_accumulation_steps=stage.accumulate,
-        learning_rate=stage.learning_rate,
-        lr_scheduler_type=SCHEDULERS[stage.schedule],
-        warmup_steps=stage.warmup_steps,
-        optim="adamw_torch",
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        adam_epsilon=1e-8,
-        weight_decay=0.0,
-        max_grad_norm=stage.max_grad_norm,
-        bf16=stage.precision == "bf16",
-        fp16=False,
+        **supervised_arguments(stage, folder),
         gradient_checkpointing=stage.machine.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         **fsdp_arguments(stage.machine),
@@ -307,21 +292,4 @@ def _arguments(stage: SFTStage, folder: RunFolder) -> SFTConfig:
         packing=False,
         padding_free=False,
         loss_type="nll",
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        ddp_find_unused_parameters=False,
-        dataloader_drop_last=False,
-        dataloader_pin_memory=not stage.cpu,
-        logging_strategy="steps",
-        logging_steps=stage.log_every,
-        logging_first_step=True,
-        save_strategy="steps",
-        save_steps=stage.save_every,
-        save_total_limit=2,
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=stage.cpu,
-        seed=stage.seed,
-        data_seed=stage.seed,
     )
