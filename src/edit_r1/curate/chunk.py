@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edit_r1.curate.decompose import decompose_each
+from edit_r1.curate.coverage import CHECKS
+from edit_r1.curate.decompose import decompose_again, decompose_each
 from edit_r1.curate.edit import check_editors, draw_jobs, paint
 from edit_r1.curate.failures import Failure, causes, check_outage
+from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
 from edit_r1.curate.pick import usable
 from edit_r1.curate.reason import PoolMember, lost, reason_each
 from edit_r1.curate.select import Decision, select
@@ -54,6 +56,8 @@ TABLES: dict[str, Table[Any]] = {
 }
 """By step, in the order in which they are made."""
 STEPS = tuple(TABLES)
+BESIDE: dict[str, Table[Any]] = {"findings": FINDINGS}
+"""What is kept beside the steps' rows."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class ChunkWork:
         """retry: make again what failed. moved: by sample id, the chunk that held it in an earlier run."""
         check_editors(stage.editors, stage.candidates_per_context)
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
-        self.shards = {step: Shards(out / ".work" / step, table) for step, table in TABLES.items()}
+        self.shards = {step: Shards(out / ".work" / step, table) for step, table in (TABLES | BESIDE).items()}
         self.actors, self.run_key = stage.actors(), stage.run_key()
 
     def run(self, number: int, tell: Tell | None = None) -> dict[str, Any]:
@@ -132,6 +136,7 @@ class _Chunk:
         if stage.introduce is not None:
             stage.introduce(samples, [])
         contexts = self.contexts(samples)
+        findings = self.findings(contexts)
         candidates = self.candidates(contexts)
         if stage.introduce is not None:
             stage.introduce([], candidates)
@@ -140,6 +145,8 @@ class _Chunk:
         traces = self.traces(pairs)
         gold = self.gold(pairs, traces)
         tally = self.selection(pairs, traces, gold)
+        for context in contexts:
+            tally.findings.add(context, findings[context.sample.id])
         self.told |= {"tally": tally.counts(), "done": True}
         write_json(self.file.path, self.told)
         return self.told
@@ -175,7 +182,41 @@ class _Chunk:
             return replace(unit, rows=tuple(replace(row, sample=sample) for row in unit.rows))
 
         wanted = {unit_key(actor, _identity(sample)): sample for sample in samples}
-        return self.done("contexts", [self.fill("contexts", actor, wanted, make, self.edition, renewed)])
+        shard = self.fill("contexts", actor, wanted, make, self.edition, renewed)
+        if stage.redecompose:
+            shard = self.contexts_again(shard)
+        return self.done("contexts", [shard])
+
+    def contexts_again(self, first: Shard[Context]) -> Shard[Context]:
+        """The same, those with faults asked for once more. What was asked first stays where it is found again."""
+        stage, actor = self.stage, unit_key(self.work.actors["contexts"], "again", CHECKS)
+        wanted = {unit_key(actor, key): unit for key, unit in first.units.items()}
+
+        def make(given: list[Made[Context]]) -> list[Made[Context]]:
+            whole = [one for unit in given for one in unit.rows]
+            again = decompose_again(whole, stage.decomposer, stage.variant, stage.decompose_sampling)
+            better = {one.sample.id: one for one in again}
+            return [Made(tuple(better[one.sample.id] for one in unit.rows), unit.failures) for unit in given]
+
+        def renewed(now: Made[Context], unit: Made[Context]) -> Made[Context]:
+            samples = {row.sample.id: row.sample for row in now.rows}
+            return replace(unit, rows=tuple(replace(row, sample=samples[row.sample.id]) for row in unit.rows))
+
+        return self.fill("contexts", actor, wanted, make, self.edition, renewed)
+
+    def findings(self, contexts: Sequence[Context]) -> dict[str, list[ContextFinding]]:
+        """By sample."""
+        wanted = {unit_key(CHECKS, context.sample.instruction, _asked(context), context.sample.id): context
+                  for context in contexts}  # fmt: skip
+
+        def make(given: list[Context]) -> list[Made[ContextFinding]]:
+            return [Made(tuple(context_findings(context))) for context in given]
+
+        by_sample: dict[str, list[ContextFinding]] = {context.sample.id: [] for context in contexts}
+        shard = self.work.shards["findings"].fill(self.family("checks"), wanted, make)
+        for finding in self.done("findings", [shard]):
+            by_sample[finding.sample_id].append(finding)
+        return by_sample
 
     def candidates(self, contexts: Sequence[Context]) -> list[Candidate]:
         stage, names = self.stage, [editor.name for editor in self.stage.editors]
@@ -301,7 +342,7 @@ class _Chunk:
         }
         self.started = now
         write_json(self.file.path, self.told)
-        if self.tell is not None:
+        if self.tell is not None and step in TABLES:
             self.tell(step, self.number)
         return [row for shard in shards for row in shard.rows]
 

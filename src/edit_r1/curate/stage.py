@@ -75,6 +75,8 @@ class CurateStage:
     """Neutral by default: among equally accurate traces the draft's rule prefers the lenient one."""
     filter_on: bool = True
     """False draws the target among the parsed traces, whatever gold says."""
+    redecompose: bool = False
+    """Ask the decomposer once more where the checks find faults (`curate.findings.FAULTS`); what has fewer is kept."""
     chunk_size: int = 64
     """Samples that go through all steps together: what is in memory at once."""
     seed: int = 0
@@ -120,7 +122,8 @@ class CurateStage:
     def key(self) -> str:
         """Hash of everything but the samples that shapes the data sets."""
         rules = [self.candidates_per_context, self.tie_break, self.filter_on, self.seed, self.chunk_size]
-        return unit_key(self.actors(), rules)
+        chosen = ["redecompose"] if self.redecompose else []  # what is off leaves the key as it was
+        return unit_key(self.actors(), rules, *chosen)
 
     def run_key(self) -> str:
         """Hash of everything, the samples included."""

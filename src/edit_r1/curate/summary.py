@@ -9,6 +9,7 @@ from typing import Any
 
 from edit_r1.curate.agreement import AgreementTally
 from edit_r1.curate.filters import FilterTally
+from edit_r1.curate.findings import FindingsTally
 from edit_r1.curate.select import Decision, TieBreak, matches, select
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Trace
 
@@ -18,7 +19,7 @@ RULES: dict[str, tuple[TieBreak, bool]] = {
     "no filter": ("neutral", False),
 }
 """Name to (tie-break, filter on). All three are measured on the same traces, whichever a curation uses."""
-COUNTED = 2
+COUNTED = 3
 """Version of what is counted of a chunk: one that was counted by an older one is counted anew."""
 
 
@@ -98,6 +99,7 @@ class Tally:
     """Traces by the cause of the decision on them."""
     agreement: AgreementTally = field(default_factory=AgreementTally)
     filters: FilterTally = field(default_factory=FilterTally)
+    findings: FindingsTally = field(default_factory=FindingsTally)
 
     def add_candidate(
         self,
@@ -136,6 +138,7 @@ class Tally:
             "decisions": dict(self.decisions),
             "agreement": self.agreement.counts(),
             "filters": self.filters.counts(),
+            "findings": self.findings.counts(),
             "counted": COUNTED,
         }
 
@@ -148,6 +151,7 @@ class Tally:
         self.decisions.update(counts["decisions"])
         self.agreement.add_counts(counts["agreement"])
         self.filters.add_counts(counts["filters"])
+        self.findings.add_counts(counts["findings"])
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -156,6 +160,7 @@ class Tally:
             "selectors": {name: count.row() for name, count in self.rules.items()},
             "agreement": self.agreement.as_dict(),
             "filters": self.filters.as_dict(),
+            "findings": self.findings.as_dict(),
         }
 
 
