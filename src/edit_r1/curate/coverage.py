@@ -134,25 +134,26 @@ def _begins_step(text: str) -> bool:
 def uncovered(instruction: str, principles: Sequence[Principle]) -> list[Finding]:
     """The parts of an instruction of several parts that no principle takes up.
 
-    A part is taken up when more than `COVERED` of its words stand in principles of Instruction Following of which each
-    holds at least two of them (one, when it has only one); what is to be kept may be in Feature Preservation too.
+    A part is taken up when more than `COVERED` of its words stand in principles of Instruction Following; what is to be
+    kept may be in Feature Preservation too. A principle counts that holds two of the part's words, or one that says
+    which part is meant: no other part has it, and it is no colour, number or place.
     """
     parts = parts_of(instruction)
     if len(parts) < 2:
         return []
+    wanted_of = [_wanted(part) for part in parts]
     found = []
-    for part in parts:
-        words = words_of(_LEAD.sub("", part))
-        keeps = bool(words) and words[0] in KEEP_VERBS
-        wanted = set(content(" ".join(words[1:] if words and words[0] in EDIT_VERBS else words)))
-        wanted = {word for word in wanted if word not in _VAGUE}
+    for number, (part, wanted) in enumerate(zip(parts, wanted_of, strict=True)):
         if not wanted:
             continue
+        elsewhere = {word for other, words in enumerate(wanted_of) if other != number for word in words}
+        telling = {word for word in wanted - elsewhere if not exclusive_class(word)}
+        keeps = _begins_with(part, KEEP_VERBS)
         taken: set[str] = set()
         for principle in principles:
             if principle.category == INSTRUCTION_FOLLOWING or (keeps and principle.category == FEATURE_PRESERVATION):
                 shared = wanted & set(content(principle.question))
-                if len(shared) >= min(2, len(wanted)):
+                if len(shared) >= min(2, len(wanted)) or shared & telling:
                     taken |= shared
         if len(taken) <= COVERED * len(wanted):
             missing = ", ".join(sorted(wanted - taken))
@@ -160,8 +161,19 @@ def uncovered(instruction: str, principles: Sequence[Principle]) -> list[Finding
     return found
 
 
+def _wanted(part: str) -> set[str]:
+    """The words of a part that say what is edited, and into what."""
+    words = words_of(_LEAD.sub("", part))
+    return {word for word in content(" ".join(words[_begins_with(part, EDIT_VERBS) :])) if word not in _VAGUE}
+
+
+def _begins_with(part: str, verbs: frozenset[str]) -> bool:
+    words = words_of(_LEAD.sub("", part))
+    return bool(words) and words[0] in verbs
+
+
 _VAGUE_WORDS = """make change style tone colour color part area side want would should need let around away rid rest
-remain instead appearance effect way bit little slightly completely fully"""
+remain instead appearance effect mood way bit little slightly completely fully"""
 _VAGUE = frozenset(map(stem, _VAGUE_WORDS.split()))
 """Words of instructions that say little about what is edited."""
 
