@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from edit_r1.curate.coverage import CHECKS
 from edit_r1.curate.decompose import decompose_again, decompose_each
 from edit_r1.curate.edit import check_editors, draw_jobs, paint
+from edit_r1.curate.ensemble import Ensemble, pool_votes
 from edit_r1.curate.failures import Failure, causes, check_outage
 from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
 from edit_r1.curate.pick import usable
@@ -40,6 +41,7 @@ from edit_r1.store import (
     read_json,
     write_json,
 )
+from edit_r1.vlm.protocol import VLM
 
 T = TypeVar("T")
 Tell = Callable[[str, int], None]
@@ -56,8 +58,8 @@ TABLES: dict[str, Table[Any]] = {
 }
 """By step, in the order in which they are made."""
 STEPS = tuple(TABLES)
-BESIDE: dict[str, Table[Any]] = {"findings": FINDINGS}
-"""What is kept beside the steps' rows."""
+BESIDE: dict[str, Table[Any]] = {"findings": FINDINGS, "votes": GOLD_VERDICTS}
+"""What is kept beside the steps' rows; votes where several verifiers make gold."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ class _Chunk:
         by_sample = {context.sample.id: context for context in contexts}
         pairs = [(by_sample[candidate.sample_id], candidate) for candidate in candidates]
         traces = self.traces(pairs)
-        gold = self.gold(pairs, traces)
-        tally = self.selection(pairs, traces, gold)
+        gold, votes = self.gold(pairs, traces)
+        tally = self.selection(pairs, traces, gold, votes)
         for context in contexts:
             tally.findings.add(context, findings[context.sample.id])
         self.told |= {"tally": tally.counts(), "done": True}
@@ -265,13 +267,31 @@ class _Chunk:
 
     def gold(
         self, pairs: Sequence[tuple[Context, Candidate]], traces: Mapping[str, list[PoolTrace]]
-    ) -> dict[str, GoldVerdicts]:
-        """By candidate."""
+    ) -> tuple[dict[str, GoldVerdicts], dict[str, list[GoldVerdicts]]]:
+        """By candidate: gold, and the votes that it was made of, where there are several verifiers."""
+        stage, actors = self.stage, self.work.actors["gold"]
+        shards = [self.verified(vlm, actor, pairs, traces) for vlm, actor in zip(stage.verifiers, actors, strict=True)]
+        votes: dict[str, list[GoldVerdicts]] = defaultdict(list)
+        if stage.ensemble is not None:
+            if stage.ensemble.pool:
+                made = {unit_key([asdict(one) for one in own]): Made(tuple(pool_votes(own))) for own in traces.values()}
+                shards.append(self.work.shards["gold"].fill(self.family("pool"), made, _ready))
+            for vote in self.done("votes", shards):
+                votes[vote.candidate_id].append(vote)
+            shards = [self.voted(stage.ensemble, pairs, votes)]
+        return {row.candidate_id: row for row in self.done("gold", shards)}, votes
+
+    def verified(
+        self,
+        verifier: VLM,
+        actor: str,
+        pairs: Sequence[tuple[Context, Candidate]],
+        traces: Mapping[str, list[PoolTrace]],
+    ) -> Shard[GoldVerdicts]:
         stage = self.stage
-        [actor] = self.work.actors["gold"]
 
         def make(given: list[tuple[Context, Candidate, list[PoolTrace]]]) -> list[Made[GoldVerdicts]]:
-            made = verify_each(given, stage.verifier, stage.variant, stage.verify_sampling)
+            made = verify_each(given, verifier, stage.variant, stage.verify_sampling)
             check_outage(_failed(made), {one.verifier for one in made if isinstance(one, GoldVerdicts)})
             return [_made(one) for one in made]
 
@@ -281,13 +301,27 @@ class _Chunk:
             )
             for context, candidate in pairs
         }  # fmt: skip
-        return {row.candidate_id: row for row in self.done("gold", [self.fill("gold", actor, wanted, make)])}
+        return self.fill("gold", actor, wanted, make)
+
+    def voted(
+        self, ensemble: Ensemble, pairs: Sequence[tuple[Context, Candidate]], votes: Mapping[str, list[GoldVerdicts]]
+    ) -> Shard[GoldVerdicts]:
+        """Gold by the votes; it costs nothing, and a candidate on which nobody voted has none."""
+        rule, made = ensemble.rule(), {}
+        for _, candidate in pairs:
+            own = votes.get(candidate.id, [])
+            gold = ensemble.decide(own)
+            reason = Failure("verify", candidate.id, "ensemble", "no member's vote")
+            unit: Made[GoldVerdicts] = Made((), (reason,)) if gold is None else Made((gold,))
+            made[unit_key(rule, candidate.id, [asdict(vote) for vote in own])] = unit
+        return self.work.shards["gold"].fill(self.family(unit_key(rule)), made, _ready)
 
     def selection(
         self,
         pairs: Sequence[tuple[Context, Candidate]],
         traces: Mapping[str, list[PoolTrace]],
         gold: Mapping[str, GoldVerdicts],
+        votes: Mapping[str, list[GoldVerdicts]],
     ) -> Tally:
         """Decisions and targets; they cost nothing, and are made anew whenever something before them changed."""
         stage, tally = self.stage, Tally(self.stage.seed)
@@ -298,6 +332,7 @@ class _Chunk:
             own, truth = traces[candidate.id], gold.get(candidate.id)
             chosen = select(own, truth, stage.tie_break, stage.filter_on, stage.seed)
             tally.add_candidate(context, candidate, own, truth, chosen.decisions, stage.filter_on)
+            tally.verifiers.add_votes(context, votes.get(candidate.id, ()), truth)
             key = unit_key(rules, candidate.id, _asked(context), [asdict(t) for t in own], truth and asdict(truth))
             decisions[key] = Made(tuple(chosen.decisions))
             if chosen.selected is not None and isinstance(chosen.selected.outcome, Trace):

@@ -118,6 +118,12 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
         chunks.append(chunk)
     metas = {}
     for step, table in (TABLES | BESIDE).items():
+        if not all(step in chunk["steps"] for chunk in chunks):  # of a stage before this one
+            if (marker := Dataset(out, step, table).stage.marker).exists():
+                shutil.rmtree(out / step, ignore_errors=True)
+                shutil.rmtree(out / f"{step}.failures", ignore_errors=True)
+                marker.unlink()
+            continue
         shards = [[out / name for name in chunk["steps"][step]["shards"]] for chunk in chunks]
         shutil.rmtree(out / f"{step}.failures", ignore_errors=True)
         failed: Counter[str] = Counter()
@@ -137,7 +143,7 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
             "rows": {name: metas[name]["rows"] for name in TABLES},
             "hashes": {name: metas[name]["hash"] for name in TABLES},
             "failed": {name: metas[name]["failed"] for name in TABLES},
-            "beside": {name: {"rows": metas[name]["rows"], "hash": metas[name]["hash"]} for name in BESIDE},
+            "beside": {name: {"rows": m["rows"], "hash": m["hash"]} for name, m in metas.items() if name in BESIDE},
             **tally.as_dict(),
         },
     )

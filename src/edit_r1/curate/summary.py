@@ -19,7 +19,7 @@ RULES: dict[str, tuple[TieBreak, bool]] = {
     "no filter": ("neutral", False),
 }
 """Name to (tie-break, filter on). All three are measured on the same traces, whichever a curation uses."""
-COUNTED = 3
+COUNTED = 4
 """Version of what is counted of a chunk: one that was counted by an older one is counted anew."""
 
 
@@ -100,6 +100,8 @@ class Tally:
     agreement: AgreementTally = field(default_factory=AgreementTally)
     filters: FilterTally = field(default_factory=FilterTally)
     findings: FindingsTally = field(default_factory=FindingsTally)
+    verifiers: AgreementTally = field(default_factory=AgreementTally)
+    """Of an ensemble's members, with each other and with the gold that they made."""
 
     def add_candidate(
         self,
@@ -139,6 +141,7 @@ class Tally:
             "agreement": self.agreement.counts(),
             "filters": self.filters.counts(),
             "findings": self.findings.counts(),
+            "verifiers": self.verifiers.counts(),
             "counted": COUNTED,
         }
 
@@ -152,6 +155,7 @@ class Tally:
         self.agreement.add_counts(counts["agreement"])
         self.filters.add_counts(counts["filters"])
         self.findings.add_counts(counts["findings"])
+        self.verifiers.add_counts(counts["verifiers"])
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -161,6 +165,7 @@ class Tally:
             "agreement": self.agreement.as_dict(),
             "filters": self.filters.as_dict(),
             "findings": self.findings.as_dict(),
+            "verifiers": self.verifiers.as_dict(),
         }
 
 
