@@ -12,13 +12,15 @@ import pytest
 
 from edit_r1.curate.chunk import STEPS
 from edit_r1.curate.failures import OutageError
+from edit_r1.curate.findings import FINDINGS
 from edit_r1.curate.reason import PoolMember
-from edit_r1.curate.run import curate, read_failures
+from edit_r1.curate.run import Curation, curate, read_failures
 from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.curate.status import read_status
 from edit_r1.curate.tables import DECISIONS
 from edit_r1.records import Sample, Trace
 from edit_r1.store import QUADRUPLES, StoreError, read_dataset, read_json, write_json
+from edit_r1.verifier.traces import write_principles
 from edit_r1.vlm.protocol import Completion, Sampling
 
 WARM = Sampling(512, temperature=1.0, seed=3)
@@ -376,3 +378,38 @@ def test_a_chunk_counted_by_an_older_version_is_counted_anew(stage: CurateStage,
     again = fresh(kit, stage)
     assert summary_of(curate(again, tmp_path).out) == expected
     assert set(calls(again).values()) == {0}
+
+
+def test_findings_lie_beside_the_rows_and_are_counted(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    """One principle of each category: three wrong counts a context, and the instruction is covered."""
+    summary = summary_of(curate(stage, tmp_path / "a").out)
+    contexts = summary["rows"]["contexts"]
+    assert summary["findings"]["kinds"]["count"] == {"contexts": contexts, "findings": 3 * contexts}
+    assert summary["beside"]["findings"]["rows"] == 3 * contexts and summary["findings"]["faulty"] == 0
+    rows = read_dataset(tmp_path / "a", "findings", FINDINGS)
+    assert {row.sample_id for row in rows} == {one.sample.id for one in Curation(tmp_path / "a").contexts}
+    assert "findings" not in summary["rows"]
+
+
+def test_a_decomposer_is_asked_again_where_there_are_faults(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    """Every second draw writes a principle twice: of those asked again about half are better, none is worse."""
+    doubled = write_principles((*kit.PRINCIPLES, kit.PRINCIPLES[0]), "full")
+    good = write_principles(kit.PRINCIPLES, "full")
+
+    def model() -> Any:
+        return kit.VLM("decomposer", lambda _, draw: doubled if draw % 2 else good)
+
+    plain = replace(stage, decomposer=model())
+    before = summary_of(curate(plain, tmp_path / "out").out)
+    again = replace(plain, decomposer=model(), redecompose=True)
+    after = summary_of(curate(again, tmp_path / "out").out)
+    faulty = before["findings"]["faulty"]
+    assert 0 < faulty < before["rows"]["contexts"]
+    assert len(again.decomposer.calls) == faulty  # type: ignore[attr-defined]
+    assert after["findings"]["faulty"] < faulty and after["rows"]["contexts"] == before["rows"]["contexts"]
+    whole = replace(plain, decomposer=model(), redecompose=True)
+    assert summary_of(curate(whole, tmp_path / "whole").out) == after
+    # Turned off again, what was paid for first is there.
+    off = replace(plain, decomposer=model())
+    assert summary_of(curate(off, tmp_path / "out").out) == before
+    assert off.decomposer.calls == []  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`edit-r1 curate run|status`."""
+"""`edit-r1 curate run|status|weigh`."""
 
 from __future__ import annotations
 
@@ -73,4 +73,42 @@ def curate_status(folder: tyro.conf.Positional[Path], /, json: bool = False) -> 
         print_json(status)
     else:
         Console().print(status_table(status))
+    return 0
+
+
+def curate_weigh(
+    folder: tyro.conf.Positional[Path],
+    /,
+    gold: Path,
+    out: Path | None = None,
+    shrinkage: float = 4.0,
+    json: bool = False,
+) -> int:
+    """Tell how far each verifier and judge of a curation is right on known verdicts: weights of an ensemble.
+
+    Args:
+        gold: JSONL of {"candidate_id", "gold": [0 or 1, ...]}, or a data set of gold verdicts.
+        out: file for the weights, which `curate.weigh.read_weights` reads in a recipe.
+        shrinkage: verdicts of either kind, half of them right, that each is taken to have given beside its own.
+    """
+    from dataclasses import asdict
+
+    from edit_r1.curate.weigh import read_gold_set, reliabilities, votes_of
+    from edit_r1.report.terminal import reliability_table
+    from edit_r1.store import write_json
+
+    known = read_gold_set(gold)
+    members = reliabilities(votes_of(folder), known, shrinkage)
+    document = {
+        "gold": len(known),
+        "shrinkage": shrinkage,
+        "members": [asdict(one) for one in members],
+        "weights": {one.member: one.weight for one in members},
+    }
+    if out is not None:
+        write_json(out, document)
+    if json:
+        print_json(document)
+    else:
+        Console().print(reliability_table(document))
     return 0

@@ -50,11 +50,20 @@ class AgreementTally:
         for trace in sorted(traces, key=lambda one: one.index):
             if isinstance(trace.outcome, Trace) and trace.outcome.verdicts is not None:
                 by_judge.setdefault(trace.judge, []).append(trace.outcome.verdicts)
+        self._add(context, by_judge, gold)
+
+    def add_votes(self, context: Context, votes: Sequence[GoldVerdicts], gold: GoldVerdicts | None) -> None:
+        """One candidate on which verifiers voted."""
+        self._add(context, {vote.verifier: [vote.gold] for vote in votes}, gold)
+
+    def _add(
+        self, context: Context, verdicts_of: Mapping[str, list[tuple[Verdict, ...]]], gold: GoldVerdicts | None
+    ) -> None:
         group = f"group:{number_of(context.sample.id) % GROUPS}"
         edit = f"edit:{context.sample.category or 'unknown'}"
         for place, principle in enumerate(context.principles):
             wheres = ("", f"principle:{principle.category}", edit, group)
-            said = {judge: [own[place].value for own in verdicts] for judge, verdicts in by_judge.items()}
+            said = {judge: [own[place].value for own in verdicts] for judge, verdicts in verdicts_of.items()}
             for comparison, who, cell in _units(said, None if gold is None else gold.gold[place].value):
                 for where in wheres:
                     self._cells[comparison, who, where][cell] += 1

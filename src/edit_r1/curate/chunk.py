@@ -15,9 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edit_r1.curate.decompose import decompose_each
+from edit_r1.curate.coverage import CHECKS
+from edit_r1.curate.decompose import decompose_again, decompose_each
 from edit_r1.curate.edit import check_editors, draw_jobs, paint
+from edit_r1.curate.ensemble import Ensemble, pool_votes
 from edit_r1.curate.failures import Failure, causes, check_outage
+from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
 from edit_r1.curate.pick import usable
 from edit_r1.curate.reason import PoolMember, lost, reason_each
 from edit_r1.curate.select import Decision, select
@@ -38,6 +41,7 @@ from edit_r1.store import (
     read_json,
     write_json,
 )
+from edit_r1.vlm.protocol import VLM
 
 T = TypeVar("T")
 Tell = Callable[[str, int], None]
@@ -54,6 +58,8 @@ TABLES: dict[str, Table[Any]] = {
 }
 """By step, in the order in which they are made."""
 STEPS = tuple(TABLES)
+BESIDE: dict[str, Table[Any]] = {"findings": FINDINGS, "votes": GOLD_VERDICTS}
+"""What is kept beside the steps' rows; votes where several verifiers make gold."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class ChunkWork:
         """retry: make again what failed. moved: by sample id, the chunk that held it in an earlier run."""
         check_editors(stage.editors, stage.candidates_per_context)
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
-        self.shards = {step: Shards(out / ".work" / step, table) for step, table in TABLES.items()}
+        self.shards = {step: Shards(out / ".work" / step, table) for step, table in (TABLES | BESIDE).items()}
         self.actors, self.run_key = stage.actors(), stage.run_key()
 
     def run(self, number: int, tell: Tell | None = None) -> dict[str, Any]:
@@ -132,14 +138,17 @@ class _Chunk:
         if stage.introduce is not None:
             stage.introduce(samples, [])
         contexts = self.contexts(samples)
+        findings = self.findings(contexts)
         candidates = self.candidates(contexts)
         if stage.introduce is not None:
             stage.introduce([], candidates)
         by_sample = {context.sample.id: context for context in contexts}
         pairs = [(by_sample[candidate.sample_id], candidate) for candidate in candidates]
         traces = self.traces(pairs)
-        gold = self.gold(pairs, traces)
-        tally = self.selection(pairs, traces, gold)
+        gold, votes = self.gold(pairs, traces)
+        tally = self.selection(pairs, traces, gold, votes)
+        for context in contexts:
+            tally.findings.add(context, findings[context.sample.id])
         self.told |= {"tally": tally.counts(), "done": True}
         write_json(self.file.path, self.told)
         return self.told
@@ -175,7 +184,41 @@ class _Chunk:
             return replace(unit, rows=tuple(replace(row, sample=sample) for row in unit.rows))
 
         wanted = {unit_key(actor, _identity(sample)): sample for sample in samples}
-        return self.done("contexts", [self.fill("contexts", actor, wanted, make, self.edition, renewed)])
+        shard = self.fill("contexts", actor, wanted, make, self.edition, renewed)
+        if stage.redecompose:
+            shard = self.contexts_again(shard)
+        return self.done("contexts", [shard])
+
+    def contexts_again(self, first: Shard[Context]) -> Shard[Context]:
+        """The same, those with faults asked for once more. What was asked first stays where it is found again."""
+        stage, actor = self.stage, unit_key(self.work.actors["contexts"], "again", CHECKS)
+        wanted = {unit_key(actor, key): unit for key, unit in first.units.items()}
+
+        def make(given: list[Made[Context]]) -> list[Made[Context]]:
+            whole = [one for unit in given for one in unit.rows]
+            again = decompose_again(whole, stage.decomposer, stage.variant, stage.decompose_sampling)
+            better = {one.sample.id: one for one in again}
+            return [Made(tuple(better[one.sample.id] for one in unit.rows), unit.failures) for unit in given]
+
+        def renewed(now: Made[Context], unit: Made[Context]) -> Made[Context]:
+            samples = {row.sample.id: row.sample for row in now.rows}
+            return replace(unit, rows=tuple(replace(row, sample=samples[row.sample.id]) for row in unit.rows))
+
+        return self.fill("contexts", actor, wanted, make, self.edition, renewed)
+
+    def findings(self, contexts: Sequence[Context]) -> dict[str, list[ContextFinding]]:
+        """By sample."""
+        wanted = {unit_key(CHECKS, context.sample.instruction, _asked(context), context.sample.id): context
+                  for context in contexts}  # fmt: skip
+
+        def make(given: list[Context]) -> list[Made[ContextFinding]]:
+            return [Made(tuple(context_findings(context))) for context in given]
+
+        by_sample: dict[str, list[ContextFinding]] = {context.sample.id: [] for context in contexts}
+        shard = self.work.shards["findings"].fill(self.family("checks"), wanted, make)
+        for finding in self.done("findings", [shard]):
+            by_sample[finding.sample_id].append(finding)
+        return by_sample
 
     def candidates(self, contexts: Sequence[Context]) -> list[Candidate]:
         stage, names = self.stage, [editor.name for editor in self.stage.editors]
@@ -224,13 +267,31 @@ class _Chunk:
 
     def gold(
         self, pairs: Sequence[tuple[Context, Candidate]], traces: Mapping[str, list[PoolTrace]]
-    ) -> dict[str, GoldVerdicts]:
-        """By candidate."""
+    ) -> tuple[dict[str, GoldVerdicts], dict[str, list[GoldVerdicts]]]:
+        """By candidate: gold, and the votes that it was made of, where there are several verifiers."""
+        stage, actors = self.stage, self.work.actors["gold"]
+        shards = [self.verified(vlm, actor, pairs, traces) for vlm, actor in zip(stage.verifiers, actors, strict=True)]
+        votes: dict[str, list[GoldVerdicts]] = defaultdict(list)
+        if stage.ensemble is not None:
+            if stage.ensemble.pool:
+                made = {unit_key([asdict(one) for one in own]): Made(tuple(pool_votes(own))) for own in traces.values()}
+                shards.append(self.work.shards["gold"].fill(self.family("pool"), made, _ready))
+            for vote in self.done("votes", shards):
+                votes[vote.candidate_id].append(vote)
+            shards = [self.voted(stage.ensemble, pairs, votes)]
+        return {row.candidate_id: row for row in self.done("gold", shards)}, votes
+
+    def verified(
+        self,
+        verifier: VLM,
+        actor: str,
+        pairs: Sequence[tuple[Context, Candidate]],
+        traces: Mapping[str, list[PoolTrace]],
+    ) -> Shard[GoldVerdicts]:
         stage = self.stage
-        [actor] = self.work.actors["gold"]
 
         def make(given: list[tuple[Context, Candidate, list[PoolTrace]]]) -> list[Made[GoldVerdicts]]:
-            made = verify_each(given, stage.verifier, stage.variant, stage.verify_sampling)
+            made = verify_each(given, verifier, stage.variant, stage.verify_sampling)
             check_outage(_failed(made), {one.verifier for one in made if isinstance(one, GoldVerdicts)})
             return [_made(one) for one in made]
 
@@ -240,13 +301,27 @@ class _Chunk:
             )
             for context, candidate in pairs
         }  # fmt: skip
-        return {row.candidate_id: row for row in self.done("gold", [self.fill("gold", actor, wanted, make)])}
+        return self.fill("gold", actor, wanted, make)
+
+    def voted(
+        self, ensemble: Ensemble, pairs: Sequence[tuple[Context, Candidate]], votes: Mapping[str, list[GoldVerdicts]]
+    ) -> Shard[GoldVerdicts]:
+        """Gold by the votes; it costs nothing, and a candidate on which nobody voted has none."""
+        rule, made = ensemble.rule(), {}
+        for _, candidate in pairs:
+            own = votes.get(candidate.id, [])
+            gold = ensemble.decide(own)
+            reason = Failure("verify", candidate.id, "ensemble", "no member's vote")
+            unit: Made[GoldVerdicts] = Made((), (reason,)) if gold is None else Made((gold,))
+            made[unit_key(rule, candidate.id, [asdict(vote) for vote in own])] = unit
+        return self.work.shards["gold"].fill(self.family(unit_key(rule)), made, _ready)
 
     def selection(
         self,
         pairs: Sequence[tuple[Context, Candidate]],
         traces: Mapping[str, list[PoolTrace]],
         gold: Mapping[str, GoldVerdicts],
+        votes: Mapping[str, list[GoldVerdicts]],
     ) -> Tally:
         """Decisions and targets; they cost nothing, and are made anew whenever something before them changed."""
         stage, tally = self.stage, Tally(self.stage.seed)
@@ -257,6 +332,7 @@ class _Chunk:
             own, truth = traces[candidate.id], gold.get(candidate.id)
             chosen = select(own, truth, stage.tie_break, stage.filter_on, stage.seed)
             tally.add_candidate(context, candidate, own, truth, chosen.decisions, stage.filter_on)
+            tally.verifiers.add_votes(context, votes.get(candidate.id, ()), truth)
             key = unit_key(rules, candidate.id, _asked(context), [asdict(t) for t in own], truth and asdict(truth))
             decisions[key] = Made(tuple(chosen.decisions))
             if chosen.selected is not None and isinstance(chosen.selected.outcome, Trace):
@@ -301,7 +377,7 @@ class _Chunk:
         }
         self.started = now
         write_json(self.file.path, self.told)
-        if self.tell is not None:
+        if self.tell is not None and step in TABLES:
             self.tell(step, self.number)
         return [row for shard in shards for row in shard.rows]
 

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 from edit_r1.curate.draws import number_of
 from edit_r1.curate.failures import Failure
+from edit_r1.curate.findings import faults
 from edit_r1.curate.pictures import shown_sources
-from edit_r1.curate.retry import ask
+from edit_r1.curate.retry import ask, retry_sampling
 from edit_r1.records import Context, Sample, Unparsed
 from edit_r1.verifier.examples import draw_examples
 from edit_r1.verifier.parsing import parse_principles
 from edit_r1.verifier.prompts import Variant, decompose_request
 from edit_r1.vlm.protocol import VLM, Sampling
+
+SECOND = 7
+"""Number of the attempt by which a second decomposition is drawn: beyond those of `retry.ask`."""
 
 
 def decompose(
@@ -46,3 +50,20 @@ def decompose_each(
         else Context(sample, answer, vlm.name, vlm.simulated)
         for sample, answer in zip(samples, answers, strict=True)
     ]
+
+
+def decompose_again(contexts: Sequence[Context], vlm: VLM, variant: Variant, sampling: Sampling) -> list[Context]:
+    """Each context, or where the checks found faults in it what the decomposer writes at a second asking, if that has
+    fewer; in order.
+
+    The second asking has another seed and is not greedy. An answer that cannot be used leaves the first one.
+    """
+    found = [len(faults(context)) for context in contexts]
+    places = [place for place, number in enumerate(found) if number]
+    other = retry_sampling(sampling, SECOND)
+    answers = decompose_each([contexts[place].sample for place in places], vlm, variant, other) if places else []
+    result = list(contexts)
+    for place, answer in zip(places, answers, strict=True):
+        if isinstance(answer, Context) and len(faults(answer)) < found[place]:
+            result[place] = answer
+    return result

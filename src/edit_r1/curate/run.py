@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edit_r1.curate.chunk import TABLES, chunk_file
+from edit_r1.curate.chunk import BESIDE, TABLES, chunk_file
 from edit_r1.curate.engine import Engine, Local
 from edit_r1.curate.failures import Failure
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
@@ -34,7 +34,7 @@ class Curation:
     out: Path
 
     def dataset(self, step: str) -> Dataset[Any]:
-        return Dataset(self.out, step, TABLES[step])
+        return Dataset(self.out, step, (TABLES | BESIDE)[step])
 
     @property
     def samples(self) -> Dataset[Sample]:
@@ -90,7 +90,7 @@ def curate(
 def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
     """Notes what is run. Returns, where the samples are others than before, the chunk that held each of those."""
     path = out / ".work" / "run.json"
-    taken = [step for step in TABLES if (out / step).exists()]
+    taken = [step for step in (*TABLES, *BESIDE) if (out / step).exists()]
     if taken and not path.exists():  # assembling would replace it
         raise StoreError(f"{out / taken[0]}: stands there and was not made by this curation: choose another --out")
     told: dict[str, Any] = {
@@ -117,7 +117,13 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
         tally.add_counts(chunk.pop("tally"))  # taken out: thousands of them would not be small
         chunks.append(chunk)
     metas = {}
-    for step, table in TABLES.items():
+    for step, table in (TABLES | BESIDE).items():
+        if not all(step in chunk["steps"] for chunk in chunks):  # of a stage before this one
+            if (marker := Dataset(out, step, table).stage.marker).exists():
+                shutil.rmtree(out / step, ignore_errors=True)
+                shutil.rmtree(out / f"{step}.failures", ignore_errors=True)
+                marker.unlink()
+            continue
         shards = [[out / name for name in chunk["steps"][step]["shards"]] for chunk in chunks]
         shutil.rmtree(out / f"{step}.failures", ignore_errors=True)
         failed: Counter[str] = Counter()
@@ -134,9 +140,10 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
         out / "summary.json",
         {
             "given": len(stage.samples),
-            "rows": {name: meta["rows"] for name, meta in metas.items()},
-            "hashes": {name: meta["hash"] for name, meta in metas.items()},
-            "failed": {name: meta["failed"] for name, meta in metas.items()},
+            "rows": {name: metas[name]["rows"] for name in TABLES},
+            "hashes": {name: metas[name]["hash"] for name in TABLES},
+            "failed": {name: metas[name]["failed"] for name in TABLES},
+            "beside": {name: {"rows": m["rows"], "hash": m["hash"]} for name, m in metas.items() if name in BESIDE},
             **tally.as_dict(),
         },
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from edit_r1.curate.ensemble import Ensemble
 from edit_r1.curate.failures import Failure
 from edit_r1.curate.reason import PoolMember
 from edit_r1.curate.select import TieBreak
@@ -75,6 +76,10 @@ class CurateStage:
     """Neutral by default: among equally accurate traces the draft's rule prefers the lenient one."""
     filter_on: bool = True
     """False draws the target among the parsed traces, whatever gold says."""
+    ensemble: Ensemble | None = None
+    """Further verifiers, and how their votes and the verifier's make gold; None takes the verifier's word."""
+    redecompose: bool = False
+    """Ask the decomposer once more where the checks find faults (`curate.findings.FAULTS`); what has fewer is kept."""
     chunk_size: int = 64
     """Samples that go through all steps together: what is in memory at once."""
     seed: int = 0
@@ -93,6 +98,8 @@ class CurateStage:
                 f"chunk_size={self.chunk_size}, candidates_per_context={self.candidates_per_context}: "
                 "both must be at least 1"
             )
+        if self.ensemble is not None:
+            self.ensemble.check(self.verifier.name, [member.vlm.name for member in self.pool])
         ways = [(m.vlm.name, m.sampling, m.variant, m.system) for m in self.pool]
         same = [way for way in ways if ways.count(way) > 1]
         if same:
@@ -106,6 +113,11 @@ class CurateStage:
         """Number of chunks."""
         return -(-len(self.samples) // self.chunk_size)
 
+    @property
+    def verifiers(self) -> tuple[VLM, ...]:
+        """Whoever is asked for gold."""
+        return (self.verifier, *(self.ensemble.others if self.ensemble is not None else ()))
+
     def actors(self) -> dict[str, list[str]]:
         """By step, a hash of everything about each of its models that shapes its rows."""
         prompts = PROMPT_VERSIONS[self.variant]
@@ -114,13 +126,16 @@ class CurateStage:
             "contexts": [unit_key(self.decomposer.name, self.variant, prompts, asdict(self.decompose_sampling))],
             "candidates": [unit_key(editor.name) for editor in self.editors],
             "traces": [_member_key(member, first) for member, first in zip(self.pool, firsts, strict=True)],
-            "gold": [unit_key(self.verifier.name, self.variant, prompts, asdict(self.verify_sampling))],
+            "gold": [unit_key(vlm.name, self.variant, prompts, asdict(self.verify_sampling)) for vlm in self.verifiers],
         }
 
     def key(self) -> str:
         """Hash of everything but the samples that shapes the data sets."""
         rules = [self.candidates_per_context, self.tie_break, self.filter_on, self.seed, self.chunk_size]
-        return unit_key(self.actors(), rules)
+        # What is off leaves the key as it was.
+        chosen: list[object] = ["redecompose"] if self.redecompose else []
+        chosen += [self.ensemble.rule()] if self.ensemble is not None else []
+        return unit_key(self.actors(), rules, *chosen)
 
     def run_key(self) -> str:
         """Hash of everything, the samples included."""

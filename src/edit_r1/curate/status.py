@@ -33,7 +33,9 @@ def read_status(out: Path) -> dict[str, Any]:
             chunks.append(chunk)
     finished = bool(run["done"])
     steps, left, known = [], 0.0, True
-    for step in STEPS:
+    # Votes cost what gold costs, and are there where several verifiers are asked.
+    votes = ("votes",) if any("votes" in chunk["steps"] for chunk in chunks) else ()
+    for step in (*STEPS[: STEPS.index("gold")], *votes, *STEPS[STEPS.index("gold") :]):
         done = [chunk["steps"][step] for chunk in chunks if step in chunk["steps"]]
         failed: Counter[str] = Counter()
         for one in done:

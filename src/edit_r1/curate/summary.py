@@ -9,6 +9,7 @@ from typing import Any
 
 from edit_r1.curate.agreement import AgreementTally
 from edit_r1.curate.filters import FilterTally
+from edit_r1.curate.findings import FindingsTally
 from edit_r1.curate.select import Decision, TieBreak, matches, select
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Trace
 
@@ -18,7 +19,7 @@ RULES: dict[str, tuple[TieBreak, bool]] = {
     "no filter": ("neutral", False),
 }
 """Name to (tie-break, filter on). All three are measured on the same traces, whichever a curation uses."""
-COUNTED = 2
+COUNTED = 4
 """Version of what is counted of a chunk: one that was counted by an older one is counted anew."""
 
 
@@ -98,6 +99,9 @@ class Tally:
     """Traces by the cause of the decision on them."""
     agreement: AgreementTally = field(default_factory=AgreementTally)
     filters: FilterTally = field(default_factory=FilterTally)
+    findings: FindingsTally = field(default_factory=FindingsTally)
+    verifiers: AgreementTally = field(default_factory=AgreementTally)
+    """Of an ensemble's members, with each other and with the gold that they made."""
 
     def add_candidate(
         self,
@@ -136,6 +140,8 @@ class Tally:
             "decisions": dict(self.decisions),
             "agreement": self.agreement.counts(),
             "filters": self.filters.counts(),
+            "findings": self.findings.counts(),
+            "verifiers": self.verifiers.counts(),
             "counted": COUNTED,
         }
 
@@ -148,6 +154,8 @@ class Tally:
         self.decisions.update(counts["decisions"])
         self.agreement.add_counts(counts["agreement"])
         self.filters.add_counts(counts["filters"])
+        self.findings.add_counts(counts["findings"])
+        self.verifiers.add_counts(counts["verifiers"])
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -156,6 +164,8 @@ class Tally:
             "selectors": {name: count.row() for name, count in self.rules.items()},
             "agreement": self.agreement.as_dict(),
             "filters": self.filters.as_dict(),
+            "findings": self.findings.as_dict(),
+            "verifiers": self.verifiers.as_dict(),
         }
 
 

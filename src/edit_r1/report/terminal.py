@@ -203,6 +203,24 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def reliability_table(document: Mapping[str, Any]) -> RenderableType:
+    """Members against a gold set (`curate weigh --json`)."""
+    table = _table(expand=False)
+    table.add_column("member", overflow="fold")
+    for heading in ("verdicts", "yes right", "no right", "balanced", "weight"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in document["members"]:
+        shares = ("-" if one[name] is None else f"{one[name]:.3f}" for name in ("yes_right", "no_right"))
+        table.add_row(
+            Text(_plain(one["member"])), str(one["verdicts"]), *shares, f"{one['balanced']:.3f}", f"{one['weight']:.2f}"
+        )
+    told = (
+        f"{document['gold']} candidates in the gold set. Yes right: share of its 1 that the member said; no right: of "
+        f"its 0. Balanced: their mean, each shrunk by {document['shrinkage']:g} verdicts towards one half."
+    )
+    return Group(table, Text(told, "dim"))
+
+
 def _causes(failed: Mapping[str, int]) -> RenderableType:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(justify="right", no_wrap=True)

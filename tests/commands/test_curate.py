@@ -1,0 +1,63 @@
+"""`edit-r1 curate weigh` on a small curation."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edit_r1.cli import main
+from edit_r1.curate.run import Curation, curate
+from edit_r1.curate.weigh import read_weights
+
+SCRIPTED = Path(__file__).parents[1] / "curate" / "scripted.py"
+
+
+def scripted() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("scripted_curation", SCRIPTED)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("curation")
+    curate(scripted().build(6), folder)
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["curate", *arguments])
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out, told.err
+
+
+def test_weigh_tells_and_writes_weights(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gold = tmp_path / "gold.jsonl"
+    rows = [{"candidate_id": one.candidate_id, "gold": [v.value for v in one.gold]} for one in Curation(out).gold]
+    gold.write_text("\n".join(map(json.dumps, rows[:8])))
+    weights = tmp_path / "weights.json"
+    code, told, _ = run(capsys, "weigh", str(out), "--gold", str(gold), "--out", str(weights), "--json")
+    document = json.loads(told)
+    assert code == 0 and document["gold"] == 8
+    verifier = next(one for one in document["members"] if one["member"] == "verifier")
+    assert (verifier["verdicts"], verifier["yes_right"], verifier["no_right"]) == (16, 1, 1)
+    assert dict(read_weights(weights)) == document["weights"] and document["weights"].keys() == {"verifier", "j1", "j2"}
+    code, told, _ = run(capsys, "weigh", str(out), "--gold", str(gold))
+    assert code == 0 and "balanced" in told and "j2" in told
+
+
+def test_weigh_says_in_a_line_what_is_wrong(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text('{"candidate_id": "other", "gold": [1, 0]}')
+    for folder, told in ((out, "no vote is on any of the 1 candidates"), (tmp_path, "gold.done.json: missing")):
+        code, printed, error = run(capsys, "weigh", str(folder), "--gold", str(gold))
+        assert code == 1 and not printed and told in error and error.count("\n") == 1
