@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -16,6 +17,8 @@ import pytest
 from edit_r1.images import encode_png
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.openai import OpenAIVLM, Prices, Usage
+from edit_r1.vlm.openai_wire import encode_messages
+from edit_r1.vlm.paid import Call
 from edit_r1.vlm.protocol import Request, Sampling
 
 PICTURE = encode_png(np.zeros((8, 8, 3), np.uint8))
@@ -123,14 +126,127 @@ def test_retry_after_is_waited_for(fake_openai: Any, connect: Connect, reply: An
     assert vlm.usage.retries == 4
 
 
-def test_the_pause_is_the_one_asked_for(fake_openai: Any, connect: Connect, reply: Any) -> None:
-    server = fake_openai(lambda body, number: reply({}, 429, {"Retry-After": "7"}) if number == 0 else "fine")
-    vlm = connect(server.url)
-    slept: list[float] = []
-    pause = vlm._pause
-    vlm._pause = lambda state: slept.append(pause(state)) or 0.0  # type: ignore[method-assign, func-returns-value]
-    assert vlm.generate(ASK, GREEDY)[0][0].text == "fine"
-    assert len(slept) == 1 and 7 <= slept[0] <= 7 + vlm._backoff_s
+def test_a_pause_that_is_asked_for_is_kept_by_all(fake_openai: Any, connect: Connect, reply: Any) -> None:
+    times: list[float] = []
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        times.append(time.monotonic())
+        return reply({}, 429, {"Retry-After": "0.4"}) if number == 0 else "fine"
+
+    vlm = connect(fake_openai(answer).url, concurrency=1)
+    rows = vlm.generate(ASK * 5, GREEDY)
+    assert [row[0].text for row in rows] == ["fine"] * 5
+    assert len(times) == 6 and times[1] - times[0] >= 0.4
+
+
+def test_a_request_that_waits_holds_no_place_of_another(fake_openai: Any, connect: Connect, reply: Any) -> None:
+    """One place: the others are answered while the first one pauses."""
+    order: list[str] = []
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        text = body["messages"][0]["content"][0]["text"]
+        order.append(text)
+        return reply({}, 500) if order.count("0") == 1 and text == "0" else f"answer {text}"
+
+    vlm = connect(fake_openai(answer).url, concurrency=1)
+    vlm._pause = lambda error, failed: 0.3  # type: ignore[method-assign]
+    rows = vlm.generate([Request((str(number),)) for number in range(4)], GREEDY)
+    assert [row[0].text for row in rows] == [f"answer {number}" for number in range(4)]
+    assert order[:2] == ["0", "1"] and order.count("0") == 2
+
+
+def test_to_queue_hardly_counts_as_a_retry(fake_openai: Any, connect: Connect, reply: Any) -> None:
+    """Refused eight times, with three retries: others are answered in between. Refused for ever, it ends."""
+    refusals = [8]
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        if body["messages"][0]["content"][0]["text"] == "0" and refusals[0]:
+            refusals[0] -= 1
+            return reply({"error": "queue"}, 429, {"Retry-After": "0.01"})
+        return "fine"
+
+    server = fake_openai(answer)
+    vlm = connect(server.url, concurrency=2)
+    rows = vlm.generate([Request((str(number),)) for number in range(40)], GREEDY)
+    assert [row[0].text for row in rows] == ["fine"] * 40
+    refusals[0] = 10**6
+    rows = vlm.generate([Request((str(number),)) for number in range(9)], GREEDY)
+    assert [row[0].finish for row in rows] == ["error"] + ["stop"] * 8
+    assert 10**6 - refusals[0] <= 3 / 0.1 + 2
+
+
+def test_a_body_that_is_no_json_is_weather_after_an_answer(fake_openai: Any, connect: Connect, reply: Any) -> None:
+    """Before, it is a wrong address (`test_what_is_no_answer_is_an_error`)."""
+    replies = ["fine", reply(b"<html>Bad gateway"), reply(b'{"choices": [{"mess'), "well"]
+    vlm = connect(fake_openai(lambda body, number: replies[number]).url)
+    assert [vlm.generate(ASK, GREEDY)[0][0].text for _ in range(2)] == ["fine", "well"]
+    assert vlm.usage == Usage(requests=2, retries=2, prompt_tokens=20, completion_tokens=8)
+
+
+def test_answers_are_handed_over_as_they_come(fake_openai: Any, connect: Connect) -> None:
+    last = threading.Event()
+
+    def answer(body: dict[str, Any], number: int) -> str:
+        text = body["messages"][0]["content"][0]["text"]
+        if text == "0":
+            assert last.wait(20)
+        return text
+
+    vlm = connect(fake_openai(answer).url, concurrency=2, prices=Prices(1.0, 1.0))
+    calls = [call for text in "0123" for call in vlm.calls(Request((text,)), SAMPLED, 1)]
+    numbers = []
+    for one in vlm.answer_each(calls):
+        assert one.completions[0].text == str(one.number)
+        assert one.usage == Usage(requests=1, prompt_tokens=10, completion_tokens=4, cost=14e-6)
+        numbers.append(one.number)
+        if len(numbers) == 3:
+            last.set()
+    assert numbers[-1] == 0 and sorted(numbers) == [0, 1, 2, 3]
+
+
+def test_calls_are_taken_when_they_can_be_sent_and_what_they_raise_ends_the_asking(
+    fake_openai: Any, connect: Connect
+) -> None:
+    server = fake_openai(lambda body, number: "fine")
+    vlm = connect(server.url, concurrency=2)
+    taken, heard = [0], [0]
+
+    def calls() -> Iterator[Call]:
+        for number in range(10):
+            if number == 5:
+                raise ValueError("no money left")
+            taken[0] += 1
+            yield Call(ASK[0], GREEDY)
+
+    def hear() -> None:
+        for _ in vlm.answer_each(calls()):
+            heard[0] += 1
+            assert taken[0] <= heard[0] + 2 * vlm.concurrency
+
+    with pytest.raises(ValueError, match="no money left"):
+        hear()
+    assert heard[0] == taken[0] == 5 == len(server.bodies)
+    assert len(list(vlm.answer_each(calls_of(vlm, 3)))) == 3  # and it can be asked again
+
+
+def calls_of(vlm: OpenAIVLM, count: int) -> list[Call]:
+    return [call for _ in range(count) for call in vlm.calls(ASK[0], GREEDY, 4)]
+
+
+def test_pictures_are_encoded_once_for_all_draws(
+    fake_openai: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = [0]
+
+    def counted(request: Request) -> bytes:
+        count[0] += 1
+        return encode_messages(request)
+
+    monkeypatch.setattr("edit_r1.vlm.openai.encode_messages", counted)
+    server = fake_openai(lambda body, number: "fine")
+    connect(server.url).generate([Request((PICTURE, "a")), Request((PICTURE, "b"))], SAMPLED, n=4)
+    assert count[0] == 2 and len(server.bodies) == 8
+    assert len({repr(body["messages"]) for body in server.bodies}) == 2
 
 
 def test_a_pause_too_long_is_a_failure(fake_openai: Any, connect: Connect, reply: Any) -> None:

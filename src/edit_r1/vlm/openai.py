@@ -1,10 +1,12 @@
 """Any OpenAI-compatible server as a `VLM`: hosted models, vLLM, `transformers serve`, edit-r1's own.
 
 The calls of a program are synchronous, from any thread, also from inside a running event loop; inside, one
-`httpx.AsyncClient` works on a private event-loop thread, with at most `concurrency` requests in flight over all
-calls. What failed for want of luck (429, 408, 5xx, a time-out, a dropped connection) is sent again, after the pause the
-server asks for by Retry-After, else after a growing pause with jitter; everything else fails at once. A server that was
-never reached is not waited for, so a wrong address is told at once. One request's failure is one error completion.
+`httpx.AsyncClient` works on a private event-loop thread. At most `concurrency` requests are in flight over all calls,
+and fewer while the server refuses for load (`openai_pace`). What failed for want of luck (429, 408, 5xx, a time-out, a
+dropped connection, a body that is no JSON from a server that has answered before) is sent again, after the pause the
+server asks for by Retry-After, which all requests keep, else after a growing pause with jitter; everything else fails
+at once. A request that pauses for long holds no place of another. A server that was never reached is not waited for, so
+a wrong address is told at once. One request's failure is one error completion.
 
 n answers are n requests with the seeds seed, seed+1, ..., because `transformers serve` and others ignore n;
 `server_n` asks for them in one. Greedy copies are one request. What is sent and read is in `openai_wire`.
@@ -15,84 +17,48 @@ The key is read from an environment variable, goes into one header, and stands i
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
-import os
+import math
 import random
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import httpx
-import tenacity
 
+from edit_r1.vlm.address import is_loopback, read_address, read_key
 from edit_r1.vlm.errors import ModelError
+from edit_r1.vlm.openai_pace import Pace
 from edit_r1.vlm.openai_wire import (
     OWN_KEYS,
     Answer,
     LimitKey,
     NoAnswer,
+    encode_messages,
+    encode_request,
     error_code,
     one_line,
     read_answer,
-    request_body,
     retry_after,
     server_words,
 )
+from edit_r1.vlm.paid import Answered, Call, rows_of
 from edit_r1.vlm.protocol import Completion, Request, Sampling, check_sampling
+from edit_r1.vlm.usage import Prices, Usage
 
 __all__ = ["OpenAIVLM", "Prices", "Usage"]
 
 MAX_RESPONSE_BYTES = 64 * 2**20
 """Largest response that is read: 4,096 tokens with 20 alternatives each are some 10 MB."""
 
+QUEUED = 0.1
+"""What a refusal with Retry-After counts as of a failed attempt, where others were answered since the last one: such a
+request has to queue and is not broken. Above 0, because a server may refuse one request for ever."""
+
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What a provider asks, in any currency, per million tokens; discounts for cached prompts are not known here."""
-
-    prompt: float
-    completion: float
-
-    def __post_init__(self) -> None:
-        if not (self.prompt >= 0 and self.completion >= 0):
-            raise ValueError(
-                f"prices {self.prompt} and {self.completion}: give amounts of 0 or more per million tokens"
-            )
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What requests have taken; of one request, or the sum of many."""
-
-    requests: int = 0
-    """Requests, answered or given up; what was sent again is not counted anew."""
-    retries: int = 0
-    """How often a request was sent again."""
-    failures: int = 0
-    """Requests of which at least one answer is an error."""
-    unmetered: int = 0
-    """Answers for which the server told no token counts: they are missing in the sums below."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    """Generated tokens, those of reasoning included where the server counts them."""
-    cost: float | None = None
-    """In the currency of `Prices`, of the counted tokens; None without prices."""
-
-    def __add__(self, other: Usage) -> Usage:
-        known = [cost for cost in (self.cost, other.cost) if cost is not None]
-        return Usage(
-            self.requests + other.requests,
-            self.retries + other.retries,
-            self.failures + other.failures,
-            self.unmetered + other.unmetered,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            sum(known) if known else None,
-        )
 
 
 class _Failed(Exception):
@@ -102,10 +68,12 @@ class _Failed(Exception):
 class _Unlucky(_Failed):
     """A failure that may pass."""
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
+    def __init__(self, reason: str, after: float | None = None, load: bool = False) -> None:
         super().__init__(reason)
         self.after = after
         """Seconds that the server asks to wait; None when it asks for none."""
+        self.load = load
+        """True when the server has too much to do."""
 
 
 class OpenAIVLM:
@@ -135,9 +103,10 @@ class OpenAIVLM:
             endpoint: the address up to and with its version, "http://127.0.0.1:8000/v1"; a bare host gets "/v1".
             model: as the server names it; what judgments record.
             api_key_env: environment variable that holds the key; no key is sent when it is not set.
-            concurrency: requests in flight at once.
-            timeout_s: seconds for one attempt, from sending to the last byte.
-            max_retries: how often a request is sent again.
+            concurrency: most requests in flight at once.
+            timeout_s: seconds for one attempt, from sending to the last byte. A request that stalls holds a place of
+                `concurrency` for so long.
+            max_retries: how often a request is sent again; to queue while others are answered hardly counts (`QUEUED`).
             backoff_s: the pause before the first retry is up to this, then doubles; each is drawn anew.
             max_wait_s: longest pause, seconds; a server that asks for a longer one has failed.
             server_n: the server honours n (vLLM, api.openai.com): n answers are one request.
@@ -156,7 +125,7 @@ class OpenAIVLM:
         if taken := {*OWN_KEYS, limit_key} & (extra or {}).keys():
             raise ValueError(f"extra={sorted(taken)}: these keys are set by the sampling parameters")
         self.name = model
-        self.endpoint, host = _address(endpoint)
+        self.endpoint, host = read_address(endpoint)
         self.api_key_env = api_key_env
         self.concurrency = concurrency
         self.server_n = server_n
@@ -168,16 +137,17 @@ class OpenAIVLM:
         self._on_request = on_request
         self._usage = Usage(cost=None if prices is None else 0.0)
         self._usage_lock = threading.Lock()
-        self._key = _key(api_key_env)
+        self._key = read_key(api_key_env)
         self._reached = False
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         self._client = httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s), pool=None),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-            trust_env=not _is_loopback(host),  # a proxy for the world is none for this machine
+            trust_env=not is_loopback(host),  # a proxy for the world is none for this machine
         )
-        self._slots = asyncio.Semaphore(concurrency)
+        self._pace = Pace(concurrency)
+        self._open = asyncio.Semaphore(2 * concurrency)  # calls begun, those that wait to be sent again included
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"edit-r1 {model}", daemon=True)
         self._thread.start()
@@ -185,8 +155,22 @@ class OpenAIVLM:
 
     @property
     def capacity(self) -> int:
-        """Requests in flight at once; calls with far fewer leave the server idle."""
+        """Most requests in flight at once; calls with far fewer leave the server idle."""
         return self.concurrency
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight at present, 1 to `capacity`: what the server was found to bear."""
+        return self._pace.limit
+
+    @property
+    def settings(self) -> str:
+        """What shapes an answer beside the model's name and the request. Not the address: models move."""
+        return json.dumps(self._extra, sort_keys=True) if self._extra else ""
+
+    @property
+    def priced(self) -> bool:
+        return self._prices is not None
 
     @property
     def usage(self) -> Usage:
@@ -200,7 +184,30 @@ class OpenAIVLM:
         Raises ValueError for sampling parameters out of range, ModelError after `close`.
         """
         check_sampling(sampling, n)
-        return self._run(self._all(requests, sampling, n))
+        each = [self.calls(request, sampling, n) for request in requests]
+        calls = [call for own in each for call in own]
+        answers = {one.number: one.completions for one in self.answer_each(calls)}
+        ordered = iter([answers[number] for number in range(len(calls))])
+        return [rows_of([next(ordered) for _ in own], n) for own in each]
+
+    def calls(self, request: Request, sampling: Sampling, n: int) -> list[Call]:
+        """See `PaidVLM.calls`."""
+        if sampling.temperature == 0:
+            return [Call(request, sampling)]
+        if self.server_n:
+            return [Call(request, sampling, n)]
+        return [Call(request, replace(sampling, seed=seed)) for seed in range(sampling.seed, sampling.seed + n)]
+
+    def answer_each(self, calls: Iterable[Call]) -> Iterator[Answered]:
+        """See `PaidVLM.answer_each`. Giving it up cancels what is under way. Raises ModelError after `close`."""
+        arrived: SimpleQueue[Answered | None] = SimpleQueue()
+        future = self._start(self._deal(iter(calls), arrived))
+        try:
+            while (one := arrived.get()) is not None:
+                yield one
+            future.result()
+        finally:
+            future.cancel()
 
     def check(self) -> None:
         """Asks one short question. Raises ModelError, in one line, when address, key or model are wrong or silent."""
@@ -216,11 +223,14 @@ class OpenAIVLM:
         self._thread.join()
         self._loop.close()
 
-    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+    def _start(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
         if self._closed:
             work.close()
             raise ModelError(f"{self.endpoint}: this connection was closed: make a new one")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        future = self._start(work)
         try:
             return future.result()
         except BaseException:  # Ctrl-C while waiting
@@ -228,75 +238,121 @@ class OpenAIVLM:
             raise
 
     async def _shut(self) -> None:
-        for task in asyncio.all_tasks():
-            if task is not asyncio.current_task():
-                task.cancel()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
 
-    async def _all(self, requests: Sequence[Request], sampling: Sampling, n: int) -> list[list[Completion]]:
-        return list(await asyncio.gather(*(self._row(request, sampling, n) for request in requests)))
+    async def _deal(self, calls: Iterator[Call], arrived: SimpleQueue[Answered | None]) -> None:
+        """Sends each call when there is a place for it, and hands over what comes; None is the end."""
+        problem: Exception | None = None
+        number, messages = 0, _Messages()
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await self._open.acquire()
+                    await self._pace.enter()
+                    call: Call | None = None
+                    try:
+                        call = next(calls, None)
+                    except Exception as error:  # the caller's: told to it when what is under way has ended
+                        problem = error
+                    if call is None:
+                        self._pace.leave()
+                        self._open.release()
+                        break
+                    group.create_task(self._answer(number, call, messages, arrived))
+                    number += 1
+            if problem is not None:
+                raise problem
+        except ExceptionGroup as group:  # of `on_request`, the caller's too
+            raise group.exceptions[0] from None
+        finally:
+            arrived.put(None)
 
-    async def _row(self, request: Request, sampling: Sampling, n: int) -> list[Completion]:
-        """The n answers of one request."""
-        if sampling.temperature == 0:
-            return await self._ask(request, sampling, 1) * n
-        if self.server_n:
-            return await self._ask(request, sampling, n)
-        seeds = range(sampling.seed, sampling.seed + n)
-        rows = await asyncio.gather(*(self._ask(request, replace(sampling, seed=seed), 1) for seed in seeds))
-        return [completion for row in rows for completion in row]
-
-    async def _ask(self, request: Request, sampling: Sampling, n: int) -> list[Completion]:
-        """n answers by one request; never raises for what a server does."""
-        async with self._slots:
+    async def _answer(
+        self, number: int, call: Call, messages: _Messages, arrived: SimpleQueue[Answered | None]
+    ) -> None:
+        """One call, which has a place; never raises for what a server does."""
+        try:
             try:
-                body = request_body(request, sampling, self.name, n, self._limit_key, self._extra)
-                answer = await self._post(body, n)
-                return [row if row.error is None else replace(row, error=self._told(row.error))
-                        for row in answer.completions]  # fmt: skip
-            except (ValueError, _Failed) as error:  # a picture that cannot be read, or no answer
-                return [Completion("", 0, "error", str(error))] * n
+                content = encode_request(
+                    messages.of(call.request), call.sampling, self.name, call.n, self._limit_key, self._extra
+                )
+            except ValueError as error:  # a picture that cannot be read
+                self._pace.leave()
+                rows, usage = (Completion("", 0, "error", str(error)),) * call.n, Usage()
+            else:
+                rows, usage = await self._ask(content, call.n)
+            arrived.put(Answered(number, rows, usage))
+        finally:
+            self._open.release()
+
+    async def _ask(self, content: bytes, n: int) -> tuple[tuple[Completion, ...], Usage]:
+        """n answers by one request, and what it took."""
+        answer, retries, problem = await self._post(content, n)
+        usage = self._count(retries, answer)
+        if answer is None:
+            return (Completion("", 0, "error", str(problem)),) * n, usage
+        rows = (row if row.error is None else replace(row, error=self._told(row.error)) for row in answer.completions)
+        return tuple(rows), usage
 
     async def _check(self) -> None:
-        question = Request(("Answer with one word: are you there?",))
-        async with self._slots:
+        messages = encode_messages(Request(("Answer with one word: are you there?",)))
+        content = encode_request(messages, Sampling(16, temperature=0.0), self.name, 1, self._limit_key, self._extra)
+        await self._pace.enter()
+        answer, retries, problem = await self._post(content, 1)
+        self._count(retries, answer)
+        if problem is not None:
+            raise ModelError(str(problem)) from problem
+
+    async def _post(self, content: bytes, n: int) -> tuple[Answer | None, int, Exception | None]:
+        """One request, which has a place, with its retries: (its answer, or None; how often it was sent again; why
+        there is no answer)."""
+        sent, failed, answered = 0, 0.0, self._pace.answered
+        while True:
+            if sent:
+                await self._pace.enter(again=True)
+            sent += 1
             try:
-                body = request_body(question, Sampling(16, temperature=0.0), self.name, 1, self._limit_key, self._extra)
-                await self._post(body, 1)
+                answer = self._read_answer(await self._once(content), n)
+                self._pace.note("answered")
+                return answer, sent - 1, None
+            except _Unlucky as error:
+                self._pace.note("refused" if error.load else "other")
+                queued = error.after is not None and error.load and self._pace.answered > answered
+                failed += QUEUED if queued else 1
+                if failed > self._max_retries:
+                    return None, sent - 1, error
+                pause, answered = self._pause(error, failed), self._pace.answered
+                if error.after is not None:
+                    self._pace.close_for(error.after)
+                elif error.load:  # keeping its place for a while: another one would only be refused too
+                    kept = min(pause, self._backoff_s)
+                    await asyncio.sleep(kept)
+                    pause -= kept
             except (_Failed, NoAnswer) as error:
-                raise ModelError(str(error)) from error
+                return None, sent - 1, error
+            finally:
+                self._pace.leave()
+            await asyncio.sleep(pause)
 
-    async def _post(self, body: Mapping[str, Any], n: int) -> Answer:
-        """One request with its retries, counted. Raises _Failed, or NoAnswer for a response that is none."""
-        content = json.dumps(body).encode()
-        tries = 0
-        answer: Answer | None = None
-        attempts = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self._max_retries + 1),
-            retry=tenacity.retry_if_exception_type(_Unlucky),
-            wait=self._pause,
-            reraise=True,
-        )
-        try:
-            async for attempt in attempts:
-                with attempt:
-                    tries += 1
-                    payload = await self._once(content)
-            try:
-                answer = read_answer(payload, n)
-            except NoAnswer as error:
-                raise NoAnswer(self._told(str(error))) from None
-            return answer
-        finally:
-            self._count(max(0, tries - 1), answer)
-
-    def _pause(self, state: tenacity.RetryCallState) -> float:
-        """Seconds until the next attempt: what the server asks for and a little more, else up to a growing bound."""
-        error = state.outcome.exception() if state.outcome is not None else None
+    def _pause(self, error: _Unlucky, failed: float) -> float:
+        """Seconds until a request is sent again: what the server asks for and a little more, else up to a growing
+        bound."""
         jitter = random.random()  # so that many clients do not come back at the same instant
-        if isinstance(error, _Unlucky) and error.after is not None:
+        if error.after is not None:
             return error.after + jitter * self._backoff_s
-        return jitter * min(self._max_wait_s, self._backoff_s * 2 ** (state.attempt_number - 1))
+        return jitter * min(self._max_wait_s, self._backoff_s * 2 ** (math.ceil(failed) - 1))
+
+    def _read_answer(self, payload: bytes, n: int) -> Answer:
+        """Raises NoAnswer for what is none, _Unlucky instead where the server has answered before."""
+        try:
+            return read_answer(payload, n)
+        except NoAnswer as error:
+            told = self._told(str(error))
+            raise (_Unlucky if self._pace.answered else NoAnswer)(told) from None
 
     async def _once(self, content: bytes) -> bytes:
         """One attempt: the body of a response with status 200."""
@@ -307,7 +363,7 @@ class OpenAIVLM:
             ):
                 payload = await self._read(response)
         except (TimeoutError, httpx.TimeoutException):
-            raise _Unlucky(self._told(f"no answer within {self._timeout_s:g} s")) from None
+            raise _Unlucky(self._told(f"no answer within {self._timeout_s:g} s"), load=True) from None
         except httpx.ConnectError as error:
             reason = self._told(f"cannot be reached ({error}): is the server running there?")
             raise (_Unlucky if self._reached else _Failed)(reason) from None
@@ -347,14 +403,15 @@ class OpenAIVLM:
         after = retry_after(response.headers.get("retry-after"))
         if after is not None and after > self._max_wait_s:
             raise _Failed(f"{told}; asks to come back in {after:.0f} s")
-        raise _Unlucky(told, after)
+        raise _Unlucky(told, after, load=status in (429, 503))
 
     def _told(self, reason: str) -> str:
         """One line that begins with the address and never holds the key."""
         line = f"{self.endpoint}: {' '.join(reason.split())}"
         return line.replace(self._key, "***") if self._key else line
 
-    def _count(self, retries: int, answer: Answer | None) -> None:
+    def _count(self, retries: int, answer: Answer | None) -> Usage:
+        """What one request took, noted."""
         prompt = completion = 0
         if answer is not None:
             prompt, completion = answer.prompt_tokens or 0, answer.completion_tokens or 0
@@ -374,33 +431,17 @@ class OpenAIVLM:
             self._usage += one
         if self._on_request is not None:
             self._on_request(one)
+        return one
 
 
-def _address(endpoint: str) -> tuple[str, str]:
-    """(address up to "/chat/completions", host). Raises ModelError for what is no such address."""
-    remedy = "give an address such as http://127.0.0.1:8000/v1"
-    try:
-        url = httpx.URL(endpoint.strip())
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise ModelError(f"endpoint {endpoint!r}: not an address ({error}); {remedy}") from error
-    if url.userinfo:  # said without quoting it
-        raise ModelError(f"the endpoint at {url.host} holds a user or password: put a key into an environment variable")
-    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
-        raise ModelError(f"endpoint {endpoint!r}: {remedy}")
-    path = url.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
-    return str(url.copy_with(path=path)).rstrip("/"), url.host
+class _Messages:
+    """The messages of the last request as JSON: its draws are asked for one after the other, and pictures are long."""
 
+    def __init__(self) -> None:
+        self._last: tuple[Request, bytes] | None = None
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _key(variable: str) -> str | None:
-    """The key in an environment variable, None for no key. Raises ModelError, not quoting it, for a malformed one."""
-    key = os.environ.get(variable, "").strip()
-    if not all("!" <= sign <= "~" for sign in key):
-        raise ModelError(f"{variable}: holds spaces or signs that no key has: set it anew")
-    return key or None
+    def of(self, request: Request) -> bytes:
+        """Raises ValueError for a picture that cannot be read."""
+        if self._last is None or self._last[0] is not request:
+            self._last = (request, encode_messages(request))
+        return self._last[1]

@@ -56,20 +56,23 @@ class Answer:
     completion_tokens: int | None
 
 
-def request_body(
-    request: Request, sampling: Sampling, model: str, n: int, limit_key: LimitKey, extra: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The JSON of one chat completion; pictures as data URLs of the bytes as they are.
+def encode_messages(request: Request) -> bytes:
+    """The conversation of a request as JSON; pictures as data URLs of the bytes as they are.
 
-    extra: keys of the server's own, sent as given. Raises ImageError (a ValueError) for a picture that cannot be read.
+    Raises ImageError (a ValueError) for a picture that cannot be read.
     """
-    content = [_part(part) for part in request.parts]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [_part(part) for part in request.parts]}]
     if request.system is not None:
         messages.insert(0, {"role": "system", "content": request.system})
+    return json.dumps(messages).encode()
+
+
+def encode_request(
+    messages: bytes, sampling: Sampling, model: str, n: int, limit_key: LimitKey, extra: Mapping[str, Any]
+) -> bytes:
+    """The JSON of one chat completion. messages: of `encode_messages`. extra: the server's own keys, sent as given."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": messages,
         limit_key: sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -83,7 +86,7 @@ def request_body(
         body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
     if n > 1:
         body["n"] = n
-    return {**body, **extra}
+    return json.dumps({**body, **extra}).encode()[:-1] + b', "messages": ' + messages + b"}"
 
 
 def _part(part: str | bytes) -> dict[str, Any]:
