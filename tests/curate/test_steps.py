@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -49,13 +50,16 @@ def test_balanced_draw_takes_categories_in_turn(kit: Any) -> None:
 
 
 def test_hard_keeps_what_the_filter_keeps_with_its_reason(kit: Any, samples: list[Sample]) -> None:
+    def said_of(hard: object, reason: str = "Because.", category: str = "style transfer") -> str:
+        return json.dumps({"reason": reason, "hard": hard, "category": category})
+
     said = {
-        0: "Two steps are asked for.\nHARD",
-        1: "One colour only.\n**SIMPLE**",
-        2: "It is HARD to say, HARD or SIMPLE",
-        3: "x\nHARD\nSIMPLE",
-        4: "Fine detail.\nAnswer: hard",
-        5: Completion("Fine.\nHARD", 3, "length"),
+        0: said_of(True, "Two steps are asked for.", "multi-step"),
+        1: "```json\n" + said_of("no", "One colour only.", "Color Alteration") + "\n```",
+        2: "It is hard to say, hard or simple.",
+        3: said_of(True) + said_of(False),
+        4: "<think>{'hard': false}</think>" + said_of(True, "Fine detail.", "text_modification"),
+        5: Completion(said_of(True), 3, "length"),
         6: Completion("", 0, "error", "refused"),
     }
 
@@ -64,10 +68,10 @@ def test_hard_keeps_what_the_filter_keeps_with_its_reason(kit: Any, samples: lis
 
     kept, verdicts, failures = pick_hard(samples[:7], kit.VLM("filter", answer))
     assert [(sample.id, sample.subset) for sample in kept] == [("row-0000", "hard"), ("row-0004", "hard")]
-    assert [(v.hard, v.reason) for v in verdicts] == [
-        (True, "Two steps are asked for."),
-        (False, "One colour only."),
-        (True, "Fine detail."),
+    assert [(v.hard, v.reason, v.category) for v in verdicts] == [
+        (True, "Two steps are asked for.", "multi-step"),
+        (False, "One colour only.", "colour alteration"),
+        (True, "Fine detail.", "text modification"),
     ]
     assert [(f.row, f.failed_call) for f in failures] == [
         ("row-0002", False),

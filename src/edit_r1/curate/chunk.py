@@ -89,6 +89,7 @@ class ChunkWork:
     ) -> None:
         """retry: make again what failed. moved: by sample id, the chunk that held it in an earlier run."""
         check_editors(stage.editors, stage.candidates_per_context)
+        stage.prepare(out)
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
         self.shards = {step: Shards(out / ".work" / step, table) for step, table in (TABLES | BESIDE).items()}
         self.actors, self.run_key = stage.actors(), stage.run_key()

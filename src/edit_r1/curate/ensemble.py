@@ -1,8 +1,8 @@
 """Step 4a by several verifiers: each votes on every principle, and the votes make gold.
 
 In the paper one model's word is gold, and it is the model that also decomposes and judges: they share blind spots. An
-ensemble takes further verifiers, and the judges of the pool by their traces; each principle is decided by majority or by
-weighted votes. Uncertain means 0, so a tie is 0. A member that gave no usable answer does not vote.
+ensemble takes further verifiers, and the judges of the pool by their traces; each principle is decided by majority or
+by weighted votes. Uncertain means 0, so a tie is 0. A member that gave no usable answer does not vote.
 
 Every member's votes stay on the disk (the data set `votes`), by the same keys as those of a single verifier: a member
 that is added is asked, the others are found again, and another rule or other weights cost nothing.

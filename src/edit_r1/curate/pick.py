@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,24 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edit_r1.curate.failures import Failure
+from edit_r1.curate.pictures import shown_sources
 from edit_r1.curate.retry import ask
 from edit_r1.images import ImageError, decode_rgb
 from edit_r1.records import Sample, Unparsed
+from edit_r1.verifier.hard_filter import hard_request, parse_hard
 from edit_r1.verifier.prompts import check_instruction
-from edit_r1.vlm.protocol import VLM, Completion, Request, Sampling
-
-FILTER_PROMPT = """\
-Instruction: {instruction}
-
-Decide whether this instruction for editing the image above is hard. It is hard when at least one holds: it asks \
-for several steps; it depends on fine detail; its meaning is implicit and must be inferred; it needs precise \
-control of positions or other spatial relations. A simple instruction of a single step is not hard.
-Give your reason in one sentence, then on a line of its own HARD or SIMPLE."""
+from edit_r1.vlm.protocol import VLM, Sampling
 
 FILTER_SAMPLING = Sampling(256, temperature=0.0)
 """Greedy: the filter decides, it does not explore."""
-
-_ANSWER = re.compile(r"^\W*(?:(?:answer|verdict)\W+)?(HARD|SIMPLE)\W*$", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,9 @@ class HardVerdict:
     reason: str
     """The filter's own sentence."""
     model: str
+    category: str = ""
+    """Kind of edit by the filter's word (`verifier.hard_filter.KINDS`)."""
+    simulated: bool = False
 
 
 def usable(samples: Sequence[Sample]) -> tuple[list[Sample], list[Failure]]:
@@ -70,15 +64,22 @@ def pick_random(samples: Sequence[Sample], count: int, seed: int, balanced: bool
     """
     if not 0 <= count <= len(samples):
         raise ValueError(f"count={count}: {len(samples)} samples are there to draw from")
-    order = [samples[int(place)] for place in np.random.default_rng(seed).permutation(len(samples))]
-    if not balanced:
-        return order[:count]
-    queues: dict[str, list[Sample]] = defaultdict(list)
-    for sample in order:
-        queues[sample.category].append(sample)
+    queues = seeded_queues([sample.category if balanced else "" for sample in samples], seed)
     longest = max(map(len, queues.values()), default=0)
-    turns = [queue[turn] for turn in range(longest) for queue in queues.values() if turn < len(queue)]
-    return turns[:count]
+    turns = [int(queue[turn]) for turn in range(longest) for queue in queues.values() if turn < len(queue)]
+    return [samples[place] for place in turns[:count]]
+
+
+def seeded_queues(categories: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """The places of each category in a uniformly drawn order, int64; categories by their first place in that order.
+
+    One category for all gives a permutation of everything. The beginning of a queue is a uniform draw of any length.
+    """
+    order_N = np.random.default_rng(seed).permutation(len(categories))
+    queues: dict[str, list[int]] = defaultdict(list)
+    for place in order_N.tolist():
+        queues[categories[place]].append(place)
+    return {category: np.array(places, np.int64) for category, places in queues.items()}
 
 
 def pick_hard(
@@ -89,29 +90,28 @@ def pick_hard(
     Raises:
         ValueError: for an empty or over-long instruction (`usable` sorts these out).
     """
-    requests = [
-        Request((*sample.sources, "\n" + FILTER_PROMPT.format(instruction=check_instruction(sample.instruction))))
-        for sample in samples
+    found = judge_hard(samples, vlm, sampling)
+    verdicts = [one for one in found if isinstance(one, HardVerdict)]
+    kept = [
+        replace(sample, subset="hard")
+        for sample, one in zip(samples, found, strict=True)
+        if isinstance(one, HardVerdict) and one.hard
     ]
-    answers = ask(vlm, requests, lambda place, answer: _verdict(answer, samples[place], vlm.name), sampling)
-    kept: list[Sample] = []
-    verdicts: list[HardVerdict] = []
-    failures: list[Failure] = []
-    for sample, answer in zip(samples, answers, strict=True):
-        if isinstance(answer, Unparsed):
-            failures.append(Failure("pick", sample.id, vlm.name, answer.reason, answer.failed_call))
-            continue
-        verdicts.append(answer)
-        if answer.hard:
-            kept.append(replace(sample, subset="hard"))
-    return kept, verdicts, failures
+    return kept, verdicts, [one for one in found if isinstance(one, Failure)]
 
 
-def _verdict(answer: Completion, sample: Sample, model: str) -> HardVerdict | Unparsed:
-    if answer.finish == "length":
-        return Unparsed(answer.text, "cut at the token limit", answer.tokens)
-    said = {word.upper() for word in _ANSWER.findall(answer.text)}
-    if len(said) != 1:
-        reason = "says both HARD and SIMPLE" if said else "says neither HARD nor SIMPLE on a line of its own"
-        return Unparsed(answer.text, reason, answer.tokens)
-    return HardVerdict(sample.id, said == {"HARD"}, _ANSWER.sub("", answer.text).strip(), model)
+def judge_hard(
+    samples: Sequence[Sample], vlm: VLM, sampling: Sampling = FILTER_SAMPLING
+) -> list[HardVerdict | Failure]:
+    """The filter's word on each sample, in order; or why there is none, as an answer without a decision is none.
+
+    Raises as `pick_hard`.
+    """
+    requests = [hard_request(shown_sources(sample), sample.instruction) for sample in samples]
+    answers = ask(vlm, requests, lambda _, answer: parse_hard(answer.text, answer.finish == "length"), sampling)
+    return [
+        Failure("pick", sample.id, vlm.name, answer.reason, answer.failed_call)
+        if isinstance(answer, Unparsed)
+        else HardVerdict(sample.id, answer.hard, answer.reason, vlm.name, answer.category, vlm.simulated)
+        for sample, answer in zip(samples, answers, strict=True)
+    ]

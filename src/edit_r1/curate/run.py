@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +83,22 @@ def curate(
             progress(step, counts[step], stage.chunks)
 
     engine = engine or Local()
+    _refuse_foreign(out)
+    stage.prepare(out, retry, None if progress is None else partial(progress, "intake"))
     moved = _begin(stage, out, engine.at_once)
     engine.run(stage, out, retry, moved, done)
     return _assemble(stage, out)
 
 
+def _refuse_foreign(out: Path) -> None:
+    taken = [step for step in (*TABLES, *BESIDE) if (out / step).exists()]
+    if taken and not (out / ".work" / "run.json").exists():  # assembling would replace it
+        raise StoreError(f"{out / taken[0]}: stands there and was not made by this curation: choose another --out")
+
+
 def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
     """Notes what is run. Returns, where the samples are others than before, the chunk that held each of those."""
     path = out / ".work" / "run.json"
-    taken = [step for step in (*TABLES, *BESIDE) if (out / step).exists()]
-    if taken and not path.exists():  # assembling would replace it
-        raise StoreError(f"{out / taken[0]}: stands there and was not made by this curation: choose another --out")
     told: dict[str, Any] = {
         "samples": stage.samples.fingerprint,
         "chunk_size": stage.chunk_size,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from edit_r1.curate.ensemble import Ensemble
 from edit_r1.curate.failures import Failure
@@ -33,6 +34,18 @@ class Samples(Protocol):
 
     def rows(self, start: int, stop: int) -> Iterator[Sample | Failure]:
         """Rows `start` to `stop` - 1, each a sample or why it is none."""
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """Samples that have to be looked at as a whole before the first is asked for, once for an output."""
+
+    def prepare(self, out: Path, retry: bool = False, tell: Callable[[int, int], None] | None = None) -> None:
+        """Looks at them, or finds under `out` what was seen; returns at once when called again. Raises ValueError when
+        there are none.
+
+        retry: look again at what failed. tell: called with (rows looked at, rows to look at as far as known).
+        """
 
 
 @dataclass(frozen=True)
@@ -88,9 +101,10 @@ class CurateStage:
     simulated models come to know a rendered world."""
 
     def __post_init__(self) -> None:
-        if not len(self.samples) or not self.editors or not self.pool:
+        samples = 1 if isinstance(self.samples, Prepared) else len(self.samples)  # those are counted when prepared
+        if not samples or not self.editors or not self.pool:
             raise ValueError(
-                f"{len(self.samples)} samples, {len(self.editors)} editors, {len(self.pool)} judges: "
+                f"{samples} samples, {len(self.editors)} editors, {len(self.pool)} judges: "
                 "a curation needs at least one of each"
             )
         if self.chunk_size < 1 or self.candidates_per_context < 1:
@@ -107,6 +121,11 @@ class CurateStage:
                 f"two judges of the pool ask {same[0][0]} in the same way and would write the same traces: "
                 "change a seed, temperature or system text, or raise `traces` of one"
             )
+
+    def prepare(self, out: Path, retry: bool = False, tell: Callable[[int, int], None] | None = None) -> None:
+        """Prepares the samples where they need it (`Prepared`). Raises ValueError when there are none."""
+        if isinstance(self.samples, Prepared):
+            self.samples.prepare(out, retry, tell)
 
     @property
     def chunks(self) -> int:

@@ -22,6 +22,8 @@ def read_status(out: Path) -> dict[str, Any]:
         ValueError: when `out` holds no curation.
     """
     path = out / ".work" / "run.json"
+    if not path.exists() and (out / ".work" / "intake").exists():
+        raise ValueError(f"{out}: its data are being looked at: ask again when the first chunk is at work")
     if not path.exists():
         raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
     run = read_json(path)

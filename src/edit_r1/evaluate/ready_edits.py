@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edit_r1.editors.protocol import EditedImage
+from edit_r1.editors.ready import find_ready
 from edit_r1.evaluate.editor_benchmarks import Task
-from edit_r1.images import ImageError, read_image_file
 from edit_r1.records import Sample
-
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class ReadyEdits:
@@ -34,16 +32,11 @@ class ReadyEdits:
         return [self._one(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
 
     def _one(self, sample: Sample, seed: int) -> EditedImage:
-        root = self.folder.resolve()
         places = self._ready[sample.id]
         stems = [f"{place}-s{seed}" for place in places] + (list(places) if seed == self.first_seed else [])
-        for stem in stems:
-            for ending in _ENDINGS:
-                path = self.folder / f"{stem}{ending}"
-                try:
-                    # Keys come from the benchmark's data: none may name a file elsewhere.
-                    if path.is_file() and path.resolve().is_relative_to(root):
-                        return EditedImage(read_image_file(path))
-                except (ImageError, OSError, ValueError) as error:
-                    return EditedImage(None, str(error))
+        try:
+            if (found := find_ready(self.folder, stems)) is not None:
+                return EditedImage(found)
+        except ValueError as error:
+            return EditedImage(None, str(error))
         return EditedImage(None, f"no picture {stems[0]}.png or {stems[-1]}.png in {self.folder}")

@@ -23,7 +23,15 @@ from typing import Any, Literal
 from edit_r1.records import Context, Sample
 from edit_r1.store import CONTEXTS, read_dataset
 from edit_r1.verifier.hub_tables import hub_table, is_saved, saved_table, table_rows
-from edit_r1.verifier.inputs import check_unicode, open_data, picture_of, principles_of, raw_rows
+from edit_r1.verifier.inputs import (
+    check_unicode,
+    open_data,
+    picture_of,
+    picture_values,
+    principles_of,
+    raw_rows,
+    text_of,
+)
 from edit_r1.verifier.items import check_pictures, context_key
 from edit_r1.verifier.prompts import check_instruction, check_sources
 
@@ -188,37 +196,22 @@ def _from_row(found: _Row, settings: DataSettings) -> Context:
     if principles in (None, "", []):
         principles = None
     sample = Sample(
-        id=_text(row, settings.id_column),
+        id=text_of(row, settings.id_column),
         source=sources[0],
         instruction=instruction,
-        category=_text(row, settings.category_column),
+        category=text_of(row, settings.category_column),
         subset="hard" if row.get("subset") == "hard" else "random",
-        split=_text(row, "split") or "train",
-        hidden=_text(row, "hidden") or None,
+        split=text_of(row, "split") or "train",
+        hidden=text_of(row, "hidden") or None,
         references=(*sources[1:], *references),
     )
-    decomposer = _text(row, "decomposer") or GIVEN
+    decomposer = text_of(row, "decomposer") or GIVEN
     written = () if principles is None else principles_of(principles)
     return Context(sample, written, decomposer if written else "", row.get("simulated") is True)
 
 
-def _text(row: dict[str, Any], column: str) -> str:
-    """A text or a whole number as text; empty where there is none."""
-    value = row.get(column)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{column} of type {type(value).__name__}: write a text")
-    text = str(value)
-    check_unicode(column, text)
-    return text
-
-
 def _pictures(value: Any, label: str, root: Path, allow_outside: bool) -> tuple[bytes, ...]:
-    """Pictures of a column; one that is not in a list is a list of one, and our own format wraps each as "image"."""
-    values = [] if value is None else value if isinstance(value, list) else [value]
-    unwrapped = [one["image"] if isinstance(one, dict) and one.keys() == {"image"} else one for one in values]
-    return tuple(picture_of(one, label, root, allow_outside) for one in unwrapped)
+    return tuple(picture_of(one, label, root, allow_outside) for one in picture_values(value))
 
 
 def _with_own_id(context: Context, number: int, first_row: dict[str, int]) -> Context:

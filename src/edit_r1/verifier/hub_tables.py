@@ -62,6 +62,13 @@ def table_rows(table: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
+def table_row(table: Any, columns: Sequence[str], number: int) -> dict[str, Any]:
+    """One row of a table by its number, of `columns` as far as they are there, undecoded."""
+    there = [name for name in dict.fromkeys(columns) if name in table.column_names]
+    found: dict[str, Any] = table.select_columns(there).with_format("arrow")[number].to_pylist()[0] if there else {}
+    return found
+
+
 def _library(data: object, *names: str) -> list[Any]:
     """Names of `datasets`. Raises ValueError when it is not installed."""
     try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -226,6 +226,24 @@ def picture_of(value: Any, label: str, root: Path, allow_outside: bool) -> bytes
         raise
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a name too long, a loop of links
         raise ImageError(f"{label} {value!r}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+def picture_values(value: Any) -> list[Any]:
+    """What a column of pictures holds, one by one: a picture, a list of them, and what our own format wraps."""
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    return [one["image"] if isinstance(one, dict) and one.keys() == {"image"} else one for one in values]
+
+
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """A text, or a whole number as text; "" where there is none. Raises ValueError for other types."""
+    value = row.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{column} of type {type(value).__name__}: write a text")
+    text = str(value)
+    check_unicode(column, text)
+    return text
 
 
 def check_unicode(label: str, text: str) -> None:

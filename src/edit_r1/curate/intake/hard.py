@@ -1,0 +1,118 @@
+"""The Hard subset: a VLM is asked for each request whether it is hard, why, and of which kind; every word is kept.
+
+.work/picks/00003.parquet    decisions in the order in which they were paid for, found again by what was asked
+picks/                       the same as a data set
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from edit_r1.curate.failures import Failure, check_outage
+from edit_r1.curate.pick import FILTER_SAMPLING, HardVerdict, judge_hard
+from edit_r1.curate.shards import unit_key
+from edit_r1.curate.tables import PICKS, Pick
+from edit_r1.records import Sample
+from edit_r1.store import Dataset, read_rows, row_hash, write_rows
+from edit_r1.verifier.hard_filter import FILTER_VERSION
+from edit_r1.vlm.protocol import VLM, Sampling
+
+
+@dataclass(frozen=True)
+class HardFilter:
+    """Who is asked, and what becomes of the answer."""
+
+    judge: VLM
+    sampling: Sampling = FILTER_SAMPLING
+    keep: Literal["hard", "all"] = "hard"
+    """"all" keeps simple requests too, and takes only the category from the answer."""
+    most_asked: int = 0
+    """Most requests that are judged in all, as each is paid for; 0 is no limit."""
+    at_once: int = 64
+    """Requests that are asked together; their pictures are in memory."""
+
+    def __post_init__(self) -> None:
+        if self.most_asked < 0 or self.at_once < 1:
+            raise ValueError(f"most_asked={self.most_asked}, at_once={self.at_once}: give 0 (no limit) or more, and 1")
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that shapes a decision, but what is asked."""
+        return unit_key(self.judge.name, FILTER_VERSION, asdict(self.sampling))
+
+
+class Picks:
+    """Decisions on disk, and in memory without their reasons: some 200 bytes each."""
+
+    def __init__(self, out: Path) -> None:
+        """Raises StoreError for a damaged file."""
+        self._out, self._folder = out, out / ".work" / "picks"
+        self._known: dict[str, Pick] = {}
+        for path in self._paths():
+            self._add([PICKS.from_row(row) for row in read_rows(path)])
+
+    def judge(self, samples: Sequence[Sample], hard: HardFilter, retry: bool) -> list[Pick | Failure]:
+        """The decision on each sample, in order: found, or asked for and kept.
+
+        An answer without a decision is kept too, and asked for again when `retry`. A call that failed is kept nowhere.
+
+        Raises OutageError when the model answers nothing at all.
+        """
+        keys = [unit_key(hard.key, list(sample.sources), sample.instruction) for sample in samples]
+        new = [
+            place
+            for place, key in enumerate(keys)
+            if key not in self._known or (retry and self._known[key].hard is None)
+        ]
+        failed: dict[int, Failure] = {}
+        if new:
+            found = judge_hard([samples[place] for place in new], hard.judge, hard.sampling)
+            check_outage(
+                [one for one in found if isinstance(one, Failure)],
+                {one.model for one in found if isinstance(one, HardVerdict)},
+            )
+            made = []
+            for place, one in zip(new, found, strict=True):
+                if isinstance(one, Failure) and one.failed_call:
+                    failed[place] = one
+                else:
+                    made.append(_pick(keys[place], samples[place], one, hard.judge))
+            if made:
+                self._write(made)
+        return [failed.get(place) or self._known[key] for place, key in enumerate(keys)]
+
+    def assemble(self) -> None:
+        """Writes the data set `picks`. Raises StoreError when the disk refuses."""
+        parts = [(path, [row_hash(row) for row in read_rows(path)]) for path in self._paths()]
+        if parts:
+            Dataset(self._out, "picks", PICKS).assemble(parts)
+
+    def _write(self, made: Sequence[Pick]) -> None:
+        paths = self._paths()
+        number = int(paths[-1].stem) + 1 if paths else 0
+        write_rows(self._folder / f"{number:06d}.parquet", [PICKS.to_row(one) for one in made], PICKS.features)
+        asked_again = {one.key for one in made} & self._known.keys()
+        for path in paths if asked_again else ():
+            rows = read_rows(path)
+            kept = [row for row in rows if row["key"] not in asked_again]
+            if len(kept) < len(rows):
+                write_rows(path, kept, PICKS.features)
+        self._add(made)
+
+    def _add(self, picks: Sequence[Pick]) -> None:
+        for pick in picks:
+            short = pick if pick.hard is None else Pick(pick.key, "", "", "", pick.hard, pick.category, "", pick.model)
+            self._known[pick.key] = short
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob("*.parquet"))
+
+
+def _pick(key: str, sample: Sample, found: HardVerdict | Failure, judge: VLM) -> Pick:
+    asked = (key, sample.id, sample.origin, sample.instruction)
+    if isinstance(found, Failure):
+        return Pick(*asked, None, "", found.reason, judge.name, judge.simulated)
+    return Pick(*asked, found.hard, found.category, found.reason, found.model, found.simulated)

@@ -1,0 +1,350 @@
+"""Every reader gives the same rows by number; what cannot be read is an error of its row, or one clear line."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edit_r1.curate.intake.archives import Archive, find_archives, list_members, member_table
+from edit_r1.curate.intake.hub import HubRows
+from edit_r1.curate.intake.imgedit import imgedit_rows
+from edit_r1.curate.intake.jsonl import JsonlRows
+from edit_r1.curate.intake.parquet import ParquetRows
+from edit_r1.curate.intake.rows import Columns, Reader, Row, read_category, read_edits, read_row
+from edit_r1.curate.intake.webdataset import WebDatasetRows
+from edit_r1.images import ImageError
+from edit_r1.store import StoreError
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def rows_of(reader: Reader) -> list[Row]:
+    return [read_row(reader, number) for number in range(len(reader))]
+
+
+def test_a_folder_with_jsonl(folder: Path, data_kit: Any) -> None:
+    reader = JsonlRows(folder)
+    rows = rows_of(reader)
+    assert len(rows) == 7
+    assert [row.sources[0] for row in rows[:6]] == [data_kit.photograph(number) for number in range(6)]
+    assert rows[2].origin == "rows.jsonl:3"
+    assert rows[3].origin == "rows.jsonl:5"  # after an empty line
+    assert (rows[6].id, rows[0].id, rows[0].licence, rows[6].licence) == ("seventh", "", "CC0-1.0", "")
+    assert [read_category(reader, number) for number in range(7)] == ["a", "b", "a", "b", "a", "b", ""]
+    before = reader.fingerprint
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write('{"source": "pictures/1.jpg", "instruction": "Blur it."}\n')
+    assert JsonlRows(folder).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "of type list"),
+        ("[" * 5000, "not valid JSON"),
+        ('{"source": "pictures/0.jpg"}', "has no instruction"),
+        ('{"source": [], "instruction": "x"}', "has no source"),
+        ('{"source": "pictures/0.jpg", "instruction": 3}', "instruction of type int"),
+        ('{"source": "pictures/0.jpg", "instruction": "\\ud800"}', "half a character"),
+        ('{"source": 7, "instruction": "x"}', "source of type int"),
+        ('{"source": "pictures/none.jpg", "instruction": "x"}', "no such file"),
+        ('{"source": "../secret.png", "instruction": "x"}', "outside the data's folder"),
+        ('{"source": "/etc/passwd", "instruction": "x"}', "outside the data's folder"),
+        ('{"source": "link.png", "instruction": "x"}', "outside the data's folder"),
+        ('{"source": "pictures/../../secret.png", "instruction": "x"}', "outside the data's folder"),
+        ('{"source": "a\\u0000b", "instruction": "x"}', "cannot be read"),
+        ('{"source": "pictures/0.jpg", "instruction": "x", "id": [1]}', "id of type list"),
+    ],
+)
+def test_a_row_that_is_none_says_why(folder: Path, data_kit: Any, line: str, message: str) -> None:
+    (folder.parent / "secret.png").write_bytes(data_kit.photograph(1))
+    os.symlink(folder.parent / "secret.png", folder / "link.png")
+    (folder / "rows.jsonl").write_text(f'{line}\n{{"source": "pictures/1.jpg", "instruction": "x"}}\n')
+    reader = JsonlRows(folder)
+    with pytest.raises(ValueError, match=message):
+        read_row(reader, 0)
+    assert read_row(reader, 1).instruction == "x"
+
+
+def write_parquet(path: Path, data_kit: Any, count: int = 90, group: int = 20) -> None:
+    """Embedded pictures, as `datasets` writes them."""
+    rows = [
+        {"source": {"bytes": data_kit.photograph(n), "path": None}, "instruction": f"Make thing {n} red."}
+        for n in range(count)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([("source", IMAGE), ("instruction", pa.string())])
+    pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=group)
+
+
+def test_parquet_rows_in_any_order(tmp_path: Path, data_kit: Any) -> None:
+    write_parquet(tmp_path / "data" / "a.parquet", data_kit, 90)
+    write_parquet(tmp_path / "data" / "deep" / "b.parquet", data_kit, 7, group=3)
+    reader = ParquetRows(tmp_path / "data")
+    assert len(reader) == 97
+    numbers = list(range(97))
+    for order in (numbers, numbers[::-1], random.Random(0).sample(numbers, 97), [5, 5, 4, 96, 0]):
+        for number in order:
+            row, expected = read_row(reader, number), number if number < 90 else number - 90
+            assert row.instruction == f"Make thing {expected} red."
+            assert row.sources == (data_kit.photograph(expected),)
+    assert reader.origin(91) == "deep/b.parquet: row 2"
+
+
+def test_parquet_of_paths_and_lists(folder: Path, data_kit: Any) -> None:
+    rows = [
+        {"images": ["pictures/0.jpg", "pictures/1.jpg"], "prompt": "Swap them.", "out": ["pictures/2.jpg"], "n": 4},
+        {"images": ["../rows.jsonl"], "prompt": "Steal.", "out": [], "n": 5},
+        {"images": [], "prompt": "None.", "out": [], "n": 6},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "p.parquet")
+    reader = ParquetRows(folder / "p.parquet", Columns("images", "prompt", "", "out", id="n"))
+    row = read_row(reader, 0)
+    assert (row.id, row.sources) == ("4", (data_kit.photograph(0), data_kit.photograph(1)))
+    assert read_edits(reader, 0) == [data_kit.photograph(2)]
+    for number, message in ((1, "outside"), (2, "has no images")):
+        with pytest.raises(ValueError, match=message):
+            read_row(reader, number)
+
+
+def test_parquet_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, data_kit: Any) -> None:
+    write_parquet(tmp_path / "a.parquet", data_kit, 40, 10)
+    with pytest.raises(ValueError, match="has no column prompt; it has instruction, source"):
+        ParquetRows(tmp_path, Columns(instruction="prompt"))
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"a\.parquet: cannot be read .*: download or write it again"):
+        ParquetRows(tmp_path)
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(ValueError, match="holds no Parquet file"):
+        ParquetRows(tmp_path)
+    # Damaged in the middle: the footer is whole, the rows of one group are not.
+    (tmp_path / "a.parquet").write_bytes(whole[:2000] + b"\0" * 4000 + whole[6000:])
+    reader = ParquetRows(tmp_path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        rows_of(reader)
+    assert read_row(reader, 39).instruction == "Make thing 39 red."
+
+
+def test_a_saved_dataset_and_a_folder_of_the_hub(tmp_path: Path, data_kit: Any) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"source": datasets.Image(), "instruction": datasets.Value("string")})
+    rows = {
+        "source": [{"bytes": data_kit.photograph(n), "path": None} for n in range(5)],
+        "instruction": [f"Make thing {n} red." for n in range(5)],
+    }
+    datasets.Dataset.from_dict(rows, features).save_to_disk(str(tmp_path / "saved"))
+    reader = HubRows(str(tmp_path / "saved"))
+    assert [row.sources[0] for row in rows_of(reader)] == [data_kit.photograph(n) for n in range(5)]
+    assert reader.origin(2) == "saved: row 3"
+    assert reader.fingerprint == HubRows(str(tmp_path / "saved")).fingerprint
+    with pytest.raises(ValueError, match="has no column prompt"):
+        HubRows(str(tmp_path / "saved"), Columns(instruction="prompt"))
+    with pytest.raises(ValueError, match="no such folder"):
+        HubRows(str(tmp_path / "none"))
+
+
+# --- archives
+
+
+@given(st.lists(st.tuples(st.text("ab/._-é", min_size=1, max_size=120), st.binary(max_size=700)), max_size=6))
+def test_members_lie_where_the_index_says(tmp_path_factory: Any, files: list[tuple[str, bytes]]) -> None:
+    """Against `tarfile` itself, over parts of any size."""
+    path = tmp_path_factory.mktemp("tar") / "x.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    whole = path.read_bytes()
+    archive = Archive(path.name, (path,))
+    with tarfile.open(path) as tar:
+        expected = [tar.extractfile(one).read() for one in tar.getmembers() if one.isreg()]  # type: ignore[union-attr]
+    members = list(list_members(archive))
+    assert [whole[one.offset : one.offset + one.size] for one in members] == expected
+
+
+def test_links_and_devices_are_no_members(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for kind, name in (
+            (tarfile.SYMTYPE, "s"),
+            (tarfile.LNKTYPE, "l"),
+            (tarfile.CHRTYPE, "c"),
+            (tarfile.DIRTYPE, "d"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        info = tarfile.TarInfo("./../../up.png")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    assert [one.name for one in list_members(Archive("x.tar", (tmp_path / "x.tar",)))] == ["../../up.png"]
+
+
+@pytest.mark.parametrize("cut", [100, 700, 3000, 9000])
+def test_a_cut_archive_is_told(tmp_path: Path, data_kit: Any, cut: int) -> None:
+    data_kit.write_tar(tmp_path / "x.tar", {f"{n}.jpg": data_kit.photograph(n) for n in range(4)})
+    data = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(data[:cut])
+    with pytest.raises(ValueError, match=r"x\.tar: damaged, cut off or no plain tar .*: download it again"):
+        list(list_members(Archive("x.tar", (tmp_path / "x.tar",))))
+
+
+@given(st.binary(max_size=1500), st.integers(0, 3000))
+def test_damaged_archives_end_in_one_line_or_in_members(tmp_path_factory: Any, noise: bytes, at: int) -> None:
+    folder = tmp_path_factory.mktemp("tar")
+    with tarfile.open(folder / "x.tar", "w") as tar:
+        for name in "abc":
+            info = tarfile.TarInfo(name)
+            info.size = 600
+            tar.addfile(info, io.BytesIO(b"x" * 600))
+    data = (folder / "x.tar").read_bytes()
+    (folder / "x.tar").write_bytes(data[:at] + noise + data[at + len(noise) :])
+    try:
+        members = list(list_members(Archive("x.tar", (folder / "x.tar",))))
+    except ValueError as error:
+        assert "damaged" in str(error) and "\n" not in str(error)
+    else:
+        assert all(one.size >= 0 for one in members)
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w:gz") as tar:
+        info = tarfile.TarInfo("a")
+        tar.addfile(info)
+    with pytest.raises(ValueError, match="compressed ones have to be decompressed"):
+        list(list_members(Archive("x.tar", (tmp_path / "x.tar",))))
+
+
+def test_parts_are_found_and_missing_ones_told(tmp_path: Path, data_kit: Any) -> None:
+    for name in ("one.tar.split.000", "one.tar.split.001", "two.tar.aa", "two.tar.ab", "three.tar", "four.tar.gz"):
+        (tmp_path / name).write_bytes(b"")
+    assert [(one.name, len(one.parts)) for one in find_archives(tmp_path)] == [
+        ("one.tar", 2),
+        ("three.tar", 1),
+        ("two.tar", 2),
+    ]
+    (tmp_path / "one.tar.split.003").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"one\.tar: part 2 of 4 is missing"):
+        find_archives(tmp_path)
+
+
+@pytest.fixture
+def imgedit(tmp_path: Path, data_kit: Any) -> Path:
+    """Two archives in parts, cut through members; and a row whose picture is in neither."""
+    data = tmp_path / "ImgEdit"
+    rows = []
+    for kind in ("action", "add"):
+        files = {}
+        for n in range(5):
+            files[f"{kind}_part/{n}/original.jpg"] = data_kit.photograph(n)
+            files[f"{kind}_part/{n}/result.png"] = data_kit.photograph(50 + n, kind="PNG")
+            rows.append(
+                {
+                    "input_images": [f"{kind}_part/{n}/original.jpg"],
+                    "output_images": [f"{kind}_part/{n}/result.png"],
+                    "prompt": f"{kind} {n}",
+                }
+            )
+        data_kit.write_tar(data / "Singleturn" / f"{kind}.tar", files)
+        assert len(data_kit.split(data / "Singleturn" / f"{kind}.tar", 7001)) > 3
+    rows.append({"input_images": ["gone.jpg"], "output_images": ["gone.png"], "prompt": "lost"})
+    rows.append({"input_images": ["add/add_part/1/original.jpg"], "output_images": [], "prompt": "with the archive"})
+    (data / "Parquet").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), data / "Parquet" / "all.parquet")
+    return data
+
+
+def test_imgedit_is_read_in_place(imgedit: Path, tmp_path: Path, data_kit: Any) -> None:
+    kept = tmp_path / "out" / ".work"
+    before = sorted(path for path in imgedit.rglob("*"))
+    reader = imgedit_rows(imgedit)
+    reader.prepare(kept)
+    for number in range(10):
+        row = read_row(reader, number)
+        assert row.sources == (data_kit.photograph(number % 5),)
+        assert row.instruction == f"{'action' if number < 5 else 'add'} {number % 5}"
+        assert read_edits(reader, number) == [data_kit.photograph(50 + number % 5, kind="PNG")]
+    with pytest.raises(ImageError, match=r"input_images 'gone.jpg': in none of the 2 archives"):
+        read_row(reader, 10)
+    assert read_row(reader, 11).sources == (data_kit.photograph(1),)
+    assert sorted(path for path in imgedit.rglob("*")) == before  # nothing is written beside the data
+    assert len(list(kept.rglob("*.parquet"))) == 2
+
+
+def test_the_index_is_kept_and_made_anew_when_the_archive_changes(tmp_path: Path, data_kit: Any) -> None:
+    path = tmp_path / "x.tar"
+    data_kit.write_tar(path, {"a.jpg": data_kit.photograph(0)})
+    kept = tmp_path / "kept"
+    first = member_table(Archive("x.tar", (path,)), kept)
+    [file] = kept.rglob("*.parquet")
+    written = file.stat().st_mtime_ns
+    assert member_table(Archive("x.tar", (path,)), kept).equals(first)
+    assert file.stat().st_mtime_ns == written
+    data_kit.write_tar(path, {"a.jpg": data_kit.photograph(0), "b.jpg": data_kit.photograph(1)})
+    assert len(member_table(Archive("x.tar", (path,)), kept)) == 2
+    for file in kept.rglob("*.parquet"):
+        file.write_bytes(b"torn")
+    with pytest.raises(StoreError, match="remove it, the archive is indexed again"):
+        member_table(Archive("x.tar", (path,)), kept)
+
+
+# --- WebDataset
+
+
+@pytest.fixture
+def shards(tmp_path: Path, data_kit: Any) -> Path:
+    data = tmp_path / "shards"
+    first = []
+    for n in range(3):
+        first += [(f"s/{n:05d}.jpg", data_kit.photograph(n)), (f"s/{n:05d}.txt", f"Make thing {n} red.".encode())]
+    data_kit.write_tar(data / "00000.tar", first)
+    second = [
+        ("a.source.png", data_kit.photograph(7, kind="PNG")),
+        ("a.edited.jpg", data_kit.photograph(8)),
+        ("a.json", b'{"instruction": "From JSON.", "licence": "MIT", "id": 12}'),
+        ("b.jpg", data_kit.photograph(9)),
+        ("b.json", b"[1]"),
+        ("c.jpg", data_kit.photograph(9)),
+        ("c.png", data_kit.photograph(9, kind="PNG")),
+        ("c.txt", b"Two."),
+        ("d.txt", b"\xff"),
+        ("e.json", b'{"source": "/etc/passwd", "instruction": "Steal."}'),
+    ]
+    data_kit.write_tar(data / "00001.tar", second)
+    return data
+
+
+def test_webdataset_shards(shards: Path, tmp_path: Path, data_kit: Any) -> None:
+    reader = WebDatasetRows(shards, Columns(edits="edited"))
+    reader.prepare(tmp_path / "kept")
+    assert len(reader) == 8
+    for number in (2, 0, 1):
+        row = read_row(reader, number)
+        assert (row.instruction, row.sources) == (f"Make thing {number} red.", (data_kit.photograph(number),))
+        assert row.origin == f"00000.tar: s/{number:05d}"
+    row = read_row(reader, 3)
+    assert (row.instruction, row.licence, row.id) == ("From JSON.", "MIT", "12")
+    assert row.sources == (data_kit.photograph(7, kind="PNG"),)
+    assert read_edits(reader, 3) == [data_kit.photograph(8)]
+    for number, message in (
+        (4, "write an object"),
+        (5, "two pictures for source"),
+        (6, "not UTF-8"),
+        (7, "file of its own"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_row(reader, number)
+    with pytest.raises(ValueError, match="no shard"):
+        WebDatasetRows(tmp_path / "none")
