@@ -12,11 +12,11 @@ SMALL = st.integers(1, 4)
 
 
 @settings(max_examples=40, deadline=None)
-@given(SMALL, SMALL, SMALL, SMALL, SMALL, st.booleans(), st.booleans(), SMALL)
-def test_step_work_is_what_a_loop_counts(contexts, group, steps, trained, inner, reference, guided, processes) -> None:
+@given(SMALL, SMALL, SMALL, SMALL, SMALL, st.integers(0, 4), st.booleans(), SMALL)
+def test_step_work_is_what_a_loop_counts(contexts, group, steps, trained, inner, references, guided, processes) -> None:
     if processes > contexts:
         return
-    told = step_work(contexts, group, steps, trained, inner, 3, reference, guided, processes)
+    told = step_work(contexts, group, steps, trained, inner, 3, references, guided, processes)
     sampled = judged = compared = learned = 0
     for _context in range(0, contexts, processes):  # those of the first process
         for _edit in range(group):
@@ -24,7 +24,7 @@ def test_step_work_is_what_a_loop_counts(contexts, group, steps, trained, inner,
             for _pass in range(2 if guided else 1):
                 sampled += steps
                 for _step in range(trained):
-                    compared += reference
+                    compared += references
                     learned += inner
     assert (told.sampling_forwards, told.reference_forwards, told.trained_forwards) == (sampled, compared, learned)
     assert told.judgments == judged

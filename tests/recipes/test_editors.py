@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from edit_r1 import recipes
 from edit_r1.cli import main
 from edit_r1.commands.plan import plan_recipe
 from edit_r1.recipes.run import EditorRecipe
+from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.plan import PlanOptions
 
 MACHINES = {
@@ -39,7 +41,17 @@ def test_the_command_line_plans_with_the_recipes_fields_as_flags(capsys) -> None
     assert ended.value.code == 0
     told = json.loads(capsys.readouterr().out)
     assert told["fits"] is False and told["samples_per_step"] == 32
-    with pytest.raises(SystemExit) as ended:
-        main(["train", "editor", "tiny_editor_grpo", "--plan"])
-    assert ended.value.code == 1
-    assert "EditorCheckpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tiny_editor_grpo", "tiny_editor_nft"])
+def test_the_tiny_recipes_are_planned_too(name: str) -> None:
+    made = plan_recipe(getattr(recipes, name)(), PlanOptions(tflops=1))
+    assert made.shape.edit == (8, 8) and 0 < made.peak < 2 and made.work.trained_forwards > 0
+
+
+def test_what_cannot_be_counted_is_refused() -> None:
+    recipe = recipes.tiny_editor_grpo()
+    with pytest.raises(ValueError, match="set load to an EditorCheckpoint"):
+        plan_recipe(replace(recipe, load=lambda: recipe.load()))
+    with pytest.raises(ValueError, match="another algorithm"):
+        plan_recipe(replace(recipe, train=train_best_of_g))

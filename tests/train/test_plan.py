@@ -15,9 +15,10 @@ from edit_r1.images import encode_png
 from edit_r1.records import Context, Sample
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_policy import EditorPolicy
-from edit_r1.train.editor_stage import EditorRLStage, SDESettings, UpdateSettings
+from edit_r1.train.editor_stage import EditorRLStage, LossSettings, SDESettings, UpdateSettings
 from edit_r1.train.judges import JudgeSettings
-from edit_r1.train.plan import GIB, PlanOptions, plan, plan_json, plan_text
+from edit_r1.train.nft import train_nft
+from edit_r1.train.plan import GIB, Algorithm, PlanOptions, plan, plan_json, plan_text
 
 STAGE = EditorRLStage(
     steps=1, contexts_per_step=2, group_size=3, sampling_steps=4, lora_rank=4, sample_batch=4, train_batch=2,
@@ -59,20 +60,34 @@ def test_memory_is_that_of_the_tensors(source: EditorCheckpoint, rank: int) -> N
     assert told["VAE"] * GIB == pytest.approx(nbytes(editor.pipeline.vae.parameters()))
 
 
-def test_forwards_are_those_of_an_iteration(source: EditorCheckpoint, tmp_path: Path, monkeypatch) -> None:
-    stage = replace(STAGE, updates=UpdateSettings())
-    work = plan(stage, source, JudgeSettings(), OPTIONS).work
+@pytest.mark.parametrize(("inner", "kl", "decay"), [(1, 0.04, 0.0), (2, 0.04, 0.0), (1, 0.0, 0.9), (2, 0.04, 0.9)])
+@pytest.mark.parametrize("algorithm", ["flow-grpo", "diffusion-nft"])
+def test_forwards_are_those_of_an_iteration(
+    source: EditorCheckpoint, tmp_path: Path, algorithm: Algorithm, inner: int, kl: float, decay: float
+) -> None:
+    stage = replace(STAGE, updates=UpdateSettings(inner_updates=inner, ema_decay=decay), loss=LossSettings(kl_beta=kl))
+    made = plan(stage, source, JudgeSettings(), OPTIONS, algorithm)
     editor = source()
-    rows: list[int] = []
+    rows: list[tuple[bool, int]] = []
     editor.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+        lambda module, args, kwargs: rows.append((torch.is_grad_enabled(), len(kwargs["hidden_states"]))),
+        with_kwargs=True,
     )
     picture = encode_png(np.full((32, 32, 3), 99, dtype=np.uint8))
     contexts = [Context(Sample(str(index), picture, "abc", ""), (), "test") for index in range(2)]
-    train_editor(
-        stage, editor, contexts, lambda _, images: [float(i % 3) for i in range(len(images))], tmp_path / "run"
-    )
-    assert sum(rows) == work.sampling_forwards + work.reference_forwards + work.trained_forwards
+    train = {"flow-grpo": train_editor, "diffusion-nft": train_nft}[algorithm]
+    train(stage, editor, contexts, lambda _, images: [float(i % 3) for i in range(len(images))], tmp_path / "run")
+    work = made.work
+    assert sum(count for learns, count in rows if learns) == work.trained_forwards
+    assert sum(count for learns, count in rows if not learns) == work.sampling_forwards + work.reference_forwards
+
+
+def test_nft_keeps_what_it_learns_from(source: EditorCheckpoint) -> None:
+    """A finished edit, and by level and inner update what is noisy and the velocities of old and reference policy."""
+    stage = replace(STAGE, updates=UpdateSettings(inner_updates=2), loss=LossSettings(kl_beta=0.04))
+    made = plan(stage, source, JudgeSettings(), OPTIONS, "diffusion-nft")
+    latents = 6 * (1 + 2 * 2 * 3)
+    assert made.resident["rollouts"] * GIB == latents * made.shape.tokens * 16 * 4
 
 
 def test_shards_and_processes_share_memory_and_work(source: EditorCheckpoint) -> None:

@@ -1,6 +1,6 @@
-"""What an iteration of Flow-GRPO has to compute and keep, in numbers of forwards and bytes. Pure counting.
+"""What an iteration of an editor's training has to compute and keep, in numbers of forwards and bytes. Pure counting.
 
-Legend: P processes, G edits of a group, S sampling steps, K trained ones.
+Legend: P processes, G edits of a group, S sampling steps, K trained ones (DiffusionNFT: noise levels).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class StepWork:
     """Traces that the judge writes for them."""
     sampling_forwards: int
     reference_forwards: int
+    """Of the reference policy, and of DiffusionNFT's old one."""
     trained_forwards: int
     """Each with its backward pass."""
 
@@ -33,11 +34,16 @@ def step_work(
     trained_steps: int,
     inner_updates: int = 1,
     traces: int = 1,
-    reference: bool = True,
+    references: int = 1,
     guided: bool = False,
     processes: int = 1,
 ) -> StepWork:
-    """Upper counts: every edit has an advantage. contexts: of the whole iteration; guided: two forwards a velocity.
+    """Upper counts: every edit has an advantage.
+
+    Args:
+        contexts: of the whole iteration.
+        references: forwards of other policies for each trained step of an edit, over all inner updates.
+        guided: two forwards a velocity.
 
     Raises ValueError when a process would have no context.
     """
@@ -51,7 +57,7 @@ def step_work(
     passes = 2 if guided else 1
     trained = edits * trained_steps * passes
     return StepWork(
-        own, edits, edits * traces, edits * sampling_steps * passes, trained if reference else 0,
+        own, edits, edits * traces, edits * sampling_steps * passes, trained * references,
         trained * inner_updates,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import tyro
@@ -12,8 +12,12 @@ import tyro
 from edit_r1.editors.checkpoint import EditorCheckpoint
 from edit_r1.recipes.run import EditorRecipe, with_flags
 from edit_r1.train.editor import train_editor
-from edit_r1.train.plan import Plan, PlanOptions, plan, plan_json, plan_text
+from edit_r1.train.editor_run import EditorTraining
+from edit_r1.train.nft import train_nft
+from edit_r1.train.plan import Algorithm, Plan, PlanOptions, plan, plan_json, plan_text
 from edit_r1.train.verifier_plan import VerifierPlanOptions, plan_verifier, verifier_plan_json, verifier_plan_text
+
+_ALGORITHMS: dict[Callable[..., EditorTraining], Algorithm] = {train_editor: "flow-grpo", train_nft: "diffusion-nft"}
 
 
 def plan_training(kind: str, recipe: str, flags: Sequence[str]) -> int:
@@ -47,14 +51,15 @@ def plan_editor(kind: str, recipe: str, flags: Sequence[str]) -> int:
 
 
 def plan_recipe(recipe: EditorRecipe, options: PlanOptions | None = None) -> Plan:
-    """Raises ValueError for an editor that is opened by other code, or another algorithm than Flow-GRPO."""
+    """Raises ValueError for an editor that is opened by other code, or an algorithm of another's."""
     if not isinstance(recipe.load, EditorCheckpoint):
         raise ValueError("--plan reads the editor's configs, and this recipe opens it by code: set load to an "
                          "EditorCheckpoint")  # fmt: skip
-    if recipe.train is not train_editor:
-        raise ValueError("--plan counts Flow-GRPO, and this recipe trains by another algorithm: plan one with "
-                         "train=train_editor")  # fmt: skip
+    algorithm = _ALGORITHMS.get(recipe.train)
+    if algorithm is None:
+        raise ValueError("--plan counts Flow-GRPO and DiffusionNFT, and this recipe trains by another algorithm: plan "
+                         "one with train=train_editor or train_nft")  # fmt: skip
     judge = recipe.reward.judge
     if not judge.address:
         judge = replace(judge, address=recipe.verifier, traces=recipe.traces)
-    return plan(recipe.stage, recipe.load, judge, options)
+    return plan(recipe.stage, recipe.load, judge, options, algorithm)

@@ -34,12 +34,14 @@ class EditorCheckpoint:
     """Of the transformer; needs LoRA, whose weights stay float32."""
     waits: bool = False
     """The transformer stays on the CPU until training shards it (the stage's `shard`)."""
+    name: str = ""
+    """What its edits are said to be by; "" takes the last part of the path."""
 
     def __call__(self) -> LocalEditor:
         """Load it. Raises ValueError for a pipeline of another kind, OSError where files are missing."""
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.device == "cuda" else self.device
         dtype: torch.dtype = getattr(torch, self.dtype)
-        last = (device, dtype, Path(self.path).name, self.quantise, self.waits)
+        last = (device, dtype, self.name or Path(self.path).name, self.quantise, self.waits)
         settings = self.settings
         if isinstance(settings, FluxKontextSettings):
             return FluxKontextEditor.from_pretrained(self.path, settings, *last)

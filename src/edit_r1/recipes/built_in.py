@@ -11,7 +11,6 @@ edit-r1 train editor tiny_editor_nft --data runs/demo/data/rl_contexts
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from edit_r1.curate.stage import CurateStage
@@ -50,7 +49,7 @@ def tiny_editor_grpo() -> EditorRecipe:
         data="runs/demo/data/rl_contexts",
         verifier="runs/tiny/gcpo/model",
         stage=tiny.tiny_editor_rl(),
-        load=partial(tiny.tiny_editor, bf16_products=True),
+        load=tiny.tiny_checkpoint(bf16_products=True),
         out="runs/tiny/editor",
     )
 

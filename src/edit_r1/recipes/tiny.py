@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edit_r1.curate.reason import PoolMember
 from edit_r1.curate.stage import CurateStage, GivenSamples
+from edit_r1.editors.checkpoint import EditorCheckpoint
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import OutputMode, Sample
@@ -142,13 +143,22 @@ def tiny_judge(model: Path, sizes: TinySizes | None = None, mode: OutputMode = "
     )
 
 
+def tiny_checkpoint(
+    path: Path | None = None, steps: int = FINISHED_STEPS, bf16_products: bool = False
+) -> EditorCheckpoint:
+    """The zoo's FLUX.1-Kontext, or one trained from it, not opened yet."""
+    settings = FluxKontextSettings(steps=steps, max_area=64 * 64, batch_size=48, bf16_products=bf16_products)
+    name = "tiny-kontext" if steps == FINISHED_STEPS else f"tiny-kontext-{steps}-steps"
+    return EditorCheckpoint(str(path or weights("editor")), settings, device="cpu", dtype="float32", name=name)
+
+
 def tiny_editor(
     path: Path | None = None, steps: int = FINISHED_STEPS, bf16_products: bool = False
 ) -> FluxKontextEditor:
-    """The zoo's FLUX.1-Kontext, or one trained from it."""
-    settings = FluxKontextSettings(steps=steps, max_area=64 * 64, batch_size=48, bf16_products=bf16_products)
-    name = "tiny-kontext" if steps == FINISHED_STEPS else f"tiny-kontext-{steps}-steps"
-    return FluxKontextEditor.from_pretrained(path or weights("editor"), settings, name=name)
+    """`tiny_checkpoint`, opened."""
+    editor = tiny_checkpoint(path, steps, bf16_products)()
+    assert isinstance(editor, FluxKontextEditor), "its settings say so"
+    return editor
 
 
 def candidate_editors() -> tuple[Editor, ...]:

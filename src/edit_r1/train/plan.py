@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -107,26 +107,35 @@ class Plan:
     assumptions: tuple[str, ...]
 
 
+Algorithm = Literal["flow-grpo", "diffusion-nft"]
+
+
 def plan(
-    stage: EditorRLStage, source: EditorCheckpoint, judge: JudgeSettings, options: PlanOptions | None = None
+    stage: EditorRLStage,
+    source: EditorCheckpoint,
+    judge: JudgeSettings,
+    options: PlanOptions | None = None,
+    algorithm: Algorithm = "flow-grpo",
 ) -> Plan:
-    """The plan of a Flow-GRPO training. Only configs are read. Raises ValueError for what cannot be planned or run."""
+    """The plan of an editor's training. Only configs are read. Raises ValueError for what cannot be planned or run."""
     options = options or PlanOptions()
     architecture = architecture_of(source.path)
     _check(stage, source)
     shape, guided, assumptions = shape_of(source, architecture, stage.guidance, options.pixels)
-    window = len(plan_iteration(stage, 0, stage.contexts_per_step).window)
+    trained_steps, references, kept = _algorithm(stage, algorithm)
     work = step_work(
-        stage.contexts_per_step, stage.group_size, stage.sampling_steps, window, stage.updates.inner_updates,
-        judge.traces, stage.loss.kl_beta > 0, guided, options.processes,
+        stage.contexts_per_step, stage.group_size, stage.sampling_steps, trained_steps, stage.updates.inner_updates,
+        judge.traces, references, guided, options.processes,
     )  # fmt: skip
     training = Training(
         getattr(torch, source.dtype), stage.lora_rank, stage.checkpointing, source.settings.bf16_products,
         sample_rows=min(max(stage.sample_batch, source.settings.batch_size), work.edits),
-        update_rows=min(stage.train_batch, work.edits) * window,
+        update_rows=min(stage.train_batch, work.edits) * trained_steps,
     )  # fmt: skip
     footprint = measured(architecture, training, shape)
-    resident, phases, host = _memory(stage, source, judge, architecture, footprint, shape, training, work, options)
+    resident, phases, host = _memory(
+        stage, source, judge, architecture, footprint, shape, training, work.edits * kept, options
+    )
     peak = sum(resident.values()) + max(phases.values())
     memory = options.device_memory or _device_memory(source.device)
     petaflops = {
@@ -143,6 +152,18 @@ def plan(
         everyone, everyone * judge.traces, work, petaflops,
         {name: 1e15 * value / rates[name] for name, value in petaflops.items()}, rate, tuple(assumptions),
     )  # fmt: skip
+
+
+def _algorithm(stage: EditorRLStage, algorithm: Algorithm) -> tuple[int, int, int]:
+    """(trained steps of an edit, forwards of other policies for each, latents that an edit keeps until the update)."""
+    inner, reference = stage.updates.inner_updates, int(stage.loss.kl_beta > 0)
+    if algorithm == "flow-grpo":
+        window = len(plan_iteration(stage, 0, stage.contexts_per_step).window)
+        return window, reference, 2 * window + 1  # where a step begins and ends, and the finished edit
+    levels = stage.sde.trained_steps
+    old = int(stage.updates.ema_decay > 0 or inner > 1)
+    # All noise is drawn, and the others' velocities are computed, before the first update.
+    return levels, inner * (old + reference), 1 + levels * inner * (1 + old + reference)
 
 
 def _check(stage: EditorRLStage, source: EditorCheckpoint) -> None:
@@ -193,9 +214,9 @@ def shape_of(
 
 def _memory(
     stage: EditorRLStage, source: EditorCheckpoint, judge: JudgeSettings, architecture: Architecture,
-    footprint: Footprint, shape: Shape, training: Training, work: StepWork, options: PlanOptions,
+    footprint: Footprint, shape: Shape, training: Training, latents: int, options: PlanOptions,
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:  # fmt: skip
-    """Resident, by phase, and on the host, GiB of one process."""
+    """Resident, by phase, and on the host, GiB of one process. latents: pictures that are kept until the update."""
     processes = options.processes if stage.shard else 1
     size = BYTES[source.dtype]
     weights = footprint.weights * size
@@ -206,7 +227,6 @@ def _memory(
     encoders = sum(part.parameters() for part in architecture.encoders.values()) * size
     transformer: Any = architecture.parts["transformer"].build()
     channels = transformer.config.in_channels
-    window = work.trained_forwards // (work.edits * stage.updates.inner_updates * _passes(work, stage))
     resident = {
         "transformer": weights / processes,
         "LoRA": lora / processes,
@@ -216,7 +236,7 @@ def _memory(
         "encoders": 0.0 if source.settings.offload_encoders else encoders,
         "VAE": float(architecture.parts["vae"].parameters() * size),
         "judge": _judge_bytes(judge),
-        "rollouts": 4.0 * work.edits * (2 * window + 1) * shape.tokens * channels,
+        "rollouts": 4.0 * latents * shape.tokens * channels,
         "gradients that wait": trained / processes if stage.updates.accumulate > 1 else 0.0,
     }
     gradients = trained / processes if stage.updates.accumulate == 1 else 0.0
@@ -240,10 +260,6 @@ def _memory(
         "reference while loading": weights if source.waits and resident["reference"] else 0.0,
     }
     return _gib(resident), _gib(phases), _gib(host)
-
-
-def _passes(work: StepWork, stage: EditorRLStage) -> int:
-    return work.sampling_forwards // (work.edits * stage.sampling_steps)
 
 
 def _gib(parts: dict[str, float]) -> dict[str, float]:
