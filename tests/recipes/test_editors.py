@@ -12,7 +12,7 @@ from edit_r1.cli import main
 from edit_r1.commands.plan import plan_recipe
 from edit_r1.recipes.run import EditorRecipe
 from edit_r1.train.best_of_g import train_best_of_g
-from edit_r1.train.plan import PlanOptions
+from edit_r1.train.plan_parts import DeviceOptions
 
 MACHINES = {
     "kontext_lora_80gb": (1, 80.0),
@@ -29,7 +29,7 @@ def test_a_recipe_fits_its_machine(name: str) -> None:
     processes, memory = MACHINES[name]
     recipe = getattr(recipes, name)()
     assert isinstance(recipe, EditorRecipe) and recipe.stage.group_size == 24
-    made = plan_recipe(recipe, PlanOptions(processes=processes, device_memory=memory, tflops=400))
+    made = plan_recipe(recipe, DeviceOptions(processes=processes, device_memory=memory, tflops=400))
     assert made.misfits == () and made.peak < 0.95 * memory
     assert sum(made.petaflops.values()) > 0
 
@@ -45,7 +45,7 @@ def test_the_command_line_plans_with_the_recipes_fields_as_flags(capsys) -> None
 
 @pytest.mark.parametrize("name", ["tiny_editor_grpo", "tiny_editor_nft"])
 def test_the_tiny_recipes_are_planned_too(name: str) -> None:
-    made = plan_recipe(getattr(recipes, name)(), PlanOptions(tflops=1))
+    made = plan_recipe(getattr(recipes, name)(), DeviceOptions(tflops=1))
     assert made.shape.edit == (8, 8) and 0 < made.peak < 2 and made.work.trained_forwards > 0
 
 

@@ -18,13 +18,14 @@ from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_stage import EditorRLStage, LossSettings, SDESettings, UpdateSettings
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.nft import train_nft
-from edit_r1.train.plan import GIB, Algorithm, PlanOptions, plan, plan_json, plan_text
+from edit_r1.train.plan import Algorithm, plan, plan_text
+from edit_r1.train.plan_parts import GIB, DeviceOptions, plan_json
 
 STAGE = EditorRLStage(
     steps=1, contexts_per_step=2, group_size=3, sampling_steps=4, lora_rank=4, sample_batch=4, train_batch=2,
     sde=SDESettings(trained_steps=2, window_share=0.8), updates=UpdateSettings(ema_decay=0.9),
 )  # fmt: skip
-OPTIONS = PlanOptions(pixels=32, tflops=1.0)
+OPTIONS = DeviceOptions(pixels=32, tflops=1.0)
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_what_does_not_fit_is_told_with_a_remedy(source: EditorCheckpoint) -> No
 
 
 def test_seconds_come_from_this_processor_or_a_given_rate(source: EditorCheckpoint) -> None:
-    here = plan(STAGE, source, JudgeSettings(), PlanOptions(pixels=32))
+    here = plan(STAGE, source, JudgeSettings(), DeviceOptions(pixels=32))
     assert "this processor" in here.rate.source and here.rate.sample > 0
     given = plan(STAGE, source, JudgeSettings(), OPTIONS)
     assert given.seconds["sample"] == pytest.approx(given.petaflops["sample"] * 1e3)
@@ -132,4 +133,4 @@ def test_what_cannot_run_is_refused(source: EditorCheckpoint) -> None:
     with pytest.raises(ValueError, match="need a CUDA device"):
         replace(source, quantise="nf4")()
     with pytest.raises(ValueError, match="pixels=4"):
-        plan(STAGE, source, JudgeSettings(), PlanOptions(pixels=4))
+        plan(STAGE, source, JudgeSettings(), DeviceOptions(pixels=4))

@@ -14,6 +14,7 @@ from edit_r1.algo.step_cost import grown
 from edit_r1.editors.architecture import Part, read_json
 from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
 from edit_r1.train.plan_measure import LiveBytes, Training
+from edit_r1.train.plan_parts import plan_json
 from edit_r1.train.settings import changed
 from edit_r1.train.sft import SFTStage
 from edit_r1.train.verifier_measure import (
@@ -27,7 +28,6 @@ from edit_r1.train.verifier_measure import (
 from edit_r1.train.verifier_plan import (
     VerifierPlanOptions,
     plan_verifier,
-    verifier_plan_json,
     verifier_plan_text,
 )
 from edit_r1.train.verifier_run import MachineSettings
@@ -139,7 +139,7 @@ def test_a_gcpo_plan_counts_what_the_stage_says(checkpoint: Path) -> None:
     twice = plan_verifier(stage_for(checkpoint, updates_per_generation=2), GIVEN)
     assert twice.petaflops["update"] == pytest.approx(2 * made.petaflops["update"])
     assert "old log-probabilities" in twice.petaflops
-    document = json.loads(json.dumps(verifier_plan_json(made)))
+    document = json.loads(json.dumps(plan_json(made)))
     assert document["fits"] is True
     assert f"{made.traces_per_step} traces" in verifier_plan_text(made)
 
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_told_with_a_remedy(checkpoint: Path) -> None:
     enough = replace(GIVEN, device_memory=sum(plan_verifier(sft, GIVEN).resident.values()) + 1e-6)
     made = plan_verifier(sft, enough)
     assert any("batch_size" in text for text in made.misfits)
-    assert verifier_plan_json(made)["fits"] is False
+    assert plan_json(made)["fits"] is False
     assert made.traces_per_step == 4
     assert set(made.seconds) == {"update"}
 

@@ -14,8 +14,9 @@ from edit_r1.recipes.run import EditorRecipe, with_flags
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_run import EditorTraining
 from edit_r1.train.nft import train_nft
-from edit_r1.train.plan import Algorithm, Plan, PlanOptions, plan, plan_json, plan_text
-from edit_r1.train.verifier_plan import VerifierPlanOptions, plan_verifier, verifier_plan_json, verifier_plan_text
+from edit_r1.train.plan import Algorithm, Plan, plan, plan_text
+from edit_r1.train.plan_parts import DeviceOptions, plan_json
+from edit_r1.train.verifier_plan import VerifierPlanOptions, plan_verifier, verifier_plan_text
 
 _ALGORITHMS: dict[Callable[..., EditorTraining], Algorithm] = {train_editor: "flow-grpo", train_nft: "diffusion-nft"}
 
@@ -31,17 +32,17 @@ def plan_training(kind: str, recipe: str, flags: Sequence[str]) -> int:
     options, rest = tyro.cli(VerifierPlanOptions, default=default, args=list(flags), return_unknown_args=True)
     config = with_flags(kind, recipe, rest)
     made = plan_verifier(config.stage, options)
-    print(json.dumps(verifier_plan_json(made)) if options.json else verifier_plan_text(made))
+    print(json.dumps(plan_json(made)) if options.json else verifier_plan_text(made))
     return 0
 
 
 def plan_editor(kind: str, recipe: str, flags: Sequence[str]) -> int:
-    """Prints the plan of a recipe with its fields set by flags; `PlanOptions` are flags too. Returns 0.
+    """Prints the plan of a recipe with its fields set by flags; `DeviceOptions` are flags too. Returns 0.
 
     Raises ValueError for a recipe that cannot be planned; ends the program with code 2 for an unknown flag.
     """
-    default = PlanOptions(processes=int(os.environ.get("WORLD_SIZE", "1")))
-    options, rest = tyro.cli(PlanOptions, default=default, args=list(flags), return_unknown_args=True)
+    default = DeviceOptions(processes=int(os.environ.get("WORLD_SIZE", "1")))
+    options, rest = tyro.cli(DeviceOptions, default=default, args=list(flags), return_unknown_args=True)
     config = with_flags(kind, recipe, rest)
     if not isinstance(config, EditorRecipe):
         raise ValueError(f"train {kind} --plan: only `train editor` can be planned; leave --plan out")
@@ -50,7 +51,7 @@ def plan_editor(kind: str, recipe: str, flags: Sequence[str]) -> int:
     return 0
 
 
-def plan_recipe(recipe: EditorRecipe, options: PlanOptions | None = None) -> Plan:
+def plan_recipe(recipe: EditorRecipe, options: DeviceOptions | None = None) -> Plan:
     """Raises ValueError for an editor that is opened by other code, or an algorithm of another's."""
     if not isinstance(recipe.load, EditorCheckpoint):
         raise ValueError("--plan reads the editor's configs, and this recipe opens it by code: set load to an "

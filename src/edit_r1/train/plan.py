@@ -8,9 +8,7 @@ kernels, activations of encoders, a judge's KV cache, evaluations; nor the secon
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,36 +33,14 @@ from edit_r1.train.plan_measure import (
     prepared,
     run_forward,
 )
+from edit_r1.train.plan_parts import GIB, DeviceOptions, exceeding, fastest, gib, memory_lines
 
-GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SIDE = 1024
 """Of the square edits that are counted when neither flag nor settings say."""
 INSTRUCTION_TOKENS = 64
 """Assumed of an instruction in Qwen-Image-Edit, whose texts are not padded."""
 MATMUL_SIDE = 1024
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """Flags of `--plan`."""
-
-    device_memory: float | None = None
-    """GiB of the device that must suffice; by default this machine's GPU, if any."""
-    processes: int = 1
-    """That share an iteration's contexts."""
-    pixels: int | None = None
-    """Side of the (square) edits; by default the recipe's area, else 1024. FLUX sources have the same size."""
-    tflops: float | None = None
-    """Take the seconds for a device that sustains so many TFLOP/s; nothing is timed then."""
-    json: bool = False
-    """One JSON document."""
-
-    def __post_init__(self) -> None:
-        for name in ("device_memory", "processes", "pixels", "tflops"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value}: must be above 0")
 
 
 @dataclass(frozen=True)
@@ -114,11 +90,11 @@ def plan(
     stage: EditorRLStage,
     source: EditorCheckpoint,
     judge: JudgeSettings,
-    options: PlanOptions | None = None,
+    options: DeviceOptions | None = None,
     algorithm: Algorithm = "flow-grpo",
 ) -> Plan:
     """The plan of an editor's training. Only configs are read. Raises ValueError for what cannot be planned or run."""
-    options = options or PlanOptions()
+    options = options or DeviceOptions()
     architecture = architecture_of(source.path)
     _check(stage, source)
     shape, guided, assumptions = shape_of(source, architecture, stage.guidance, options.pixels)
@@ -214,7 +190,7 @@ def shape_of(
 
 def _memory(
     stage: EditorRLStage, source: EditorCheckpoint, judge: JudgeSettings, architecture: Architecture,
-    footprint: Footprint, shape: Shape, training: Training, latents: int, options: PlanOptions,
+    footprint: Footprint, shape: Shape, training: Training, latents: int, options: DeviceOptions,
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:  # fmt: skip
     """Resident, by phase, and on the host, GiB of one process. latents: pictures that are kept until the update."""
     processes = options.processes if stage.shard else 1
@@ -259,11 +235,7 @@ def _memory(
         "transformer while loading": weights if source.waits else 0.0,
         "reference while loading": weights if source.waits and resident["reference"] else 0.0,
     }
-    return _gib(resident), _gib(phases), _gib(host)
-
-
-def _gib(parts: dict[str, float]) -> dict[str, float]:
-    return {name: value / GIB for name, value in parts.items()}
+    return gib(resident), gib(phases), gib(host)
 
 
 def _unit_sizes(transformer: torch.nn.Module) -> tuple[int, int]:
@@ -315,11 +287,7 @@ def misfits(
             *([] if source.quantise != "none" else ["shard=True on more processes"]),
         ]
         return (f"what is always held, {held:.1f} of {memory:.1f} GiB: {', '.join(options) or 'a larger device'}",)
-    return tuple(
-        f"{name}, {held + needed:.1f} of {memory:.1f} GiB: {remedies[name]}"
-        for name, needed in phases.items()
-        if held + needed > memory
-    )
+    return exceeding(phases, held, memory, remedies)
 
 
 def _rate(architecture: Architecture, training: Training, shape: Shape, device: str, tflops: float | None) -> Rate:
@@ -329,7 +297,7 @@ def _rate(architecture: Architecture, training: Training, shape: Shape, device: 
     if device.startswith("cuda") and torch.cuda.is_available():
         return _block_rate(architecture, training, shape, device)
     left, right = torch.ones(MATMUL_SIDE, MATMUL_SIDE), torch.ones(MATMUL_SIDE, MATMUL_SIDE)
-    best = 2 * MATMUL_SIDE**3 / min(_timed(lambda: left @ right, "cpu") for _ in range(3))
+    best = 2 * MATMUL_SIDE**3 / fastest(lambda: left @ right, "cpu")
     return Rate(best, best, f"a float32 product on this processor, {best / 1e12:.3f} TFLOP/s: give --tflops for a GPU")
 
 
@@ -347,7 +315,7 @@ def _block_rate(architecture: Architecture, training: Training, shape: Shape, de
     def update() -> None:
         run_forward(transformer, training, shape, training.update_rows, device).square().mean().backward()
 
-    seconds = [min(_timed(work, device) for _ in range(3)) for work in (sample, update)]
+    seconds = [fastest(work, device) for work in (sample, update)]
     return Rate(
         training.sample_rows * counted.forward_flops / seconds[0],
         training.update_rows * counted.update_flops / seconds[1],
@@ -355,36 +323,13 @@ def _block_rate(architecture: Architecture, training: Training, shape: Shape, de
     )
 
 
-def _timed(work: Callable[[], object], device: str) -> float:
-    """Seconds, all that was asked of the device included."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def plan_json(made: Plan) -> dict[str, Any]:
-    """As `--plan --json` gives it: the fields of `Plan`, GiB, seconds, and "fits" (null without a known device)."""
-    fits = None if made.device_memory is None else not made.misfits
-    return {**asdict(made), "fits": fits}
-
-
 def plan_text(made: Plan) -> str:
     """For people."""
-
-    def rows(parts: dict[str, float]) -> list[str]:
-        return [f"  {name:26}{value:9.2f} GiB" for name, value in parts.items() if value > 0]
-
     total = sum(made.seconds.values())
     phases = ", ".join(f"{name} {value:,.1f}" for name, value in made.seconds.items())
     lines = [
-        f"{made.editor}, one of {made.processes} processes", "held all the time", *rows(made.resident),
-        "beside it, while it lasts", *rows(made.phases), "in the machine's memory", *rows(made.host),
-        f"peak {made.peak:.1f} GiB" + ("" if made.device_memory is None else f" of {made.device_memory:.1f}"),
-        *(f"does not fit: {text}" for text in made.misfits),
+        f"{made.editor}, one of {made.processes} processes",
+        *memory_lines(made.resident, made.phases, made.host, made.peak, made.device_memory, made.misfits),
         f"a step: {made.samples_per_step} edits, {made.judgments_per_step} judgments, "
         f"{sum(made.petaflops.values()):,.1f} PFLOP a process",
         f"about {total:,.1f} s a step without judging and communication ({phases}); from {made.rate.source}",

@@ -8,10 +8,8 @@ memory that it is given; nor the seconds of communication, of pushing weights to
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -19,11 +17,11 @@ from edit_r1.editors.architecture import Part
 from edit_r1.records import CATEGORIES, Principle
 from edit_r1.train.gcpo_stage import GCPOStage
 from edit_r1.train.plan_measure import Training
+from edit_r1.train.plan_parts import GIB, DeviceOptions, exceeding, fastest, gib, memory_lines
 from edit_r1.train.sft import SFTStage
 from edit_r1.train.verifier_measure import Batch, Footprint, text_footprint, verifier_part, vision_footprint
 from edit_r1.verifier.prompts import judge_request
 
-GIB = 2**30
 SIDE = 1024
 """Of the square pictures that are counted when neither flag nor stage says; what a judge is shown at most."""
 TOKEN_CHARACTERS = 4
@@ -36,28 +34,13 @@ COPY_BYTES = 2**26
 
 
 @dataclass(frozen=True)
-class VerifierPlanOptions:
+class VerifierPlanOptions(DeviceOptions):
     """Flags of `--plan`."""
 
-    device_memory: float | None = None
-    """GiB of the device that must suffice; by default this machine's GPU, if any."""
-    processes: int = 1
-    pixels: int | None = None
-    """Side of the (square) pictures; by default the stage's max_pixels, else 1024."""
     trace_tokens: int | None = None
     """Of a trace; by default 600 for SFT and the recipe's max_new_tokens for GCPO, its most."""
-    tflops: float | None = None
-    """Take the seconds for a device that sustains so many TFLOP/s; nothing is timed then."""
     bandwidth: float | None = None
-    """And reads its memory at so many GB/s, for decoding."""
-    json: bool = False
-    """One JSON document."""
-
-    def __post_init__(self) -> None:
-        for name in ("device_memory", "processes", "pixels", "trace_tokens", "tflops", "bandwidth"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value}: must be above 0")
+    """Take the seconds of decoding for a device that reads its memory at so many GB/s."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +215,7 @@ def _memory(
         "weights while loading": held * counts.parameters,
         "result while saving": 4.0 * counts.parameters if stage.machine.shard != "none" or held == 2 else 0.0,
     }
-    return _gib(resident), _gib(phases), _gib(host)
+    return gib(resident), gib(phases), gib(host)
 
 
 def _step(
@@ -281,11 +264,7 @@ def misfits(
         if stage.machine.frozen == "bf16":
             what = "a larger device"
         return (f"what is always held, {held:.1f} of {memory:.1f} GiB: {what}",)
-    return tuple(
-        f"{name}, {held + needed:.1f} of {memory:.1f} GiB: {remedies[name]}"
-        for name, needed in phases.items()
-        if held + needed > memory
-    )
+    return exceeding(phases, held, memory, remedies)
 
 
 def _rate(options: VerifierPlanOptions) -> dict[str, float | str]:
@@ -297,10 +276,10 @@ def _rate(options: VerifierPlanOptions) -> dict[str, float | str]:
     if flops is None:
         side = MATMUL_SIDE * (8 if device == "cuda" else 1)
         left = torch.ones(side, side, device=device, dtype=dtype)
-        flops = 2.0 * side**3 / _fastest(lambda: left @ left, device)
+        flops = 2.0 * side**3 / fastest(lambda: left @ left, device)
     if read is None:
         values = torch.ones(COPY_BYTES // 4, device=device)
-        read = 2.0 * COPY_BYTES / _fastest(lambda: values.clone(), device)
+        read = 2.0 * COPY_BYTES / fastest(lambda: values.clone(), device)
     told = " and ".join(
         f"--{name} {value:g}" for name, value in (("tflops", options.tflops), ("bandwidth", options.bandwidth)) if value
     )
@@ -308,40 +287,13 @@ def _rate(options: VerifierPlanOptions) -> dict[str, float | str]:
     return {"flops": flops, "bytes": read, "source": source}
 
 
-def _fastest(work: Any, device: str) -> float:
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
-def _gib(parts: Mapping[str, float]) -> dict[str, float]:
-    return {name: value / GIB for name, value in parts.items()}
-
-
-def verifier_plan_json(made: VerifierPlan) -> dict[str, Any]:
-    """As `--plan --json` gives it: the fields of `VerifierPlan`, and "fits" (null without a known device)."""
-    return {**asdict(made), "fits": None if made.device_memory is None else not made.misfits}
-
-
 def verifier_plan_text(made: VerifierPlan) -> str:
     """For people."""
-
-    def rows(parts: Mapping[str, float]) -> list[str]:
-        return [f"  {name:26}{value:9.2f} GiB" for name, value in parts.items() if value > 0]
-
     phases = ", ".join(f"{name} {value:,.1f}" for name, value in made.seconds.items())
     lines = [
         f"{made.model}, {made.stage}, one of {made.processes} processes; {made.trained:,} of {made.parameters:,} "
         "weights are trained",
-        "held all the time", *rows(made.resident), "beside it, while it lasts", *rows(made.phases),
-        "in the machine's memory", *rows(made.host),
-        f"peak {made.peak:.1f} GiB" + ("" if made.device_memory is None else f" of {made.device_memory:.1f}"),
-        *(f"does not fit: {text}" for text in made.misfits),
+        *memory_lines(made.resident, made.phases, made.host, made.peak, made.device_memory, made.misfits),
         f"a step: {made.traces_per_step} traces, {made.tokens_per_step:,} tokens, "
         f"{sum(made.petaflops.values()):,.2f} PFLOP a process",
         f"about {sum(made.seconds.values()):,.1f} s a step without communication ({phases}); from "
