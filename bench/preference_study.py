@@ -31,6 +31,7 @@ import torch.nn.functional as F
 import tyro
 from held_out import COLUMNS, cells, gain, judged, markdown, pooled, shown
 from torch import Tensor
+from trl.trainer.utils import add_fused_lm_head
 
 from edit_r1.recipes.tiny import SIZES, tiny_gcpo
 from edit_r1.records import Preference
@@ -164,6 +165,8 @@ class OnPolicyDPO(BestTrace):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.reference, _ = load_trainable(self.stage.model, True, self.stage.max_pixels)
+        head = {"temperature": self.temperature, "cast_lm_head_to_fp32": self.args.cast_lm_head_to_fp32}
+        add_fused_lm_head(self.reference, **head, outputs=("log_probs", "entropy"))  # as the model has it
         self.reference.eval().requires_grad_(False)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:

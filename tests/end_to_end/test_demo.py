@@ -14,15 +14,6 @@ from edit_r1.cli import main
 from edit_r1.demo import data, draw_report, loop, run_demo
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("demo") / "micro"
-    with pytest.raises(SystemExit) as end:
-        main(["demo", "--size", "micro", "--out", str(out)])
-    assert end.value.code == 0
-    return out
-
-
 def test_metrics_have_the_contract_s_form(finished: Path) -> None:
     metrics: dict[str, Any] = json.loads((finished / "metrics.json").read_text())
     for name in ("base", "sft", "gcpo"):

@@ -1,0 +1,80 @@
+"""The studies of verifiers run on a finished demo: every way is trained, judged, and stands in the table."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edit_r1.store import QUADRUPLES, read_dataset
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture
+def runs(finished: Path, tmp_path: Path) -> Path:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/seed-0").symlink_to(finished)
+    return tmp_path / "runs"
+
+
+def study(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.syspath_prepend(BENCH)
+    return runpy.run_path(str(BENCH / f"{name}.py"))
+
+
+def test_preferences_are_learned_from_in_every_way(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = study("preference_study", monkeypatch)
+    out = tmp_path / "study"
+    bench["main"](runs, out, seeds=(0,), ways=(0, 1, 2, 4), size="micro", processes=1, resamples=20)
+    ways = json.loads((out / "study.json").read_text())["ways"]
+    names = ["SFT", "GCPO", "GRPO, 0/1", "rejection SFT", "DPO", "GCPO, 20 % flipped"]
+    assert list(ways) == names and all(ways[name]["pairs"] == ways["SFT"]["pairs"] > 0 for name in names)
+    assert ways["SFT"]["minus_sft"]["mean"] == 0 == ways["GCPO"]["minus_gcpo"]["mean"]
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in names)
+    trained = (out / "seed-0/dpo/model/model.safetensors").stat().st_mtime_ns
+    bench["main"](runs, out, seeds=(0,), ways=(2,), size="micro", processes=1, resamples=20)
+    assert (out / "seed-0/dpo/model/model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_every_cell_of_the_ablation_learns_from_the_same_quadruples(runs: Path, monkeypatch: Any) -> None:
+    bench = study("cold_start_ablation", monkeypatch)
+    data = bench["curated"](runs / "seed-0")
+    rows = {cell: bench["quadruples"](cell, data, 0) for cell in bench["CELLS"]}
+    base = rows[bench["BASE"]]
+    chosen = {row.candidate.id: row.target for row in read_dataset(runs / "seed-0/data/cold", "selected", QUADRUPLES)}
+    assert base and all(row.target == chosen[row.candidate.id] for row in base)
+    assert all([r.candidate.id for r in own] == [r.candidate.id for r in base] for own in rows.values())
+    for cell, own in rows.items():
+        if cell.shuffled:
+            assert [[v.value for v in r.target.verdicts] for r in own] == [
+                [v.value for v in r.target.verdicts] for r in base
+            ]
+            assert [r.target.score for r in own] == [r.target.score for r in base]
+            assert sum(r.target.text != b.target.text for r, b in zip(own, base, strict=True)) > len(base) / 2
+    good, bad = data.traces, bench["half_bad"](data)
+    for name, traces in bad.items():
+        kept = {trace.index for trace in traces if trace in good[name]}
+        assert len({trace.judge for trace in traces}) <= len(kept) < len(traces)
+
+
+def test_the_ablation_is_trained_judged_and_resumed(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = study("cold_start_ablation", monkeypatch)
+    out = tmp_path / "study"
+    common = {"sizes": ("small",), "seeds": (0,), "steps": 1, "size": "micro", "processes": 1, "resamples": 20}
+    bench["main"](runs, out, which=(0, 3, 10), minutes=0.0, **common)
+    assert capsys.readouterr().out.count("left for another call") == 3
+    bench["main"](runs, out, which=(0, 3, 10), **common)
+    printed = capsys.readouterr().out
+    names = ["both; filter neutral", "think; filter neutral", "verify; filter neutral; as many tokens"]
+    assert all(f"| {name} |" in printed for name in names)
+    rows = json.loads((out / "study.json").read_text())["sizes"]["small"]
+    assert list(rows) == names and all(row["pairs"] > 0 for row in rows.values())
