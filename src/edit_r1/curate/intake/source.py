@@ -3,7 +3,7 @@
 What needs all rows (copies, a draw, the filter) is one pass before the curation begins. It keeps what it saw:
 
     .work/intake/looked-KEY/     facts of the rows that were looked at (`intake.facts`)
-    .work/intake/picked-KEY.parquet   the numbers of the rows that became samples, and why others did not
+    .work/intake/picked-KEY.parquet, .json   the numbers of the rows that became samples, and why others did not
     .work/picks/, picks/         decisions of the Hard filter (`intake.hard`)
     intake.json                  counts
 
@@ -34,7 +34,7 @@ from edit_r1.curate.intake.rows import Reader, read_category, read_edits, read_r
 from edit_r1.curate.shards import unit_key
 from edit_r1.images import ImageError
 from edit_r1.records import Sample
-from edit_r1.store import StoreError, write_bytes, write_json
+from edit_r1.store import StoreError, read_json, write_bytes, write_json
 from edit_r1.verifier.items import context_key
 
 Tell = Callable[[int, int], None]
@@ -101,6 +101,8 @@ class TeamSamples:
         self.licence, self.split = licence, split
         self._picked: pa.Table | None = None
         self._digest = ""
+        self.counts: dict[str, Any] = {}
+        """What intake.json holds, once prepared."""
         self._out: Path | None = None
         self._numbers: dict[str, int] | None = None
 
@@ -129,9 +131,11 @@ class TeamSamples:
             table, counts = _Pass(self, out, work, retry, tell).run()
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd")
-            write_bytes(path, sink.getvalue().to_pybytes())
-            write_json(out / "intake.json", counts)
+            write_json(path.with_suffix(".json"), counts)
+            write_bytes(path, sink.getvalue().to_pybytes())  # last: its being there says that the pass has ended
         picked = _read(path)
+        self.counts = read_json(path.with_suffix(".json"))
+        write_json(out / "intake.json", self.counts)
         if picked["reason"].null_count == 0:
             told = f" (the first: {picked['model'][0]}, {picked['reason'][0]})" if len(picked) else ""
             raise ValueError(f"{out}: no row of the data became a sample{told}: see intake.json there")
@@ -155,12 +159,19 @@ class TeamSamples:
         Raises ValueError before `prepare`, for a sample of other data, and for an edit that cannot be read.
         """
         if self._numbers is None:
-            table = self._table()
-            good = table.filter(pc.is_null(table["reason"]))
-            self._numbers = dict(zip(good["row"].to_pylist(), good["number"].to_pylist(), strict=True))
+            self._numbers = dict(zip(self.ids(), self._good()["number"].to_pylist(), strict=True))
         if sample.id not in self._numbers:
             raise ValueError(f"sample {sample.id} is none of this data")
         return read_edits(self.reader, self._numbers[sample.id])
+
+    def ids(self) -> list[str]:
+        """Of all samples, in their order. Raises ValueError before `prepare`."""
+        names: list[str] = self._good()["row"].to_pylist()
+        return names
+
+    def _good(self) -> pa.Table:
+        table = self._table()
+        return table.filter(pc.is_null(table["reason"]))
 
     def _table(self) -> pa.Table:
         if self._picked is None:
