@@ -7,7 +7,8 @@
     edit-r1 curate run examples/curate_photographs.py:photographs --out runs/cold
     edit-r1 train sft sft_7b_lora_80gb --data runs/cold/selected --out runs/sft
 
-With edits that exist already, in photographs/edits/ID.png, leave CURATE_EDITOR out: no editor is asked then.
+With edits that exist already, in photographs/edits/ID.png (ID as in the rows' "id"), leave CURATE_EDITOR out: no editor
+is asked then.
 """
 
 from __future__ import annotations
