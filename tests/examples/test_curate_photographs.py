@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import threading
@@ -115,3 +116,38 @@ def test_from_photographs_to_a_trained_verifier(
     ) == 0  # fmt: skip
     assert (tmp_path / "sft" / "model" / "model.safetensors").exists()
     assert "licence of their picture and text: CC-BY-4.0 6" in (tmp_path / "sft" / "data_card.md").read_text()
+
+
+def test_the_recipe_of_the_guide_word_for_word(
+    photographs: Path, fake_openai: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an editor behind an endpoint, which paints every picture darker."""
+    http = load(ROOT / "tests" / "editors" / "test_http.py")
+
+    def darker(form: dict[str, bytes], number: int) -> Any:
+        return http.answered(*[http.encode_png(http.decode_rgb(form["image"]) // 2)] * int(form["n"]))
+
+    guide = (ROOT / "docs" / "curate.md").read_text()
+    recipe = guide.split("```python\n")[1].split("```")[0]
+    model = Model()
+    with http.serving(darker) as (editor, asked):
+        ours = {"http://127.0.0.1:8000/v1": fake_openai(model).url, "http://127.0.0.1:8100/v1": editor}
+        for address, own in ours.items():
+            assert recipe.count(address) == 1
+            recipe = recipe.replace(address, own)
+        (tmp_path / "my_recipe.py").write_text(recipe)
+        monkeypatch.chdir(tmp_path)
+        assert run("curate", "run", "my_recipe.py:photographs", "--out", "runs/cold", "--chunks-at-once", 2) == 0
+        assert run("curate", "status", "runs/cold") == 0
+    selected: list[Quadruple] = read_dataset(tmp_path / "runs" / "cold", "selected", QUADRUPLES)
+    assert len(selected) == 6 == len(asked)  # the recipe takes every language
+    assert {one.candidate.editor for one in selected} == {"my-editor"}
+    assert all(one.context.sample.origin.startswith("rows.jsonl:") for one in selected)
+
+
+def load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_kit", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

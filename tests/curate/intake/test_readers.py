@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import tarfile
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,23 @@ def test_a_row_that_is_none_says_why(folder: Path, data_kit: Any, line: str, mes
     assert read_row(reader, 1).instruction == "x"
 
 
+@given(st.lists(st.text('{}[]":,\\abesource instruction/.\0é', max_size=60).map(str.encode) | st.binary(max_size=40)))
+def test_lines_of_any_bytes_are_rows_or_reasons(tmp_path_factory: Any, lines: list[bytes]) -> None:
+    folder = tmp_path_factory.mktemp("data")
+    good = b'{"source": "a.png", "instruction": "Blur it."}'
+    (folder / "a.png").write_bytes(b"a picture, undecoded")
+    (folder / "rows.jsonl").write_bytes(b"\n".join([*lines, good]))
+    reader = JsonlRows(folder)
+    assert len(reader) == sum(bool(line.strip()) for line in b"\n".join([*lines, good]).split(b"\n"))
+    for number in range(len(reader) - 1):
+        try:
+            read_row(reader, number)
+        except ValueError as error:
+            assert "\n" not in str(error)
+    last = read_row(reader, len(reader) - 1)
+    assert (last.sources, last.instruction) == ((b"a picture, undecoded",), "Blur it.")
+
+
 def write_parquet(path: Path, data_kit: Any, count: int = 90, group: int = 20) -> None:
     """Embedded pictures, as `datasets` writes them."""
     rows = [
@@ -100,6 +119,7 @@ def test_parquet_rows_in_any_order(tmp_path: Path, data_kit: Any) -> None:
             assert row.instruction == f"Make thing {expected} red."
             assert row.sources == (data_kit.photograph(expected),)
     assert reader.origin(91) == "deep/b.parquet: row 2"
+    assert [read_category(reader, number) for number in (0, 96)] == ["", ""]  # the column is not there
 
 
 def test_parquet_of_paths_and_lists(folder: Path, data_kit: Any) -> None:
@@ -348,3 +368,29 @@ def test_webdataset_shards(shards: Path, tmp_path: Path, data_kit: Any) -> None:
             read_row(reader, number)
     with pytest.raises(ValueError, match="no shard"):
         WebDatasetRows(tmp_path / "none")
+
+
+names = st.text("ab./", min_size=1, max_size=6)
+endings = st.sampled_from(["jpg", "PNG", "source.webp", "txt", "json", "edited.jpg", "", "cls"])
+
+
+@given(
+    st.lists(
+        st.tuples(names, endings, st.sampled_from([b"{}", b'{"id": 1}', b"text", b"\xff", b"[" * 3000])), max_size=8
+    )
+)
+def test_shards_of_any_names_are_rows_or_reasons(tmp_path_factory: Any, data_kit: Any, files: list[Any]) -> None:
+    """Against a grouping by hand: files that follow each other and share what stands before the first dot."""
+    path = tmp_path_factory.mktemp("shard") / "x.tar"
+    members = [(f"{name}.{ending}", data) for name, ending, data in files]
+    data_kit.write_tar(path, [*members, ("zz/last.jpg", b"p"), ("zz/last.txt", b"Blur it.")])
+    reader = WebDatasetRows(path)
+    with tarfile.open(path) as tar:
+        keys = [re.match(r"(?:\./)?((?:.*/)?[^/.]*)", one.name)[1] for one in tar.getmembers()]  # type: ignore[index]
+    assert len(reader) == sum(1 for _ in groupby(keys))
+    for number in range(len(reader) - 1):
+        try:
+            read_row(reader, number)
+        except ValueError as error:
+            assert "\n" not in str(error)
+    assert read_row(reader, len(reader) - 1).instruction == "Blur it."

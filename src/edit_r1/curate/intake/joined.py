@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -53,9 +54,9 @@ class JoinedSamples:
             first, end = self._starts[number], min(stop, self._starts[number + 1])
             for row in self.parts[number].rows(start - first, end - first):
                 if isinstance(row, Sample) and self._part_of[row.id] != number:
-                    yield Failure("samples", row.origin, "copy", "is in an earlier part of the data too")
-                else:
-                    yield row
+                    row = Failure("samples", row.origin, "copy", "is in an earlier part of the data too")
+                # Parts of one data set fail in the same rows, and each is counted.
+                yield replace(row, row=f"{row.row} (part {number + 1})") if number and isinstance(row, Failure) else row
             start = end
 
     def ready_edits(self, sample: Sample) -> list[bytes]:
