@@ -59,14 +59,31 @@ def test_parts_follow_each_other_and_copies_are_told(folder: Path, data_kit: Any
     failures = [one for one in found if isinstance(one, Failure)]
     assert len({sample.id for sample in samples}) == len(samples) == 8
     assert [one.reason for one in failures] == ["is in an earlier part of the data too"] * 3
+    assert all(one.row.endswith(" (part 3)") for one in failures)
     assert [row for start in range(0, 11, 2) for row in joined.rows(start, start + 2)] == found
     told = read_json(tmp_path / "out" / "intake.json")
-    assert [part["samples"] for part in told["parts"]] == [3, 1, 7] and told["in_an_earlier_part"] == 3
+    assert [part["samples"] for part in told["parts"]] == [3, 1, 4]
     assert joined.ready_edits(samples[3]) == [data_kit.photograph(70), data_kit.photograph(71)]
     with pytest.raises(ValueError, match="none of this data"):
         joined.ready_edits(Sample("?", b"", "", ""))
     with pytest.raises(ValueError, match="at least one"):
         JoinedSamples([])
+
+
+def test_a_later_part_draws_what_an_earlier_one_left(folder: Path, tmp_path: Path) -> None:
+    def parts(first: int) -> JoinedSamples:
+        return JoinedSamples(
+            [team_samples(folder, draw=Draw(first, seed=0)), team_samples(folder, draw=Draw(3, seed=0))]
+        )
+
+    for first in (2, 3):
+        joined = parts(first)
+        joined.prepare(tmp_path)
+        samples = [one.id for one in joined.rows(0, 99) if isinstance(one, Sample)]
+        assert len(samples) == first + 3 == len(set(samples))
+    again = parts(3)
+    again.prepare(tmp_path)
+    assert again.fingerprint == joined.fingerprint != parts(2).fingerprint
 
 
 def test_threads_and_processes_curate_a_teams_data(scripted: Any, folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from edit_r1.store import write_json
 
 
 class JoinedSamples:
-    """The samples of one part after the other; what an earlier part holds too is a failure in the later one."""
+    """The samples of one part after the other. What an earlier part holds is a failure in a later one, which draws
+    another row in its place."""
 
     def __init__(self, parts: Sequence[TeamSamples]) -> None:
         """Raises ValueError without a part."""
@@ -34,13 +35,11 @@ class JoinedSamples:
         """As `TeamSamples.prepare`, part by part."""
         if self._starts:
             return
-        twice = 0
         for number, part in enumerate(self.parts):
-            part.prepare(out, retry, tell)
-            for name in part.ids():
-                twice += self._part_of.setdefault(name, number) != number
+            part.prepare(out, retry, tell, frozenset(self._part_of))
+            self._part_of |= dict.fromkeys(part.ids(), number)
         self._starts = [0, *accumulate(len(part) for part in self.parts)]
-        write_json(out / "intake.json", {"parts": [part.counts for part in self.parts], "in_an_earlier_part": twice})
+        write_json(out / "intake.json", {"parts": [part.counts for part in self.parts]})
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
@@ -53,8 +52,6 @@ class JoinedSamples:
             number = bisect_right(self._starts, start) - 1
             first, end = self._starts[number], min(stop, self._starts[number + 1])
             for row in self.parts[number].rows(start - first, end - first):
-                if isinstance(row, Sample) and self._part_of[row.id] != number:
-                    row = Failure("samples", row.origin, "copy", "is in an earlier part of the data too")
                 # Parts of one data set fail in the same rows, and each is counted.
                 yield replace(row, row=f"{row.row} (part {number + 1})") if number and isinstance(row, Failure) else row
             start = end

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,6 +101,7 @@ class TeamSamples:
         self.licence, self.split = licence, split
         self._picked: pa.Table | None = None
         self._digest = ""
+        self.without: Set[str] = frozenset()
         self.counts: dict[str, Any] = {}
         """What intake.json holds, once prepared."""
         self._out: Path | None = None
@@ -113,17 +114,20 @@ class TeamSamples:
     def _asked(self) -> str:
         """Hash of the data and of everything that is asked of them."""
         hard = None if self.hard is None else [self.hard.key, self.hard.keep, self.hard.most_asked]
-        rules = [asdict(self.checks), asdict(self.draw), hard, self.licence, self.split]
+        rules = [asdict(self.checks), asdict(self.draw), hard, self.licence, self.split, sorted(self.without)]
         return unit_key(self.reader.fingerprint, rules)
 
-    def prepare(self, out: Path, retry: bool = False, tell: Tell | None = None) -> None:
-        """As `curate.stage.Prepared`.
+    def prepare(
+        self, out: Path, retry: bool = False, tell: Tell | None = None, without: Set[str] = frozenset()
+    ) -> None:
+        """As `curate.stage.Prepared`. without: ids that are taken elsewhere; rows of these are failures.
 
         Raises ValueError for data that cannot be opened or give no sample, StoreError when the disk refuses,
         OutageError when the filter answers nothing at all.
         """
         if self._picked is not None and self._out == out:
             return
+        self.without = without
         work = out / ".work" / "intake"
         self.reader.prepare(work)
         path = work / f"picked-{self._asked()[:16]}.parquet"
@@ -274,6 +278,8 @@ class _Pass:
                 return Failure("samples", facts.origin, label, reason)
         if reason := check_text(facts.instruction, checks):
             return Failure("samples", facts.origin, "instruction", reason)
+        if facts.id in self.source.without:
+            return Failure("samples", facts.origin, "copy", "is in an earlier part of the data too")
         pictures = [(one.exact, one.near) for one in facts.pictures]
         if reason := self.seen.refuse(facts.id, pictures, facts.instruction):
             return Failure("samples", facts.origin, "copy", reason)
