@@ -23,6 +23,8 @@ from edit_r1.store import Features, read_rows, write_rows
 from edit_r1.verifier.items import context_key
 from edit_r1.verifier.prompts import check_sources
 
+_VERSION = 1
+"""Raised when other facts are kept, or other hashes are taken."""
 BLOCK = 1024
 """Rows of one file: what a kill can cost, some seconds of decoding."""
 _AT_ONCE = 16
@@ -84,7 +86,7 @@ class Looked:
 
     def __init__(self, work: Path, reader: Reader) -> None:
         """work: `.work/intake` of the output."""
-        self.folder, self._reader = work / f"looked-{reader.fingerprint[:16]}", reader
+        self.folder, self._reader = work / f"looked-{reader.fingerprint[:16]}-{_VERSION}", reader
         self._pictures: dict[bytes, Picture] = {}
 
     def look(self, numbers: Iterable[int], again: bool = False) -> Iterator[Facts]:

@@ -38,6 +38,8 @@ from edit_r1.store import StoreError, read_json, write_bytes, write_json
 from edit_r1.verifier.items import context_key
 
 Tell = Callable[[int, int], None]
+_VERSION = 1
+"""Of the checks and draws: raised when the same settings would pick other rows."""
 _FIRST_ASKED = 256
 """Requests of the first wave of a filter, which tells how many are hard."""
 
@@ -102,6 +104,7 @@ class TeamSamples:
         self._picked: pa.Table | None = None
         self._digest = ""
         self.without: Set[str] = frozenset()
+        """Ids that are taken elsewhere, as `prepare` was told."""
         self.counts: dict[str, Any] = {}
         """What intake.json holds, once prepared."""
         self._out: Path | None = None
@@ -115,7 +118,7 @@ class TeamSamples:
         """Hash of the data and of everything that is asked of them."""
         hard = None if self.hard is None else [self.hard.key, self.hard.keep, self.hard.most_asked]
         rules = [asdict(self.checks), asdict(self.draw), hard, self.licence, self.split, sorted(self.without)]
-        return unit_key(self.reader.fingerprint, rules)
+        return unit_key(_VERSION, self.reader.fingerprint, rules)
 
     def prepare(
         self, out: Path, retry: bool = False, tell: Tell | None = None, without: Set[str] = frozenset()
@@ -192,9 +195,8 @@ class TeamSamples:
             cause = "source image" if isinstance(error, ImageError) else "row"
             return Failure("samples", picked["row"], cause, str(error))
         if context_key(row.sources, row.instruction)[:32] != picked["content"]:
-            return Failure(
-                "samples", picked["row"], "row", "changed since it was looked at: run again with another --out"
-            )
+            reason = "changed since it was looked at: remove .work/intake of the output and run again"
+            return Failure("samples", picked["row"], "row", reason)
         return Sample(
             picked["row"], row.sources[0], row.instruction, picked["category"], picked["subset"], self.split,
             references=row.sources[1:], origin=row.origin, licence=picked["licence"],
