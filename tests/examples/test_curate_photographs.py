@@ -119,7 +119,11 @@ def test_from_photographs_to_a_trained_verifier(
 
 
 def test_the_recipe_of_the_guide_word_for_word(
-    photographs: Path, fake_openai: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photographs: Path,
+    fake_openai: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With an editor behind an endpoint, which paints every picture darker."""
     http = load(ROOT / "tests" / "editors" / "test_http.py")
@@ -137,6 +141,8 @@ def test_the_recipe_of_the_guide_word_for_word(
             recipe = recipe.replace(address, own)
         (tmp_path / "my_recipe.py").write_text(recipe)
         monkeypatch.chdir(tmp_path)
+        assert run("curate", "intake", "my_recipe.py:photographs", "--out", "runs/cold", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["samples"] == 6 and not model.asked
         assert run("curate", "run", "my_recipe.py:photographs", "--out", "runs/cold", "--chunks-at-once", 2) == 0
         assert run("curate", "status", "runs/cold") == 0
     selected: list[Quadruple] = read_dataset(tmp_path / "runs" / "cold", "selected", QUADRUPLES)

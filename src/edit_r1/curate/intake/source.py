@@ -125,8 +125,8 @@ class TeamSamples:
     ) -> None:
         """As `curate.stage.Prepared`. without: ids that are taken elsewhere; rows of these are failures.
 
-        Raises ValueError for data that cannot be opened or give no sample, StoreError when the disk refuses,
-        OutageError when the filter answers nothing at all.
+        Raises ValueError for data that cannot be opened, or give no sample though nothing is taken elsewhere; StoreError
+        when the disk refuses; OutageError when the filter answers nothing at all.
         """
         if self._picked is not None and self._out == out:
             return
@@ -143,7 +143,7 @@ class TeamSamples:
         picked = _read(path)
         self.counts = read_json(path.with_suffix(".json"))
         write_json(out / "intake.json", self.counts)
-        if picked["reason"].null_count == 0:
+        if picked["reason"].null_count == 0 and not without:
             told = f" (the first: {picked['model'][0]}, {picked['reason'][0]})" if len(picked) else ""
             raise ValueError(f"{out}: no row of the data became a sample{told}: see intake.json there")
         self._picked, self._out, self._numbers = picked, out, None
