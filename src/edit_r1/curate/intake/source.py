@@ -125,8 +125,8 @@ class TeamSamples:
     ) -> None:
         """As `curate.stage.Prepared`. without: ids that are taken elsewhere; rows of these are failures.
 
-        Raises ValueError for data that cannot be opened, or give no sample though nothing is taken elsewhere; StoreError
-        when the disk refuses; OutageError when the filter answers nothing at all.
+        Raises ValueError for data that cannot be opened, or give no sample though nothing is taken elsewhere;
+        StoreError when the disk refuses; OutageError when the filter answers nothing at all.
         """
         if self._picked is not None and self._out == out:
             return
