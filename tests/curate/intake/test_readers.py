@@ -7,6 +7,7 @@ import os
 import random
 import re
 import tarfile
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,22 @@ def test_parquet_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, data_ki
     with pytest.raises(ValueError, match="cannot be read"):
         rows_of(reader)
     assert read_row(reader, 39).instruction == "Make thing 39 red."
+
+
+@given(st.integers(0, 20_000), st.binary(min_size=1, max_size=300))
+def test_damaged_parquet_ends_in_rows_or_one_line(tmp_path_factory: Any, data_kit: Any, at: int, noise: bytes) -> None:
+    path = tmp_path_factory.mktemp("parquet") / "a.parquet"
+    write_parquet(path, data_kit, 12, 4)
+    data = path.read_bytes()
+    path.write_bytes(data[: at % len(data)] + noise + data[at % len(data) + len(noise) :])
+    try:
+        reader = ParquetRows(path)
+        for number in range(len(reader)):
+            with suppress(ValueError):
+                read_row(reader, number)
+    except ValueError as error:
+        assert "a.parquet: cannot be read" in str(error) or "has no column" in str(error) or "no rows" in str(error)
+        assert "\n" not in str(error)
 
 
 def test_a_saved_dataset_and_a_folder_of_the_hub(tmp_path: Path, data_kit: Any) -> None:
