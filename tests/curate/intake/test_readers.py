@@ -184,7 +184,7 @@ def test_a_saved_dataset_and_a_folder_of_the_hub(tmp_path: Path, data_kit: Any) 
     datasets.Dataset.from_dict(rows, features).save_to_disk(str(tmp_path / "saved"))
     reader = HubRows(str(tmp_path / "saved"))
     assert [row.sources[0] for row in rows_of(reader)] == [data_kit.photograph(n) for n in range(5)]
-    assert reader.origin(2) == "saved: row 3"
+    assert reader.origin(2) == "saved: row 3" and read_category(reader, 2) == ""
     assert reader.fingerprint == HubRows(str(tmp_path / "saved")).fingerprint
     with pytest.raises(ValueError, match="has no column prompt"):
         HubRows(str(tmp_path / "saved"), Columns(instruction="prompt"))
