@@ -54,7 +54,7 @@ def curate_intake(
 def _table(counts: dict[str, Any], title: str) -> Table:
     """What intake.json tells of one part, for a person."""
     table = Table(title=title, title_justify="left", show_header=False, expand=False)
-    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
     for name, value in counts.items():
         if isinstance(value, dict):
