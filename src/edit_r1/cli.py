@@ -23,6 +23,7 @@ from edit_r1.commands.curate import curate_run, curate_status, curate_weigh
 from edit_r1.commands.doctor import doctor
 from edit_r1.commands.evaluate_editor import evaluate_editor
 from edit_r1.commands.evaluate_reward import evaluate_reward
+from edit_r1.commands.intake import curate_intake
 from edit_r1.commands.preferences import (
     preferences_audit,
     preferences_export,
@@ -324,6 +325,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("principles",): principles,
     ("score-many",): score_many,
     ("curate", "run"): curate_run,
+    ("curate", "intake"): curate_intake,
     ("curate", "status"): curate_status,
     ("curate", "weigh"): curate_weigh,
     ("preferences", "import"): preferences_import,

@@ -6,8 +6,10 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from edit_r1.curate.intake.open import team_samples
 from edit_r1.curate.reason import PoolMember
 from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.editors.protocol import EditedImage
@@ -83,3 +85,8 @@ def build(count: int, pause: float = 0.0) -> CurateStage:
         verify_sampling=warm,
         chunk_size=4,
     )
+
+
+def build_team(folder: str) -> CurateStage:
+    """The same models on a team's data."""
+    return replace(build(1), samples=team_samples(folder, licence="CC0-1.0"))

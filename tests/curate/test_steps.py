@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edit_r1.curate.decompose import decompose
-from edit_r1.curate.edit import draw_jobs, edit
+from edit_r1.curate.edit import draw_jobs, edit, paint
 from edit_r1.curate.failures import OUTAGE, Failure, OutageError, causes, check_outage
 from edit_r1.curate.pick import pick_hard, pick_random, usable
 from edit_r1.curate.reason import PoolMember, lost, reason
@@ -295,3 +295,18 @@ def test_gold_of_a_wrong_length_is_asked_again_then_failed(kit: Any, samples: li
     assert gold == [GoldVerdicts(name, tuple(full), "verifier") for name in ("c0", "c2")]
     assert [(f.row, f.reason) for f in failures] == [("c1", "2 verdicts for 3 principles")]
     assert [tries[candidate.image] for candidate in candidates] == [1, TRIES, 2]
+
+
+def test_edits_that_are_not_there_are_no_outage(samples: list[Sample]) -> None:
+    """A folder of ready edits that has none for a whole chunk is in order."""
+
+    class Empty:
+        name, simulated = "ready", False
+
+        def edit(self, samples: Any, seeds: Any) -> list[EditedImage]:
+            return [EditedImage(None, "0 ready edits, number 1 is not there", absent=True) for _ in samples]
+
+    made = paint(Empty(), [(sample, 0) for sample in samples])
+    failures = [one for one in made if isinstance(one, Failure)]
+    assert len(failures) == len(samples) > OUTAGE and not any(one.failed_call for one in failures)
+    check_outage(failures, set())

@@ -26,14 +26,18 @@ def test_each_ready_edit_is_given_once() -> None:
             raise ValueError("in none of the archives")
         return [picture(1), picture(2)] if one.id == "two" else []
 
-    editor = ReadyEdits(edits, "imgedit")
-    assert (editor.name, editor.simulated) == ("imgedit", False)
+    first, second = ReadyEdits(edits, "imgedit"), ReadyEdits(edits, "imgedit", number=2)
+    assert (first.name, second.name, first.simulated) == ("imgedit", "imgedit-2", False)
     two = sample("two")
-    made = editor.edit([two, sample("none"), two, sample("lost"), two], [5, 6, 7, 8, 9])
-    assert [one.image for one in made] == [picture(1), None, picture(2), None, None]
-    assert made[1].error == "0 ready edits of this sample, number 1 is asked for"
+    made = first.edit([two, sample("none"), two, sample("lost")], [5, 6, 7, 8])
+    assert [one.image for one in made] == [picture(1), None, None, None]
+    assert made[1].error == "0 ready edits, number 1 is not there"
+    assert made[2].error == "a ready edit is given once: ask for fewer candidates"
     assert made[3].error == "in none of the archives"
-    assert made[4].error == "2 ready edits of this sample, number 3 is asked for"
+    assert [one.absent for one in made] == [False, True, True, True]
+    assert second.edit([two], [9])[0].image == picture(2)
+    with pytest.raises(ValueError, match="counted from 1"):
+        ReadyEdits(edits, number=0)
 
 
 def test_a_folder_of_edits(tmp_path: Path) -> None:
@@ -43,11 +47,12 @@ def test_a_folder_of_edits(tmp_path: Path) -> None:
     (folder / "a-2.webp").write_bytes(picture(2))
     (folder / "b.jpg").write_bytes(b"torn")
     (tmp_path / "secret.png").write_bytes(picture(9))
-    editor = folder_edits(folder)
-    assert editor.name == "edits"
-    made = editor.edit([sample(name) for name in ("a", "a", "a", "b", "c", "../secret", "x\0y")], [0] * 7)
-    assert [one.image for one in made] == [picture(1), picture(2), *[None] * 5]
-    assert "b.jpg" in str(made[3].error)
-    assert all(one.error and "\n" not in one.error for one in made[2:])
+    editor, second = folder_edits(folder), folder_edits(folder, "brush", number=2)
+    assert (editor.name, second.name) == ("edits", "brush-2")
+    made = editor.edit([sample(name) for name in ("a", "b", "c", "../secret", "x\0y")], [0] * 5)
+    assert [one.image for one in made] == [picture(1), *[None] * 4]
+    assert "b.jpg" in str(made[1].error)
+    assert all(one.error and "\n" not in one.error for one in made[1:])
+    assert [one.image for one in second.edit([sample("a"), sample("c")], [0, 0])] == [picture(2), None]
     with pytest.raises(ValueError, match="no such folder of edits"):
         folder_edits(tmp_path / "none")

@@ -86,7 +86,8 @@ def paint(editor: Editor, jobs: Sequence[tuple[Sample, int]]) -> list[Candidate 
 
 def _candidate(sample_id: str, editor: str, seed: int, edited: EditedImage) -> Candidate | Failure:
     if edited.image is None:
-        return Failure("edit", sample_id, editor, edited.error or "no picture and no reason", failed_call=True)
+        reason = edited.error or "no picture and no reason"
+        return Failure("edit", sample_id, editor, reason, failed_call=not edited.absent)
     try:
         decode_rgb(edited.image)
     except ImageError as error:

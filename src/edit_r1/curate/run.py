@@ -83,14 +83,15 @@ def curate(
             progress(step, counts[step], stage.chunks)
 
     engine = engine or Local()
-    _refuse_foreign(out)
+    refuse_foreign(out)
     stage.prepare(out, retry, None if progress is None else partial(progress, "intake"))
     moved = _begin(stage, out, engine.at_once)
     engine.run(stage, out, retry, moved, done)
     return _assemble(stage, out)
 
 
-def _refuse_foreign(out: Path) -> None:
+def refuse_foreign(out: Path) -> None:
+    """Raises StoreError when `out` holds data sets of these names that no curation made."""
     taken = [step for step in (*TABLES, *BESIDE) if (out / step).exists()]
     if taken and not (out / ".work" / "run.json").exists():  # assembling would replace it
         raise StoreError(f"{out / taken[0]}: stands there and was not made by this curation: choose another --out")

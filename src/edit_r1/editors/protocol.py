@@ -18,6 +18,8 @@ class EditedImage:
     error: str | None = None
     hidden: str | None = None
     """What only a simulated editor knows about its output (JSON); None otherwise."""
+    absent: bool = False
+    """True when there is no such edit and asking again cannot help: no sign that the editor is out of order."""
 
 
 class Editor(Protocol):

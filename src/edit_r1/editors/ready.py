@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,40 +13,52 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class ReadyEdits:
-    """Gives each ready edit of a sample once: a call for more than there are fails, and is never given another's.
+    """Gives one ready edit of each sample, whatever the seed. A sample that has none is an edit that is absent.
 
-    Within one call for several edits of one sample they come in their order. A curation asks for a chunk in one call;
-    so let it ask for as many candidates as there are, one for each editor and ready edit.
+    In a call that asks for several edits of one sample, those after the first fail: copies of one picture would be
+    judged as several. For a second ready edit there is a second editor (`number`), so let a curation ask for as many
+    candidates of a context as it has editors.
     """
 
     simulated = False
 
-    def __init__(self, edits: Callable[[Sample], Sequence[bytes]], name: str = "ready") -> None:
-        """edits: all of a sample, encoded; it may raise ValueError, which is then the reason. name: of the editor that
-        made them, such as "imgedit"."""
-        self._edits, self.name = edits, name
+    def __init__(self, edits: Callable[[Sample], Sequence[bytes]], name: str = "ready", number: int = 1) -> None:
+        """
+        Args:
+            edits: all ready edits of a sample, encoded; it may raise ValueError, which is then the reason.
+            name: of the editor that made them, such as "imgedit".
+            number: which of them, from 1; the name of a later one ends with it.
+
+        Raises ValueError for a number below 1.
+        """
+        if number < 1:
+            raise ValueError(f"number={number}: ready edits are counted from 1")
+        self._edits, self._number = edits, number
+        self.name = name if number == 1 else f"{name}-{number}"
 
     def edit(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[EditedImage]:
-        """One edit per (sample, seed), in order; the seeds number them."""
-        turns: Counter[str] = Counter()
+        """One edit per (sample, seed), in order."""
+        asked: set[str] = set()
         made = []
         for sample, _ in zip(samples, seeds, strict=True):
-            made.append(self._one(sample, turns[sample.id]))
-            turns[sample.id] += 1
+            made.append(self._one(sample, again=sample.id in asked))
+            asked.add(sample.id)
         return made
 
-    def _one(self, sample: Sample, turn: int) -> EditedImage:
+    def _one(self, sample: Sample, again: bool) -> EditedImage:
+        if again:
+            return EditedImage(None, "a ready edit is given once: ask for fewer candidates", absent=True)
         try:
             found = self._edits(sample)
         except ValueError as error:
-            return EditedImage(None, str(error))
-        if turn < len(found):
-            return EditedImage(found[turn])
-        return EditedImage(None, f"{len(found)} ready edits of this sample, number {turn + 1} is asked for")
+            return EditedImage(None, str(error), absent=True)
+        if len(found) < self._number:
+            return EditedImage(None, f"{len(found)} ready edits, number {self._number} is not there", absent=True)
+        return EditedImage(found[self._number - 1])
 
 
-def folder_edits(folder: Path, name: str | None = None) -> ReadyEdits:
-    """The edits in FOLDER/ID.png and FOLDER/ID-2.png, FOLDER/ID-3.png ... (.jpg, .jpeg, .webp), ID being the sample's.
+def folder_edits(folder: Path, name: str | None = None, number: int = 1) -> ReadyEdits:
+    """The edits in FOLDER/ID.png, or for number N in FOLDER/ID-N.png (.jpg, .jpeg, .webp), ID being the sample's.
 
     name: of the editor that made them; None takes the folder's. Raises ValueError for a folder that is not there.
     """
@@ -56,13 +67,13 @@ def folder_edits(folder: Path, name: str | None = None) -> ReadyEdits:
 
     def edits(sample: Sample) -> list[bytes]:
         found: list[bytes] = []
-        while (
-            picture := find_ready(folder, [sample.id if not found else f"{sample.id}-{len(found) + 1}"])
-        ) is not None:
+        name = sample.id
+        while len(found) < number and (picture := find_ready(folder, [name])) is not None:
             found.append(picture)
+            name = f"{sample.id}-{len(found) + 1}"
         return found
 
-    return ReadyEdits(edits, name or folder.resolve().name)
+    return ReadyEdits(edits, name or folder.resolve().name, number)
 
 
 def find_ready(folder: Path, stems: Sequence[str]) -> bytes | None:

@@ -115,7 +115,7 @@ _RECIPES: dict[str, Any] = {"sft": SFTRecipe, "gcpo": GCPORecipe, "head": HeadRe
 
 def run_curation(stage: CurateStage, out: Path, engine: Engine | None = None, retry: bool = False) -> Path:
     """`edit-r1 curate run`: all steps, with a progress bar. Raises as `curate.run.curate`."""
-    with _bar() as bar:
+    with progress_bar() as bar:
         tasks: dict[str, Any] = {}
 
         def progress(step: str, done: int, total: int) -> None:
@@ -166,7 +166,7 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
         raise ValueError(
             f"train {kind} takes a recipe that returns {wanted.__name__}, this one returns {type(recipe).__name__}"
         )
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = None if isinstance(recipe, EditorRecipe) else bar.add_task(kind, total=None)
 
         def progress(done: int, total: int, logged: Mapping[str, Any]) -> None:
@@ -258,12 +258,13 @@ def _read(folder: str, table: Any) -> list[Any]:
     return read_dataset(path.parent, path.name, table)
 
 
-def _bar() -> Progress:
+def progress_bar(quiet: bool = False) -> Progress:
+    """The bar of every command that works through something; none in all processes but the first."""
     return Progress(
         TextColumn("{task.description:12}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        disable=not is_first(),
+        disable=quiet or not is_first(),
     )

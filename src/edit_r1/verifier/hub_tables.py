@@ -57,16 +57,14 @@ def hub_table(data: str, split: str, config: str = "", revision: str | None = No
 
 def table_rows(table: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of a table, of `columns` as far as they are there; no picture is decoded on the way."""
-    there = [name for name in dict.fromkeys(columns) if name in table.column_names]
-    for batch in table.select_columns(there).with_format("arrow").iter(batch_size=_ROWS):
+    for batch in undecoded(table, columns).iter(batch_size=_ROWS):
         yield from batch.to_pylist()
 
 
-def table_row(table: Any, columns: Sequence[str], number: int) -> dict[str, Any]:
-    """One row of a table by its number, of `columns` as far as they are there, undecoded."""
+def undecoded(table: Any, columns: Sequence[str]) -> Any:
+    """A view of `columns`, as far as they are there, whose rows by number are tables of one undecoded row."""
     there = [name for name in dict.fromkeys(columns) if name in table.column_names]
-    found: dict[str, Any] = table.select_columns(there).with_format("arrow")[number].to_pylist()[0] if there else {}
-    return found
+    return table.select_columns(there).with_format("arrow")
 
 
 def _library(data: object, *names: str) -> list[Any]:

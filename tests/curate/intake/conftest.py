@@ -63,7 +63,7 @@ class Kit:
     write_tar, split, write_jsonl = staticmethod(write_tar), staticmethod(split), staticmethod(write_jsonl)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_kit() -> type[Kit]:
     return Kit
 

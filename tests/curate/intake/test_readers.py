@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import tarfile
+from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,23 @@ def test_a_row_that_is_none_says_why(folder: Path, data_kit: Any, line: str, mes
     assert read_row(reader, 1).instruction == "x"
 
 
+@given(st.lists(st.text('{}[]":,\\abesource instruction/.\0é', max_size=60).map(str.encode) | st.binary(max_size=40)))
+def test_lines_of_any_bytes_are_rows_or_reasons(tmp_path_factory: Any, lines: list[bytes]) -> None:
+    folder = tmp_path_factory.mktemp("data")
+    good = b'{"source": "a.png", "instruction": "Blur it."}'
+    (folder / "a.png").write_bytes(b"a picture, undecoded")
+    (folder / "rows.jsonl").write_bytes(b"\n".join([*lines, good]))
+    reader = JsonlRows(folder)
+    assert len(reader) == sum(bool(line.strip()) for line in b"\n".join([*lines, good]).split(b"\n"))
+    for number in range(len(reader) - 1):
+        try:
+            read_row(reader, number)
+        except ValueError as error:
+            assert "\n" not in str(error)
+    last = read_row(reader, len(reader) - 1)
+    assert (last.sources, last.instruction) == ((b"a picture, undecoded",), "Blur it.")
+
+
 def write_parquet(path: Path, data_kit: Any, count: int = 90, group: int = 20) -> None:
     """Embedded pictures, as `datasets` writes them."""
     rows = [
@@ -100,6 +120,7 @@ def test_parquet_rows_in_any_order(tmp_path: Path, data_kit: Any) -> None:
             assert row.instruction == f"Make thing {expected} red."
             assert row.sources == (data_kit.photograph(expected),)
     assert reader.origin(91) == "deep/b.parquet: row 2"
+    assert [read_category(reader, number) for number in (0, 96)] == ["", ""]  # the column is not there
 
 
 def test_parquet_of_paths_and_lists(folder: Path, data_kit: Any) -> None:
@@ -137,6 +158,22 @@ def test_parquet_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, data_ki
     assert read_row(reader, 39).instruction == "Make thing 39 red."
 
 
+@given(st.integers(0, 20_000), st.binary(min_size=1, max_size=300))
+def test_damaged_parquet_ends_in_rows_or_one_line(tmp_path_factory: Any, data_kit: Any, at: int, noise: bytes) -> None:
+    path = tmp_path_factory.mktemp("parquet") / "a.parquet"
+    write_parquet(path, data_kit, 12, 4)
+    data = path.read_bytes()
+    path.write_bytes(data[: at % len(data)] + noise + data[at % len(data) + len(noise) :])
+    try:
+        reader = ParquetRows(path)
+        for number in range(len(reader)):
+            with suppress(ValueError):
+                read_row(reader, number)
+    except ValueError as error:
+        assert "a.parquet: cannot be read" in str(error) or "has no column" in str(error) or "no rows" in str(error)
+        assert "\n" not in str(error)
+
+
 def test_a_saved_dataset_and_a_folder_of_the_hub(tmp_path: Path, data_kit: Any) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"source": datasets.Image(), "instruction": datasets.Value("string")})
@@ -147,7 +184,7 @@ def test_a_saved_dataset_and_a_folder_of_the_hub(tmp_path: Path, data_kit: Any) 
     datasets.Dataset.from_dict(rows, features).save_to_disk(str(tmp_path / "saved"))
     reader = HubRows(str(tmp_path / "saved"))
     assert [row.sources[0] for row in rows_of(reader)] == [data_kit.photograph(n) for n in range(5)]
-    assert reader.origin(2) == "saved: row 3"
+    assert reader.origin(2) == "saved: row 3" and read_category(reader, 2) == ""
     assert reader.fingerprint == HubRows(str(tmp_path / "saved")).fingerprint
     with pytest.raises(ValueError, match="has no column prompt"):
         HubRows(str(tmp_path / "saved"), Columns(instruction="prompt"))
@@ -348,3 +385,29 @@ def test_webdataset_shards(shards: Path, tmp_path: Path, data_kit: Any) -> None:
             read_row(reader, number)
     with pytest.raises(ValueError, match="no shard"):
         WebDatasetRows(tmp_path / "none")
+
+
+names = st.text("ab./", min_size=1, max_size=6)
+endings = st.sampled_from(["jpg", "PNG", "source.webp", "txt", "json", "edited.jpg", "", "cls"])
+
+
+@given(
+    st.lists(
+        st.tuples(names, endings, st.sampled_from([b"{}", b'{"id": 1}', b"text", b"\xff", b"[" * 3000])), max_size=8
+    )
+)
+def test_shards_of_any_names_are_rows_or_reasons(tmp_path_factory: Any, data_kit: Any, files: list[Any]) -> None:
+    """Against a grouping by hand: files that follow each other and share what stands before the first dot."""
+    path = tmp_path_factory.mktemp("shard") / "x.tar"
+    members = [(f"{name}.{ending}", data) for name, ending, data in files]
+    data_kit.write_tar(path, [*members, ("zz/last.jpg", b"p"), ("zz/last.txt", b"Blur it.")])
+    reader = WebDatasetRows(path)
+    with tarfile.open(path) as tar:
+        keys = [re.match(r"(?:\./)?((?:.*/)?[^/.]*)", one.name)[1] for one in tar.getmembers()]  # type: ignore[index]
+    assert len(reader) == sum(1 for _ in groupby(keys))
+    for number in range(len(reader) - 1):
+        try:
+            read_row(reader, number)
+        except ValueError as error:
+            assert "\n" not in str(error)
+    assert read_row(reader, len(reader) - 1).instruction == "Blur it."

@@ -7,6 +7,7 @@ KEY is of the reader's files. Limits are applied to facts later (`intake.checks`
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,10 +23,15 @@ from edit_r1.store import Features, read_rows, write_rows
 from edit_r1.verifier.items import context_key
 from edit_r1.verifier.prompts import check_sources
 
+_VERSION = 1
+"""Raised when other facts are kept, or other hashes are taken."""
 BLOCK = 1024
 """Rows of one file: what a kill can cost, some seconds of decoding."""
 _AT_ONCE = 16
 """Rows whose pictures are in memory."""
+
+_REMEMBERED = 4096
+"""Pictures whose facts are in memory."""
 
 _FEATURES: Features = {
     "number": "int64",
@@ -80,7 +86,8 @@ class Looked:
 
     def __init__(self, work: Path, reader: Reader) -> None:
         """work: `.work/intake` of the output."""
-        self.folder, self._reader = work / f"looked-{reader.fingerprint[:16]}", reader
+        self.folder, self._reader = work / f"looked-{reader.fingerprint[:16]}-{_VERSION}", reader
+        self._pictures: dict[bytes, Picture] = {}
 
     def look(self, numbers: Iterable[int], again: bool = False) -> Iterator[Facts]:
         """The facts of rows, given in ascending order; one block of them is in memory.
@@ -104,7 +111,42 @@ class Looked:
             remaining = iter(numbers)
             while some := list(islice(remaining, _AT_ONCE)):
                 # Read in this thread, in order: a Parquet file is then read forwards.
-                yield from threads.map(_facts, [_found(self._reader, number) for number in some])
+                yield from threads.map(self._facts, [_found(self._reader, number) for number in some])
+
+    def _facts(self, found: _Found) -> Facts:
+        row = found.row
+        if isinstance(row, ValueError):
+            cause = "source image" if isinstance(row, ImageError) else "row"
+            return Facts(found.number, found.origin, "", "", "", "", "", (), str(row), cause)
+        try:
+            check_sources(row.sources)
+            pictures = tuple(self._picture(source) for source in row.sources)
+        except ValueError as error:
+            return Facts(
+                found.number, row.origin, row.id, row.instruction, row.category, row.licence, "", (), str(error),
+                "source image",
+            )  # fmt: skip
+        content = context_key(row.sources, row.instruction)
+        return Facts(
+            found.number,
+            row.origin,
+            row.id or content[:16],
+            row.instruction,
+            row.category,
+            row.licence,
+            content,
+            pictures,
+        )
+
+    def _picture(self, data: bytes) -> Picture:
+        key = hashlib.sha256(data).digest()
+        known = self._pictures.get(key)  # rows of one picture often follow each other
+        if known is None:
+            known = _picture(data)
+            if len(self._pictures) >= _REMEMBERED:
+                self._pictures.clear()
+            self._pictures[key] = known
+        return known
 
 
 @dataclass(frozen=True)
@@ -119,25 +161,6 @@ def _found(reader: Reader, number: int) -> _Found:
         return _Found(number, reader.origin(number), read_row(reader, number))
     except ValueError as error:
         return _Found(number, reader.origin(number), error)
-
-
-def _facts(found: _Found) -> Facts:
-    row = found.row
-    if isinstance(row, ValueError):
-        cause = "source image" if isinstance(row, ImageError) else "row"
-        return Facts(found.number, found.origin, "", "", "", "", "", (), str(row), cause)
-    try:
-        check_sources(row.sources)
-        pictures = tuple(_picture(source) for source in row.sources)
-    except ValueError as error:
-        return Facts(
-            found.number, row.origin, row.id, row.instruction, row.category, row.licence, "", (), str(error),
-            "source image",
-        )  # fmt: skip
-    content = context_key(row.sources, row.instruction)
-    return Facts(
-        found.number, row.origin, row.id or content[:16], row.instruction, row.category, row.licence, content, pictures
-    )
 
 
 def _picture(data: bytes) -> Picture:

@@ -8,7 +8,7 @@ from typing import Any
 
 from edit_r1.curate.intake.rows import Columns, FolderPictures, Pictures, columns_key
 from edit_r1.curate.shards import unit_key
-from edit_r1.verifier.hub_tables import hub_table, is_saved, saved_table, table_row
+from edit_r1.verifier.hub_tables import hub_table, is_saved, saved_table, undecoded
 
 
 class HubRows:
@@ -27,6 +27,7 @@ class HubRows:
         self.columns = columns or Columns()
         self.pictures: Pictures = pictures or FolderPictures()
         self.data = data
+        self._views: dict[tuple[str, ...], Any] = {}
         path = Path(data)
         if is_saved(path):
             self._table, self._root = saved_table(path, split), path
@@ -56,7 +57,12 @@ class HubRows:
         return f"{Path(self.data).name if Path(self.data).is_dir() else self.data}: row {number + 1}"
 
     def values(self, number: int, names: Sequence[str]) -> Mapping[str, Any]:
-        return table_row(self._table, names, number)
+        wanted = tuple(names)
+        if wanted not in self._views:  # making one takes longer than reading a row
+            self._views[wanted] = undecoded(self._table, wanted)
+        view = self._views[wanted]
+        found: dict[str, Any] = view[number].to_pylist()[0] if view.column_names else {}
+        return found
 
     def picture(self, number: int, value: Any, label: str) -> bytes:
         return self.pictures.read(value, label, self._root)

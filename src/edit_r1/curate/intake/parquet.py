@@ -61,6 +61,8 @@ class ParquetRows:
     def values(self, number: int, names: Sequence[str]) -> Mapping[str, Any]:
         file = self._file_of(number)
         there = tuple(name for name in dict.fromkeys(names) if name in self._names[file])
+        if not there:
+            return {}
         kept: dict[tuple[str, ...], _Cursor] = self._cursors.__dict__.setdefault("open", {})
         row = number - self._starts[file]
         cursor = kept.get(there)

@@ -3,7 +3,7 @@
 What needs all rows (copies, a draw, the filter) is one pass before the curation begins. It keeps what it saw:
 
     .work/intake/looked-KEY/     facts of the rows that were looked at (`intake.facts`)
-    .work/intake/picked-KEY.parquet   the numbers of the rows that became samples, and why others did not
+    .work/intake/picked-KEY.parquet, .json   the numbers of the rows that became samples, and why others did not
     .work/picks/, picks/         decisions of the Hard filter (`intake.hard`)
     intake.json                  counts
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,10 +34,12 @@ from edit_r1.curate.intake.rows import Reader, read_category, read_edits, read_r
 from edit_r1.curate.shards import unit_key
 from edit_r1.images import ImageError
 from edit_r1.records import Sample
-from edit_r1.store import StoreError, write_bytes, write_json
+from edit_r1.store import StoreError, read_json, write_bytes, write_json
 from edit_r1.verifier.items import context_key
 
 Tell = Callable[[int, int], None]
+_VERSION = 1
+"""Of the checks and draws: raised when the same settings would pick other rows."""
 _FIRST_ASKED = 256
 """Requests of the first wave of a filter, which tells how many are hard."""
 
@@ -101,6 +103,10 @@ class TeamSamples:
         self.licence, self.split = licence, split
         self._picked: pa.Table | None = None
         self._digest = ""
+        self.without: Set[str] = frozenset()
+        """Ids that are taken elsewhere, as `prepare` was told."""
+        self.counts: dict[str, Any] = {}
+        """What intake.json holds, once prepared."""
         self._out: Path | None = None
         self._numbers: dict[str, int] | None = None
 
@@ -111,17 +117,20 @@ class TeamSamples:
     def _asked(self) -> str:
         """Hash of the data and of everything that is asked of them."""
         hard = None if self.hard is None else [self.hard.key, self.hard.keep, self.hard.most_asked]
-        rules = [asdict(self.checks), asdict(self.draw), hard, self.licence, self.split]
-        return unit_key(self.reader.fingerprint, rules)
+        rules = [asdict(self.checks), asdict(self.draw), hard, self.licence, self.split, sorted(self.without)]
+        return unit_key(_VERSION, self.reader.fingerprint, rules)
 
-    def prepare(self, out: Path, retry: bool = False, tell: Tell | None = None) -> None:
-        """As `curate.stage.Prepared`.
+    def prepare(
+        self, out: Path, retry: bool = False, tell: Tell | None = None, without: Set[str] = frozenset()
+    ) -> None:
+        """As `curate.stage.Prepared`. without: ids that are taken elsewhere; rows of these are failures.
 
-        Raises ValueError for data that cannot be opened or give no sample, StoreError when the disk refuses,
-        OutageError when the filter answers nothing at all.
+        Raises ValueError for data that cannot be opened, or give no sample though nothing is taken elsewhere;
+        StoreError when the disk refuses; OutageError when the filter answers nothing at all.
         """
         if self._picked is not None and self._out == out:
             return
+        self.without = without
         work = out / ".work" / "intake"
         self.reader.prepare(work)
         path = work / f"picked-{self._asked()[:16]}.parquet"
@@ -129,10 +138,12 @@ class TeamSamples:
             table, counts = _Pass(self, out, work, retry, tell).run()
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd")
-            write_bytes(path, sink.getvalue().to_pybytes())
-            write_json(out / "intake.json", counts)
+            write_json(path.with_suffix(".json"), counts)
+            write_bytes(path, sink.getvalue().to_pybytes())  # last: its being there says that the pass has ended
         picked = _read(path)
-        if picked["reason"].null_count == 0:
+        self.counts = read_json(path.with_suffix(".json"))
+        write_json(out / "intake.json", self.counts)
+        if picked["reason"].null_count == 0 and not without:
             told = f" (the first: {picked['model'][0]}, {picked['reason'][0]})" if len(picked) else ""
             raise ValueError(f"{out}: no row of the data became a sample{told}: see intake.json there")
         self._picked, self._out, self._numbers = picked, out, None
@@ -155,12 +166,19 @@ class TeamSamples:
         Raises ValueError before `prepare`, for a sample of other data, and for an edit that cannot be read.
         """
         if self._numbers is None:
-            table = self._table()
-            good = table.filter(pc.is_null(table["reason"]))
-            self._numbers = dict(zip(good["row"].to_pylist(), good["number"].to_pylist(), strict=True))
+            self._numbers = dict(zip(self.ids(), self._good()["number"].to_pylist(), strict=True))
         if sample.id not in self._numbers:
             raise ValueError(f"sample {sample.id} is none of this data")
         return read_edits(self.reader, self._numbers[sample.id])
+
+    def ids(self) -> list[str]:
+        """Of all samples, in their order. Raises ValueError before `prepare`."""
+        names: list[str] = self._good()["row"].to_pylist()
+        return names
+
+    def _good(self) -> pa.Table:
+        table = self._table()
+        return table.filter(pc.is_null(table["reason"]))
 
     def _table(self) -> pa.Table:
         if self._picked is None:
@@ -177,9 +195,8 @@ class TeamSamples:
             cause = "source image" if isinstance(error, ImageError) else "row"
             return Failure("samples", picked["row"], cause, str(error))
         if context_key(row.sources, row.instruction)[:32] != picked["content"]:
-            return Failure(
-                "samples", picked["row"], "row", "changed since it was looked at: run again with another --out"
-            )
+            reason = "changed since it was looked at: remove .work/intake of the output and run again"
+            return Failure("samples", picked["row"], "row", reason)
         return Sample(
             picked["row"], row.sources[0], row.instruction, picked["category"], picked["subset"], self.split,
             references=row.sources[1:], origin=row.origin, licence=picked["licence"],
@@ -263,6 +280,8 @@ class _Pass:
                 return Failure("samples", facts.origin, label, reason)
         if reason := check_text(facts.instruction, checks):
             return Failure("samples", facts.origin, "instruction", reason)
+        if facts.id in self.source.without:
+            return Failure("samples", facts.origin, "copy", "is in an earlier part of the data too")
         pictures = [(one.exact, one.near) for one in facts.pictures]
         if reason := self.seen.refuse(facts.id, pictures, facts.instruction):
             return Failure("samples", facts.origin, "copy", reason)

@@ -1,0 +1,65 @@
+"""`edit-r1 curate intake`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edit_r1.commands.shared import print_json
+
+
+def curate_intake(
+    recipe: tyro.conf.Positional[str], /, out: Path, retry_failed: bool = False, json: bool = False
+) -> int:
+    """Look at a recipe's data and curate nothing: what is taken in, and why other rows are not.
+
+    No model is asked but the filter of a Hard subset. `curate run` with the same --out finds all of it.
+
+    Args:
+        recipe: path/file.py:function.
+        retry_failed: look again at rows that failed.
+    """
+    from edit_r1.curate.run import refuse_foreign
+    from edit_r1.curate.stage import Prepared
+    from edit_r1.recipes.load import load_curation
+    from edit_r1.recipes.run import progress_bar
+    from edit_r1.report.terminal import quiet_libraries
+    from edit_r1.store import read_json
+
+    quiet_libraries()
+    stage = load_curation(recipe)
+    if not isinstance(stage.samples, Prepared):
+        raise ValueError(
+            f"{recipe}: its samples are made by the recipe itself: there is nothing to look at before a run"
+        )
+    refuse_foreign(out)
+    with progress_bar(quiet=json) as bar:
+        task = bar.add_task("intake", total=None)
+        stage.prepare(out, retry_failed, lambda done, total: bar.update(task, completed=done, total=total))
+    document: dict[str, Any] = read_json(out / "intake.json")
+    if json:
+        print_json(document)
+    else:
+        parts = document.get("parts", [document])
+        for number, counts in enumerate(parts, start=1):
+            Console().print(_table(counts, f"part {number}" if len(parts) > 1 else "intake"))
+    return 0
+
+
+def _table(counts: dict[str, Any], title: str) -> Table:
+    """What intake.json tells of one part, for a person."""
+    table = Table(title=title, title_justify="left", show_header=False, expand=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    for name, value in counts.items():
+        if isinstance(value, dict):
+            for cause, count in value.items():
+                table.add_row(Text(f"{name}: {cause}"), str(count))
+        elif value:
+            table.add_row(name.replace("_", " "), str(value))
+    return table
