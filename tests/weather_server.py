@@ -246,6 +246,7 @@ class WeatherServer:
             "billed": len(books.billed),
             "billed_twice": sum(count - 1 for count in repeats.values()),
             "times": books.times,
+            "marks": [mark(identity) for identity in books.billed],
             "faults": dict(sorted(books.faults.items())),
             "most_in_flight": books.most_in_flight,
         }

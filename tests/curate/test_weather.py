@@ -234,3 +234,43 @@ def test_a_budget_in_money_needs_prices(modules: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="verifier tells no price"):
         curate(replace(stage, verifier=free), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_ends_with_one_line_and_goes_on(
+    modules: Any, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edit_r1.cli import main
+
+    server, out = start(), tmp_path / "out"
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(f"import served\n\ndef small():\n    return served.build({server.url!r}, 2)\n")
+    command = ["curate", "run", f"{recipe}:small", "--out", str(out)]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--budget", "3"])
+    assert ended.value.code == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the budget of 3 (money) is spent: 6 requests" in told and "3 of money so far" in told
+    assert told.endswith("higher --budget to go on")
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--budget", "100"])
+    assert ended.value.code == 0 and len(server.books.billed) == 18
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["curate", "status", str(out), "--json"])
+    told_json = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0 and told_json["spent"]["cost"] == told_json["spent"]["whole_cost"] == 9.0
+    assert told_json["spent"]["budget"] == {"money": 100.0, "requests": None, "tokens": None}
+
+
+def test_answers_of_a_killed_run_are_found_in_another_cut_into_chunks(
+    modules: Any, start: Start, fair: Path, tmp_path: Path
+) -> None:
+    _, served = modules
+    server = start()
+    with pytest.raises(BudgetError):
+        curate(served.build(server.url, COUNT, budget=Budget(requests=30)), tmp_path)
+    assert (tmp_path / ".work" / "kept").exists()
+    curate(served.build(server.url, COUNT, chunk_size=3), tmp_path)
+    assert len(server.books.billed) == len(set(server.books.billed))
+    assert read_json(tmp_path / "summary.json")["hashes"] == read_json(fair / "summary.json")["hashes"]
+    assert not (tmp_path / ".work" / "kept").exists()

@@ -119,7 +119,8 @@ class ChunkWork:
                 for step in STEPS:
                     tell(step, number)
             return kept
-        keeping = Keeping(stage, self.out, number, self.ledger)
+        older = {self.moved[one.id] for one in found if isinstance(one, Sample) and one.id in self.moved} - {number}
+        keeping = Keeping(stage, self.out, number, self.ledger, older)
         try:
             return _Chunk(self, keeping, number, key, edition, file, tell).run(found)
         finally:

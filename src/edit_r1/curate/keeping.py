@@ -11,7 +11,7 @@ A shard is written when all its units are made, which may be hundreds of paid ca
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,14 +42,16 @@ def open_ledger(out: Path, stage: CurateStage) -> Ledger:
                     f"budget: money={stage.budget.money:g}, but {model.name} tells no price: give its `prices` (an "
                     "editor's `price`; 0 for what costs nothing), or bound requests or tokens"
                 )
-    return Ledger(out / ".work" / "spent", stage.budget)
+    return Ledger(_spent(out), stage.budget)
 
 
 class Keeping:
     """The models of a stage, as one chunk asks them."""
 
-    def __init__(self, stage: CurateStage, out: Path, number: int, ledger: Ledger) -> None:
-        self.folder = out / ".work" / "kept" / f"{number:06d}"
+    def __init__(self, stage: CurateStage, out: Path, number: int, ledger: Ledger, older: Iterable[int] = ()) -> None:
+        """older: chunks that held samples of this one in an earlier run."""
+        folders = [out / ".work" / "kept" / f"{one:06d}" for one in (number, *sorted(older))]
+        self.folder, self.older = folders[0], folders[1:]
         self.ledger, self.all = ledger, stage.keep_all
         self._kept: dict[tuple[str, str], KeptVLM | KeptEditor] = {}
         actors = {step: iter(keys) for step, keys in stage.actors().items()}
@@ -69,18 +71,19 @@ class Keeping:
         actor = next(actors)
         if not (self.all or isinstance(vlm, PaidVLM)):
             return vlm
-        kept = self._kept[step, actor] = KeptVLM(vlm, self._of(step, actor), self.ledger)
+        kept = self._kept[step, actor] = KeptVLM(vlm, *self._of(step, actor))
         return kept
 
     def _editor(self, editor: Editor, step: str, actors: Iterator[str]) -> Editor:
         actor = next(actors)
         if not (self.all or isinstance(editor, PaidEditor)):
             return editor
-        kept = self._kept[step, actor] = KeptEditor(editor, self._of(step, actor), self.ledger)
+        kept = self._kept[step, actor] = KeptEditor(editor, *self._of(step, actor))
         return kept
 
-    def _of(self, step: str, actor: str) -> Path:
-        return self.folder / f"{step}-{actor[:12]}"
+    def _of(self, step: str, actor: str) -> tuple[Path, Ledger, list[Path]]:
+        name = f"{step}-{actor[:12]}"
+        return self.folder / name, self.ledger, [folder / name for folder in self.older]
 
     def forget(self, step: str, actor: str) -> None:
         """The answers of an actor whose shard is written."""
@@ -110,14 +113,27 @@ class Keeping:
             self.folder.parent.rmdir()
 
 
+def drop_leftovers(out: Path) -> None:
+    """Of a curation that is done and in which nothing is going to be asked again: what moved chunks had kept."""
+    shutil.rmtree(out / ".work" / "kept", ignore_errors=True)
+
+
+def _spent(out: Path) -> Path:
+    return out / ".work" / "spent"
+
+
+def spent_whole(out: Path) -> Usage:
+    """What all models took over all runs in `out`. Raises StoreError."""
+    return sum((one.usage for one in read_spent(_spent(out)).values()), Usage())
+
+
 def spent_table(out: Path) -> dict[str, Any]:
     """{"models": {name: {...usage, "concurrency"}}, "requests", "retries", "tokens", "cost"}, over all runs in `out`.
 
     cost is None where no model tells prices; concurrency is None when the model is not asked at present. Raises
     StoreError.
     """
-    found = read_spent(out / ".work" / "spent")
-    whole = sum((one.usage for one in found.values()), Usage())
+    found, whole = read_spent(_spent(out)), spent_whole(out)
     return {
         "models": {name: asdict(one.usage) | {"concurrency": one.limit} for name, one in found.items()},
         "requests": whole.requests,

@@ -18,12 +18,13 @@ from typing import Any
 from edit_r1.curate.chunk import BESIDE, TABLES, chunk_file
 from edit_r1.curate.engine import Engine, Local
 from edit_r1.curate.failures import Failure
-from edit_r1.curate.keeping import budget_row, open_ledger, spent_table
+from edit_r1.curate.keeping import budget_row, drop_leftovers, open_ledger, spent_table, spent_whole
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.summary import Tally
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample
 from edit_r1.store import Dataset, StoreError, read_json, write_json
+from edit_r1.vlm.budget import BudgetError
 
 Progress = Callable[[str, int, int], None]
 """Called with (step, chunks done, chunks in all)."""
@@ -89,8 +90,14 @@ def curate(
     _refuse_foreign(out)
     stage.prepare(out, retry, None if progress is None else partial(progress, "intake"))
     moved = _begin(stage, out, engine.at_once)
-    engine.run(stage, out, retry, moved, done)
-    return _assemble(stage, out)
+    try:
+        engine.run(stage, out, retry, moved, done)
+    except BudgetError as error:  # told again, now that everything in flight has ended and is booked
+        raise BudgetError(error.name, error.bound, spent_whole(out)) from None
+    made = _assemble(stage, out)
+    if retry or not any(read_json(out / "summary.json")["failed"].values()):
+        drop_leftovers(out)
+    return made
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edit_r1.editors.protocol import EditedImage, Editor, PaidEditor
@@ -34,9 +34,10 @@ def edit_key(editor: str, settings: str, sample: Sample, seed: int) -> str:
 class KeptEditor:
     """An `Editor` in front of another one; calls run one after the other."""
 
-    def __init__(self, editor: Editor, folder: Path, ledger: Ledger | None = None) -> None:
-        """folder: of the edits; made with the first one. ledger: where paid edits are booked."""
-        self.editor, self.folder, self.ledger = editor, folder, ledger
+    def __init__(self, editor: Editor, folder: Path, ledger: Ledger | None = None, older: Iterable[Path] = ()) -> None:
+        """folder: of the edits; made with the first one. ledger: where paid edits are booked. older: further folders
+        where edits may lie."""
+        self.editor, self.folder, self.ledger, self.older = editor, folder, ledger, tuple(older)
         self.used = Usage()
         """What all edits took that were given by this object, those found included."""
         self._journal = Journal(folder)
@@ -131,11 +132,12 @@ class KeptEditor:
     def _read(self) -> dict[str, tuple[EditedImage, Usage]]:
         """What is there, without pictures that are missing or damaged."""
         found: dict[str, tuple[EditedImage, Usage]] = {}
-        for line in read_journal(self.folder):
-            path = self.folder / "pictures" / line["picture"]
-            image = path.read_bytes() if path.is_file() else b""
-            if hashlib.sha256(image).hexdigest() == line["picture"]:
-                found[line["key"]] = EditedImage(image, None, line["hidden"]), Usage(cost=line["cost"])
+        for folder in (*self.older, self.folder):
+            for line in read_journal(folder):
+                path = folder / "pictures" / line["picture"]
+                image = path.read_bytes() if path.is_file() else b""
+                if hashlib.sha256(image).hexdigest() == line["picture"]:
+                    found[line["key"]] = EditedImage(image, None, line["hidden"]), Usage(cost=line["cost"])
         return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,24 @@ class Budget:
 UNBOUNDED = Budget()
 
 
+FLAGS = {"money": "--budget", "requests": "--budget-requests", "tokens": "--budget-tokens"}
+
+
 class BudgetError(ValueError):
     """The budget is spent; the message says what was spent, and how to go on."""
+
+    def __init__(self, name: str, bound: float, spent: Usage) -> None:
+        """name: of the bound that was reached, a field of `Budget`."""
+        super().__init__(name, bound, spent)  # what a process needs to hand it on
+        self.name, self.bound, self.spent = name, bound, spent
+
+    def __str__(self) -> str:
+        cost = "" if self.spent.cost is None else f", {self.spent.cost:,.4g} of money"
+        bound = f"{self.bound:,}" if self.name == "requests" else f"{self.bound:,.6g}"
+        return (
+            f"the budget of {bound} ({self.name}) is spent: {self.spent.requests:,} requests, {self.spent.tokens:,} "
+            f"tokens{cost} so far; everything is stored: run again with a higher {FLAGS[self.name]} to go on"
+        )
 
 
 @dataclass(frozen=True)
@@ -121,20 +137,10 @@ class Ledger:
             ("tokens", spent.tokens, self.budget.tokens),
         ):
             if bound is not None and (now >= bound or now * (1 + ahead) > bound):
-                raise BudgetError(_told(name, f"{now:,.4g}", f"{bound:,.4g}", spent))
-        if self.budget.requests is not None and spent.requests + self._in_flight >= self.budget.requests:
-            raise BudgetError(_told("requests", f"{spent.requests:,}", f"{self.budget.requests:,}", spent))
-
-
-FLAGS = {"money": "--budget", "requests": "--budget-requests", "tokens": "--budget-tokens"}
-
-
-def _told(name: str, now: str, bound: str, spent: Usage) -> str:
-    cost = "" if spent.cost is None or name == "money" else f", cost {spent.cost:,.4g}"
-    return (
-        f"the budget of {bound} ({name}) is spent: {now} so far and what was in flight ({spent.requests:,} requests, "
-        f"{spent.tokens:,} tokens{cost}); everything is stored: run again with a higher {FLAGS[name]} to go on"
-    )
+                raise BudgetError(name, bound, spent)
+        bound = self.budget.requests
+        if bound is not None and spent.requests + self._in_flight >= bound:
+            raise BudgetError("requests", bound, spent)
 
 
 def read_spent(folder: Path, now: float | None = None) -> dict[str, Spending]:
@@ -153,7 +159,7 @@ def read_spent(folder: Path, now: float | None = None) -> dict[str, Spending]:
 
 def _usages(line: dict[str, Any]) -> dict[str, Usage]:
     return {
-        name: Usage(**{key: value for key, value in own.items() if key != "limit"})
+        name: Usage(**{one.name: own[one.name] for one in fields(Usage) if one.name in own})
         for name, own in line["models"].items()
     }
 

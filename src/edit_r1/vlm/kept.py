@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,10 @@ def call_key(model: str, settings: str, digest: str, call: Call) -> str:
 class KeptVLM:
     """A `VLM` in front of another one; calls run one after the other."""
 
-    def __init__(self, vlm: VLM, folder: Path, ledger: Ledger | None = None) -> None:
-        """folder: of the answers; made with the first one. ledger: where paid answers are booked."""
-        self.vlm, self.folder, self.ledger = vlm, folder, ledger
+    def __init__(self, vlm: VLM, folder: Path, ledger: Ledger | None = None, older: Iterable[Path] = ()) -> None:
+        """folder: of the answers; made with the first one. ledger: where paid answers are booked. older: folders where
+        answers may lie too."""
+        self.vlm, self.folder, self.ledger, self.older = vlm, folder, ledger, tuple(older)
         self.used = Usage()
         """What all answers took that were given by this object, those found included."""
         self._journal = Journal(folder)
@@ -77,7 +79,8 @@ class KeptVLM:
         """
         check_sampling(sampling, n)
         if self._kept is None:
-            self._kept = {key: (rows, usage) for key, rows, usage in map(_read, read_journal(self.folder))}
+            lines = chain.from_iterable(map(read_journal, (*self.older, self.folder)))
+            self._kept = {key: (rows, usage) for key, rows, usage in map(_read, lines)}
         paid = self.vlm if isinstance(self.vlm, PaidVLM) else None
         each = [
             [Call(request, sampling, n)] if paid is None else paid.calls(request, sampling, n) for request in requests
