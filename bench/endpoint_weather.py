@@ -113,7 +113,7 @@ def main(
         told = books(address)
     finally:
         server.kill()
-    write_json(out / "endpoint_weather.json", result(told, out, rate, limits, again, stored))
+    write_json(out / "endpoint_weather.json", result(told, out, rate, limits, kills, again, stored))
     show(out)
 
 
@@ -144,7 +144,9 @@ def run(command: list[str], url: str, out: Path, samples: int, kills: int, seed:
     return limits, again, len(stored)
 
 
-def result(told: dict[str, Any], out: Path, rate: float, limits: list[int], again: int, stored: int) -> dict[str, Any]:
+def result(
+    told: dict[str, Any], out: Path, rate: float, limits: list[int], kills: int, again: int, stored: int
+) -> dict[str, Any]:
     times, marks = told.pop("times"), told.pop("marks")
     tenth = len(times) // 10
     middle = times[tenth:-tenth]
@@ -165,8 +167,9 @@ def result(told: dict[str, Any], out: Path, rate: float, limits: list[int], agai
         "requests": told["requests"],
         "faults": told["faults"],
         "most_in_flight": told["most_in_flight"],
-        "limit": {"median": statistics.median(limits), "most": max(limits)} if limits else None,
-        "cpu_ms_per_request": 1000 * read_json(out / "cpu.json")["seconds"] / told["requests"],
+        # Of a run that was killed, dead processes would count in both.
+        "limit": {"median": statistics.median(limits), "most": max(limits)} if limits and not kills else None,
+        "cpu_ms_per_request": None if kills else 1000 * read_json(out / "cpu.json")["seconds"] / told["requests"],
         "rows": summary["rows"],
         "failed": dict(failed),
         "spent": summary["spent"],
