@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +14,7 @@ from edit_r1.commands.shared import print_json
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.curate.engine import Engine
+    from edit_r1.curate.stage import CurateStage
 
 Recipe = tyro.conf.Positional[str]
 
@@ -27,6 +29,9 @@ def curate_run(
     address: str | None = None,
     gpus: float = 0.0,
     retry_failed: bool = False,
+    budget: float | None = None,
+    budget_requests: int | None = None,
+    budget_tokens: int | None = None,
 ) -> int:
     """Run the curation steps of a recipe; a run that was stopped continues, and one that has grown makes what is new.
 
@@ -38,8 +43,11 @@ def curate_run(
         address: of a Ray cluster, or "auto" for the one that this machine is of; else Ray is started here.
         gpus: of each of Ray's actors, for models that run in it.
         retry_failed: ask again for what failed.
+        budget: what paid models may cost, in the currency of their prices, what was spent in DIR before included. When
+            it is spent the run ends; with a higher one it goes on. Each of the three replaces the recipe's.
+        budget_requests: likewise, requests to paid models.
+        budget_tokens: likewise, tokens of prompts and answers.
     """
-    from edit_r1.recipes.load import load_curation
     from edit_r1.recipes.run import run_curation
     from edit_r1.report.terminal import quiet_libraries
 
@@ -48,7 +56,7 @@ def curate_run(
     if engine == "ray" and chunks_at_once != 1:
         raise ValueError("--chunks-at-once is of one local process: with --engine ray give more --workers")
     quiet_libraries()
-    build = partial(load_curation, recipe)
+    build = partial(_load, recipe, budget, budget_requests, budget_tokens)
     chosen: Engine
     if engine == "ray":
         from edit_r1.curate.ray_engine import OnRay
@@ -63,8 +71,23 @@ def curate_run(
     return 0
 
 
+def _load(recipe: str, money: float | None, requests: int | None, tokens: int | None) -> CurateStage:
+    """The recipe's stage, in whatever process, with what is given in place of its own budget's bounds."""
+    from edit_r1.recipes.load import load_curation
+    from edit_r1.vlm.budget import Budget
+
+    stage = load_curation(recipe)
+    own = stage.budget
+    budget = Budget(
+        own.money if money is None else money,
+        own.requests if requests is None else requests,
+        own.tokens if tokens is None else tokens,
+    )
+    return replace(stage, budget=budget)
+
+
 def curate_status(folder: tyro.conf.Positional[Path], /, json: bool = False) -> int:
-    """Show how far a curation is, with counts, rates and failures by cause."""
+    """Show how far a curation is: counts, rates, failures by cause, money spent and to come."""
     from edit_r1.curate.status import read_status
     from edit_r1.report.terminal import status_table
 

@@ -21,6 +21,7 @@ from edit_r1.curate.edit import check_editors, draw_jobs, paint
 from edit_r1.curate.ensemble import Ensemble, pool_votes
 from edit_r1.curate.failures import Failure, causes, check_outage
 from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
+from edit_r1.curate.keeping import Keeping, open_ledger
 from edit_r1.curate.pick import usable
 from edit_r1.curate.reason import PoolMember, lost, reason_each
 from edit_r1.curate.select import Decision, select
@@ -93,12 +94,14 @@ class ChunkWork:
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
         self.shards = {step: Shards(out / ".work" / step, table) for step, table in (TABLES | BESIDE).items()}
         self.actors, self.run_key = stage.actors(), stage.run_key()
+        self.ledger = open_ledger(out, stage)
 
     def run(self, number: int, tell: Tell | None = None) -> dict[str, Any]:
         """Everything of chunk `number`; returns what its file holds. A chunk that is done is only looked up.
 
         Raises:
             OutageError: when a model answers nothing at all; what is made by then is kept.
+            BudgetError: when the budget is spent; likewise.
             StoreError: when the disk refuses.
         """
         stage = self.stage
@@ -116,7 +119,12 @@ class ChunkWork:
                 for step in STEPS:
                     tell(step, number)
             return kept
-        return _Chunk(self, number, key, edition, file, tell).run(found)
+        older = {self.moved[one.id] for one in found if isinstance(one, Sample) and one.id in self.moved} - {number}
+        keeping = Keeping(stage, self.out, number, self.ledger, older)
+        try:
+            return _Chunk(self, keeping, number, key, edition, file, tell).run(found)
+        finally:
+            keeping.close()
 
     def _to_retry(self, kept: Mapping[str, Any]) -> bool:
         return self.retry and any(step["failed"] for step in kept["steps"].values())
@@ -126,10 +134,17 @@ class _Chunk:
     """One chunk at work."""
 
     def __init__(
-        self, work: ChunkWork, number: int, key: str, edition: str, file: ChunkFile, tell: Tell | None
+        self,
+        work: ChunkWork,
+        keeping: Keeping,
+        number: int,
+        key: str,
+        edition: str,
+        file: ChunkFile,
+        tell: Tell | None,
     ) -> None:
-        self.work, self.stage, self.number, self.file, self.tell = work, work.stage, number, file, tell
-        self.edition = edition
+        self.work, self.keeping, self.stage = work, keeping, keeping.stage
+        self.number, self.edition, self.file, self.tell = number, edition, file, tell
         self.told: dict[str, Any] = {"run": work.run_key, "key": key, "ids": [], "steps": {}, "done": False}
         self.started = time.monotonic()
 
@@ -362,7 +377,11 @@ class _Chunk:
     ) -> Shard[T]:
         chunks = {self.work.moved[one] for one in self.told["ids"] if one in self.work.moved} - {self.number}
         older = [f"{actor[:12]}-{number:06d}" for number in sorted(chunks)]
-        return self.work.shards[step].fill(self.family(actor), wanted, make, older, self.work.retry, edition, renewed)
+        shards = self.work.shards[step]
+        shard = shards.fill(self.family(actor), wanted, make, older, self.work.retry, edition, renewed)
+        if shard.new:
+            self.keeping.forget(step, actor)
+        return shard
 
     def done(self, step: str, shards: Sequence[Shard[T]]) -> list[T]:
         """Notes a step and returns its rows."""
@@ -375,6 +394,7 @@ class _Chunk:
             "new": sum(shard.new for shard in shards),
             "new_rows": sum(shard.new_rows for shard in shards),
             "seconds": now - self.started,
+            "spent": self.keeping.finish(step, any(shard.new for shard in shards) or not failures),
         }
         self.started = now
         write_json(self.file.path, self.told)

@@ -72,12 +72,15 @@ class Local:
     def run(self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, int], done: Done) -> None:
         if self.processes == 1:
             work = ChunkWork(stage, out, retry, moved)
-            if self.chunks_at_once == 1:
-                for number in range(stage.chunks):
-                    work.run(number, lambda step, _: done(step))
-                return
-            with ThreadPoolExecutor(self.chunks_at_once) as threads:
-                _all(threads, work.run, stage.chunks, self.chunks_at_once, done)
+            try:
+                if self.chunks_at_once == 1:
+                    for number in range(stage.chunks):
+                        work.run(number, lambda step, _: done(step))
+                    return
+                with ThreadPoolExecutor(self.chunks_at_once) as threads:
+                    _all(threads, work.run, stage.chunks, self.chunks_at_once, done)
+            finally:
+                work.ledger.close()
             return
         assert self.build is not None, "checked"
         arguments = (self.build, out, retry, dict(moved))

@@ -18,11 +18,13 @@ from typing import Any
 from edit_r1.curate.chunk import BESIDE, TABLES, chunk_file
 from edit_r1.curate.engine import Engine, Local
 from edit_r1.curate.failures import Failure
+from edit_r1.curate.keeping import budget_row, drop_leftovers, open_ledger, spent_table, spent_whole
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.summary import Tally
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample
 from edit_r1.store import Dataset, StoreError, read_json, write_json
+from edit_r1.vlm.budget import BudgetError
 
 Progress = Callable[[str, int, int], None]
 """Called with (step, chunks done, chunks in all)."""
@@ -74,7 +76,9 @@ def curate(
     Raises:
         StoreError: when `out` cannot be written, or holds something else.
         OutageError: when a model answers nothing at all; the next run asks again for what it left.
+        BudgetError: when `stage.budget` is spent; the next run with a higher one goes on.
     """
+    open_ledger(out, stage)  # a budget that cannot be kept is refused before anything is written
     counts: Counter[str] = Counter()
 
     def done(step: str) -> None:
@@ -86,8 +90,14 @@ def curate(
     refuse_foreign(out)
     stage.prepare(out, retry, None if progress is None else partial(progress, "intake"))
     moved = _begin(stage, out, engine.at_once)
-    engine.run(stage, out, retry, moved, done)
-    return _assemble(stage, out)
+    try:
+        engine.run(stage, out, retry, moved, done)
+    except BudgetError as error:  # told again, now that everything in flight has ended and is booked
+        raise BudgetError(error.name, error.bound, spent_whole(out)) from None
+    made = _assemble(stage, out)
+    if retry or not any(read_json(out / "summary.json")["failed"].values()):
+        drop_leftovers(out)
+    return made
 
 
 def refuse_foreign(out: Path) -> None:
@@ -111,8 +121,8 @@ def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
         files = {number: chunk_file(out, number).read() for number in range(before["chunks"])}
         moved |= {one: number for number, file in files.items() for one in file.get("ids", ())}
     # Kept until all is done: a killed run must find them again.
-    more = {"run": stage.run_key(), "moved_from": moved, "at_once": at_once, "done": False}
-    write_json(path, told | more)
+    more = {"run": stage.run_key(), "moved_from": moved, "at_once": at_once, "budget": budget_row(stage.budget)}
+    write_json(path, told | more | {"done": False})
     return moved
 
 
@@ -150,6 +160,7 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
             "rows": {name: metas[name]["rows"] for name in TABLES},
             "hashes": {name: metas[name]["hash"] for name in TABLES},
             "failed": {name: metas[name]["failed"] for name in TABLES},
+            "spent": spent_table(out),
             "beside": {name: {"rows": m["rows"], "hash": m["hash"]} for name, m in metas.items() if name in BESIDE},
             **tally.as_dict(),
         },

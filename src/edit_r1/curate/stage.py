@@ -16,6 +16,7 @@ from edit_r1.curate.shards import unit_key
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import Candidate, Sample
 from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
+from edit_r1.vlm.budget import UNBOUNDED, Budget
 from edit_r1.vlm.protocol import VLM, Sampling
 
 DECOMPOSE_SAMPLING = Sampling(1024, temperature=0.7, top_p=0.95)
@@ -96,6 +97,11 @@ class CurateStage:
     chunk_size: int = 64
     """Samples that go through all steps together: what is in memory at once."""
     seed: int = 0
+    budget: Budget = UNBOUNDED
+    """What the run may spend on paid models, all that was spent in its folder before included."""
+    keep_all: bool = False
+    """Keep the single answers of local and simulated models too until their shard is written, not of paid ones alone
+    (`curate.keeping`): worth it where a chunk takes long. They are then asked in pieces of a fixed size."""
     introduce: Callable[[Sequence[Sample], Sequence[Candidate]], None] | None = None
     """Shown a chunk's samples before anything is asked, and its candidates (with no samples) before its judges are: how
     simulated models come to know a rendered world."""

@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.curate.chunk import STEPS, chunk_file
+from edit_r1.curate.keeping import spent_table
 from edit_r1.store import read_json
 
 
 def read_status(out: Path) -> dict[str, Any]:
-    """{"finished", "seconds_left", "steps": [...]}, one per step: finished or not, chunks done of all, rows so far,
-    rows a second and failures by cause.
+    """{"finished", "seconds_left", "spent", "steps": [...]}, one per step: finished or not, chunks done of all, rows so
+    far, rows a second and failures by cause.
 
     `per_second` is of the rows that were made and not found, while their step was at work; None where none was.
     `seconds_left` takes as much time for each chunk that is left as the others took, and as many chunks at once as the
     run has; None before a first chunk is done, and 0 when all are.
+
+    `spent` is `curate.keeping.spent_table`, with "budget" ({"money", "requests", "tokens"} or None) and "whole_cost",
+    what the whole is going to cost: what was spent, and for each chunk that is left as much as the others took; None
+    before every step of a chunk is done, and without prices.
 
     Raises:
         ValueError: when `out` holds no curation.
@@ -34,7 +39,7 @@ def read_status(out: Path) -> dict[str, Any]:
         if chunk.get("run") == run["run"]:  # the others are of an earlier stage
             chunks.append(chunk)
     finished = bool(run["done"])
-    steps, left, known = [], 0.0, True
+    steps, left, known, cost_left = [], 0.0, True, 0.0
     # Votes cost what gold costs, and are there where several verifiers are asked.
     votes = ("votes",) if any("votes" in chunk["steps"] for chunk in chunks) else ()
     for step in (*STEPS[: STEPS.index("gold")], *votes, *STEPS[STEPS.index("gold") :]):
@@ -47,6 +52,7 @@ def read_status(out: Path) -> dict[str, Any]:
         if len(done) < run["chunks"]:
             known = known and bool(done)
             left += (run["chunks"] - len(done)) * sum(one["seconds"] for one in done) / max(1, len(done))
+            cost_left += (run["chunks"] - len(done)) * _mean_cost(worked)
         steps.append(
             {
                 "step": step,
@@ -58,4 +64,17 @@ def read_status(out: Path) -> dict[str, Any]:
                 "failed": dict(sorted(failed.items(), key=lambda item: (-item[1], item[0]))),
             }
         )
-    return {"finished": finished, "seconds_left": left / run["at_once"] if known else None, "steps": steps}
+    spent = spent_table(out)
+    whole = None if spent["cost"] is None or not known else spent["cost"] + cost_left
+    return {
+        "finished": finished,
+        "seconds_left": left / run["at_once"] if known else None,
+        "spent": spent | {"budget": run.get("budget"), "whole_cost": whole},
+        "steps": steps,
+    }
+
+
+def _mean_cost(worked: list[dict[str, Any]]) -> float:
+    """Of one chunk's step."""
+    costs = [(one.get("spent") or {}).get("cost") or 0.0 for one in worked]
+    return sum(costs) / max(1, len(costs))

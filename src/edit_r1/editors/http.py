@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import httpx
@@ -20,6 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.images import ImageError, decode_pil, encode_png
 from edit_r1.records import Sample
+from edit_r1.vlm.usage import Usage
 
 MAX_ANSWER_BYTES = 512 * 2**20
 """Largest answer that is read: room for several pictures of the largest size in base64."""
@@ -52,6 +53,8 @@ class HttpEditorSettings:
     """Pause before the second attempt, seconds; it doubles, and gives way to Retry-After."""
     concurrency: int = 4
     """Requests under way at once."""
+    price: float | None = None
+    """What a picture costs, in the currency of `vlm.usage.Prices`; None: unknown, so no budget in money can hold."""
 
     def __post_init__(self) -> None:
         for name in ("per_request", "attempts", "concurrency"):
@@ -111,14 +114,50 @@ class HttpEditor:
 
         Raises ValueError when there is not one seed per sample.
         """
+        edits: dict[int, EditedImage] = {}
+        for made, _ in self.edit_each(samples, seeds, lambda: None):
+            edits |= made
+        return [edits[place] for place in range(len(samples))]
+
+    @property
+    def settings_key(self) -> str:
+        """See `PaidEditor`. Not the address and not the key: models move."""
+        asked = self.settings
+        return json.dumps([asked.model, asked.size, asked.send_seed, asked.per_request, asked.fields])
+
+    @property
+    def priced(self) -> bool:
+        return self.settings.price is not None
+
+    def edit_each(
+        self, samples: Sequence[Sample], seeds: Sequence[int], begin: Callable[[], None]
+    ) -> Iterator[tuple[dict[int, EditedImage], Usage]]:
+        """See `PaidEditor.edit_each`. Raises ValueError as `edit`."""
         if len(samples) != len(seeds):
             raise ValueError(f"{len(samples)} samples and {len(seeds)} seeds: give one seed per sample")
-        edits: dict[int, EditedImage] = {}
+        problem: Exception | None = None
+
+        def run(places: list[int]) -> tuple[dict[int, EditedImage], Usage]:
+            begin()
+            return self._job(samples[places[0]], seeds[places[0]], places)
+
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            jobs = self._jobs(samples)
-            for places, made in zip(jobs, pool.map(self._job(samples, seeds), jobs), strict=True):
-                edits.update(zip(places, made, strict=True))
-        return [edits[place] for place in range(len(samples))]
+            asked = [pool.submit(run, places) for places in self._jobs(samples)]
+            try:
+                for one in as_completed(asked):
+                    if one.cancelled():
+                        continue
+                    try:
+                        yield one.result()
+                    except Exception as error:  # the caller's: told when what is under way has ended
+                        problem = error
+                        for other in asked:
+                            other.cancel()
+            finally:
+                for other in asked:
+                    other.cancel()
+        if problem is not None:
+            raise problem
 
     def _jobs(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Places that one request answers."""
@@ -134,18 +173,30 @@ class HttpEditor:
                 jobs.append([place])
         return jobs
 
-    def _job(self, samples: Sequence[Sample], seeds: Sequence[int]) -> Callable[[list[int]], list[EditedImage]]:
-        def run(places: list[int]) -> list[EditedImage]:
-            try:
-                images = self._ask(samples[places[0]], seeds[places[0]], len(places))
-            except (_Refused, _Again, ImageError) as error:
-                return [EditedImage(None, f"{self.name}: {error}")] * len(places)
-            missing = f"{self.name}: the server sent {len(images)} of {len(places)} pictures"
-            return [images[n] if n < len(images) else EditedImage(None, missing) for n in range(len(places))]
+    def _job(self, sample: Sample, seed: int, places: list[int]) -> tuple[dict[int, EditedImage], Usage]:
+        """The edits that one request answers, and what it took."""
+        attempts = Retrying(
+            stop=stop_after_attempt(self.settings.attempts),
+            wait=self._pause,
+            retry=retry_if_exception_type(_Again),
+            reraise=True,
+        )
+        try:
+            images = self._ask(sample, seed, len(places), attempts)
+        except (_Refused, _Again, ImageError) as error:
+            images = [EditedImage(None, f"{self.name}: {error}")] * len(places)
+        missing = f"{self.name}: the server sent {len(images)} of {len(places)} pictures"
+        edits = [images[n] if n < len(images) else EditedImage(None, missing) for n in range(len(places))]
+        made = sum(edited.image is not None for edited in edits)
+        usage = Usage(
+            requests=1,
+            retries=int(attempts.statistics.get("attempt_number", 1)) - 1,
+            failures=int(made < len(places)),
+            cost=None if self.settings.price is None else made * self.settings.price,
+        )
+        return dict(zip(places, edits, strict=True)), usage
 
-        return run
-
-    def _ask(self, sample: Sample, seed: int, n: int) -> list[EditedImage]:
+    def _ask(self, sample: Sample, seed: int, n: int, attempts: Retrying) -> list[EditedImage]:
         picture = decode_pil(sample.source)
         form = {"prompt": sample.instruction, "n": str(n)}
         form["size"] = self.settings.size or f"{picture.width}x{picture.height}"
@@ -159,12 +210,6 @@ class HttpEditor:
             pictures = [picture, *(decode_pil(image) for image in sample.references)]
             named = enumerate(pictures)
             files = [("image[]", (f"picture{n}.png", encode_png(each), "image/png")) for n, each in named]
-        attempts = Retrying(
-            stop=stop_after_attempt(self.settings.attempts),
-            wait=self._pause,
-            retry=retry_if_exception_type(_Again),
-            reraise=True,
-        )
         return _pictures(attempts(self._post, {**form, **dict(self.settings.fields)}, files))
 
     def _pause(self, state: RetryCallState) -> float:

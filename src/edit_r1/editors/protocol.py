@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edit_r1.records import Sample
+from edit_r1.vlm.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,25 @@ class Editor(Protocol):
 
     def edit(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[EditedImage]:
         """One edit per (sample, seed), in order. A failure of one item never raises."""
+
+
+@runtime_checkable
+class PaidEditor(Editor, Protocol):
+    """An `Editor` whose edits are worth keeping, because each was paid for."""
+
+    @property
+    def settings_key(self) -> str:
+        """What shapes an edit beside the editor's name, the sample and the seed."""
+
+    @property
+    def priced(self) -> bool:
+        """True when `Usage.cost` is told."""
+
+    def edit_each(
+        self, samples: Sequence[Sample], seeds: Sequence[int], begin: Callable[[], None]
+    ) -> Iterator[tuple[dict[int, EditedImage], Usage]]:
+        """Edits by their place, request by request as they come, and what each request took.
+
+        begin: called before every request, on another thread. What it raises ends the asking: what is under way is
+        still handed over, then it is raised.
+        """

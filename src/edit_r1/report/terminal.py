@@ -183,6 +183,8 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [table]
     if status["seconds_left"]:
         parts.append(Text(f"about {_duration(status['seconds_left'])} left"))
+    if status["spent"]["models"]:
+        parts += [Text(), spent_grid(status["spent"])]
     for row in status["steps"]:
         failed: Mapping[str, int] = row["failed"]
         total = sum(failed.values())
@@ -219,6 +221,27 @@ def reliability_table(document: Mapping[str, Any]) -> RenderableType:
         f"its 0. Balanced: their mean, each shrunk by {document['shrinkage']:g} verdicts towards one half."
     )
     return Group(table, Text(told, "dim"))
+
+
+def spent_grid(spent: Mapping[str, Any]) -> RenderableType:
+    """What paid models took, and what the whole is going to cost."""
+    table = _table(expand=False)
+    table.add_column("paid model")
+    for heading in ("requests", "retries", "tokens in", "out", "cost", "at once"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in spent["models"].items():
+        table.add_row(
+            Text(_plain(name)),
+            *(Text(f"{row[key]:,}") for key in ("requests", "retries", "prompt_tokens", "completion_tokens")),
+            Text("-" if row["cost"] is None else f"{row['cost']:,.2f}"),
+            Text("-" if row["concurrency"] is None else str(row["concurrency"])),
+        )
+    told = [] if spent["cost"] is None else [f"{spent['cost']:,.2f} spent"]
+    if spent["whole_cost"] is not None:
+        told.append(f"about {spent['whole_cost']:,.2f} for the whole")
+    bounds = {name: bound for name, bound in (spent["budget"] or {}).items() if bound is not None}
+    told += [f"budget {bound:,} ({name})" for name, bound in bounds.items()]
+    return Group(table, Text(", ".join(told)))
 
 
 def _causes(failed: Mapping[str, int]) -> RenderableType:
