@@ -50,7 +50,7 @@ def test_weigh_tells_and_writes_weights(out: Path, tmp_path: Path, capsys: pytes
     assert code == 0 and document["gold"] == 8
     verifier = next(one for one in document["members"] if one["member"] == "verifier")
     assert (verifier["verdicts"], verifier["yes_right"], verifier["no_right"]) == (16, 1, 1)
-    assert dict(read_weights(weights)) == document["weights"] and document["weights"].keys() == {"verifier", "j1", "j2"}
+    assert [name for name, _, _ in read_weights(weights)] == ["j1", "j2", "verifier"]
     code, told, _ = run(capsys, "weigh", str(out), "--gold", str(gold))
     assert code == 0 and "balanced" in told and "j2" in told
 

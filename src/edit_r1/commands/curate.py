@@ -103,7 +103,6 @@ def curate_weigh(
         "gold": len(known),
         "shrinkage": shrinkage,
         "members": [asdict(one) for one in members],
-        "weights": {one.member: one.weight for one in members},
     }
     if out is not None:
         write_json(out, document)
