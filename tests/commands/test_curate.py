@@ -61,3 +61,12 @@ def test_weigh_says_in_a_line_what_is_wrong(out: Path, tmp_path: Path, capsys: p
     for folder, told in ((out, "no vote is on any of the 1 candidates"), (tmp_path, "gold.done.json: missing")):
         code, printed, error = run(capsys, "weigh", str(folder), "--gold", str(gold))
         assert code == 1 and not printed and told in error and error.count("\n") == 1
+
+
+def test_look_draws_a_page(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.html"
+    code, told, _ = run(capsys, "look", str(out), "--out", str(page), "--filter", "rejected", "--count", "3")
+    assert code == 0 and "3 edits" in told
+    assert page.read_text(encoding="utf-8").count("<article") == 3
+    code, _, error = run(capsys, "look", str(tmp_path))
+    assert code == 1 and "holds no curation" in error and error.count("\n") == 1
