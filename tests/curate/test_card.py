@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -23,18 +21,9 @@ from edit_r1.store import read_json
 NASTY = "make it <script>alert(1)</script> | ![x](http://evil.example/p.png) `blue`\n# now"
 
 
-def scripted() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scripted_card", Path(__file__).parent / "scripted.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[CurateStage, Path]:
-    stage = scripted().build(10)
+def made(scripted: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[CurateStage, Path]:
+    stage = scripted.build(10)
     given = [one for one in stage.samples.rows(0, 10) if isinstance(one, Sample)]
     samples = [replace(one, instruction=NASTY, category=f"kind | {i % 2}", licence="CC0-1.0" if i % 2 else "")
                for i, one in enumerate(given)]  # fmt: skip
@@ -101,8 +90,8 @@ def test_a_card_that_was_changed_by_hand_stays(made: tuple[CurateStage, Path]) -
     (out / "README.md").write_text(before, encoding="utf-8")
 
 
-def test_a_curation_without_rows_has_a_card(tmp_path: Path) -> None:
-    stage = replace(scripted().build(1), samples=GivenSamples((Sample("torn", b"no picture", "Make it blue.", ""),)))
+def test_a_curation_without_rows_has_a_card(scripted: ModuleType, tmp_path: Path) -> None:
+    stage = replace(scripted.build(1), samples=GivenSamples((Sample("torn", b"no picture", "Make it blue.", ""),)))
     curate(stage, tmp_path)
     text = write_card(stage, tmp_path).read_text(encoding="utf-8")
     assert "## Examples" not in text and yaml.safe_load(text.split("---\n")[1])["configs"] is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import defaultdict
 from dataclasses import replace
 from itertools import combinations
@@ -22,22 +20,11 @@ from edit_r1.store import StoreError, read_dataset
 from edit_r1.verifier.traces import write_principles
 from edit_r1.vlm.protocol import Completion
 
-SCRIPTED = Path(__file__).parent / "scripted.py"
-
-
-def scripted() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scripted_look", SCRIPTED)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(scripted: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fourteen samples in four chunks; one answer in nine cannot be parsed, and some candidates get no gold."""
-    folder, module = tmp_path_factory.mktemp("look"), scripted()
+    folder, module = tmp_path_factory.mktemp("look"), scripted
 
     class Moody(module.Model):  # type: ignore[misc, name-defined]
         def _answer(self, request: Any, sampling: Any, i: int) -> Completion:
@@ -133,8 +120,8 @@ def test_only_chunks_with_a_chosen_row_are_read_in_full(out: Path, monkeypatch: 
     assert row.context.sample.source.startswith(b"\x89PNG")
 
 
-def test_faults_of_principles_and_votes_are_shown(tmp_path: Path) -> None:
-    module = scripted()
+def test_faults_of_principles_and_votes_are_shown(scripted: ModuleType, tmp_path: Path) -> None:
+    module = scripted
     twice = (*module.PRINCIPLES, module.PRINCIPLES[0], Principle("Is this an image?", "Image Quality"))
 
     class Faulty(module.Model):  # type: ignore[misc, name-defined]
@@ -150,7 +137,7 @@ def test_faults_of_principles_and_votes_are_shown(tmp_path: Path) -> None:
     assert {vote.verifier for row in shown for vote in row.votes} >= {"j1", "j2"}
 
 
-def test_what_cannot_be_looked_at_is_said(out: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_looked_at_is_said(scripted: ModuleType, out: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no curation"):
         look(tmp_path, None, 5, 0)
     with pytest.raises(ValueError, match="count=0"):
@@ -163,10 +150,10 @@ def test_what_cannot_be_looked_at_is_said(out: Path, tmp_path: Path) -> None:
         raise StopError
 
     with pytest.raises(StopError):
-        curate(scripted().build(3), tmp_path, stop)
+        curate(scripted.build(3), tmp_path, stop)
     with pytest.raises(ValueError, match="no chunk is finished yet"):
         look(tmp_path, None, 5, 0)
-    curate(scripted().build(3), tmp_path)
+    curate(scripted.build(3), tmp_path)
     shard = next((tmp_path / ".work/decisions").rglob("*.parquet"))
     shard.write_bytes(b"torn")
     with pytest.raises(StoreError, match="not a readable Parquet file"):

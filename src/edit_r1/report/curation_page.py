@@ -134,7 +134,7 @@ def _verdicts(trace: PoolTrace) -> tuple[Verdict, ...] | None:
 
 def _trace_column(trace: PoolTrace) -> dict[str, Any]:
     verdicts = _verdicts(trace) or ()
-    return {"head": f"{trace.judge} {trace.index + 1}", "kind": "trace", "marks": [_mark(v) for v in verdicts]}
+    return {"head": f"{trace.index + 1} {trace.judge}", "kind": "trace", "marks": [_mark(v) for v in verdicts]}
 
 
 def _mark(verdict: Verdict) -> tuple[str, str, str]:
@@ -151,7 +151,7 @@ def _told(trace: PoolTrace, decision: Any) -> dict[str, Any]:
     outcome = trace.outcome
     score = f", score {outcome.score:g}" if isinstance(outcome, Trace) else ""
     return {
-        "heading": f"{trace.judge} {trace.index + 1}{score}",
+        "heading": f"{trace.index + 1} {trace.judge}{score}",
         "reason": decision.reason if decision is not None else "",
         "kept": decision is not None and decision.cause == "kept",
         "text": outcome.text,
