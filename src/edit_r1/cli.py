@@ -19,7 +19,7 @@ from rich.console import Console
 
 from edit_r1.commands.annotate import annotate, annotate_export, annotate_status
 from edit_r1.commands.best_of import best_of_command
-from edit_r1.commands.curate import curate_run, curate_status, curate_weigh
+from edit_r1.commands.curate import curate_look, curate_run, curate_status, curate_weigh
 from edit_r1.commands.doctor import doctor
 from edit_r1.commands.evaluate_editor import evaluate_editor
 from edit_r1.commands.evaluate_reward import evaluate_reward
@@ -327,6 +327,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("curate", "run"): curate_run,
     ("curate", "intake"): curate_intake,
     ("curate", "status"): curate_status,
+    ("curate", "look"): curate_look,
     ("curate", "weigh"): curate_weigh,
     ("preferences", "import"): preferences_import,
     ("preferences", "export"): preferences_export,

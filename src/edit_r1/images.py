@@ -192,6 +192,13 @@ def bounded_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     return min(small_width, max_pixels), small_height
 
 
+def thumbnail(data: bytes, max_pixels: int) -> bytes:
+    """A PNG of at most so many pixels; smaller pictures keep their size. Raises ImageError for one that is none."""
+    picture = decode_pil(data)
+    size = bounded_size(*picture.size, max_pixels)
+    return encode_png(picture.resize(size, Image.Resampling.LANCZOS) if size != picture.size else picture)
+
+
 def to_same_size(a_HWC: np.ndarray, b_HWC: np.ndarray, max_pixels: int = 1_048_576) -> tuple[np.ndarray, np.ndarray]:
     """Both images at one size, to be compared pixel by pixel or shown side by side.
 

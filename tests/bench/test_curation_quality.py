@@ -33,3 +33,18 @@ def test_planted_faults_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
         if row["precision"] is not None:
             assert row["precision"] == pytest.approx(row["recall"] / (row["recall"] + row["false"]))
     assert "precision" in capsys.readouterr().out
+
+
+def test_gold_of_several_verifiers_is_compared_on_the_same_points(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = _load("ensemble_gold")
+    right = bench.Errors(dict.fromkeys(bench.KINDS, 0.0), 0.0)
+    wrong = bench.Errors(dict.fromkeys(bench.KINDS, 1.0), 1.0)
+    monkeypatch.setattr(bench, "SETTINGS", {"two of three wrong": (wrong, wrong, right)})
+    bench.main(tmp_path / "gold.json", sources=6, gold_sources=4, seeds=2)
+    rows = {row["way"]: row for row in json.loads((tmp_path / "gold.json").read_text())["rows"]}
+    assert [rows[way]["all"]["mean"] for way in ("single", "majority", "one-sided", "two-sided")] == [0, 0, 1, 1]
+    assert rows["two-sided"]["failed"]["gain"] == 1 and rows["majority"]["all"]["gain"] == 0
+    assert rows["single"]["mean_weights"][0] == [0, 0, 0] and min(rows["single"]["mean_weights"][2]) > 0
+    assert "fulfilled points" in capsys.readouterr().out

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -120,3 +124,14 @@ def kit() -> type[Kit]:
 @pytest.fixture
 def samples() -> list[Sample]:
     return [make_sample(number) for number in range(10)]
+
+
+@pytest.fixture(scope="session")
+def scripted() -> ModuleType:
+    """The module beside this one whose curation another process can build."""
+    spec = importlib.util.spec_from_file_location("scripted_curation", Path(__file__).parent / "scripted.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,18 +36,19 @@ def values_of(gold: GoldVerdicts) -> list[int]:
 
 
 MEMBERS = st.dictionaries(
-    st.sampled_from("abcde"), st.tuples(st.lists(st.integers(0, 1), min_size=2, max_size=2), st.integers(0, 8)),
+    st.sampled_from("abcde"),
+    st.tuples(st.lists(st.integers(0, 1), min_size=2, max_size=2), st.integers(0, 8), st.integers(0, 8)),
     min_size=1,
-)  # fmt: skip
+)
 
 
 @given(MEMBERS)
-def test_more_than_half_of_the_weight_decides(members: dict[str, tuple[list[int], int]]) -> None:
-    votes = [vote(name, values) for name, (values, _) in members.items()]
-    weights = {name: weight / 8 for name, (_, weight) in members.items()}
+def test_more_than_half_of_the_weight_decides(members: dict[str, tuple[list[int], int, int]]) -> None:
+    votes = [vote(name, values) for name, (values, _, _) in members.items()]
+    weights = {name: (yes / 8, no / 8) for name, (_, yes, no) in members.items()}
     for place in range(2):
-        plain = sum(Fraction(1 if values[place] else -1) for values, _ in members.values())
-        weighted = sum(Fraction(weight, 8) * (1 if values[place] else -1) for values, weight in members.values())
+        plain = sum(Fraction(1 if values[place] else -1) for values, _, _ in members.values())
+        weighted = sum(Fraction(yes, 8) if values[place] else -Fraction(no, 8) for values, yes, no in members.values())
         assert values_of(combine(votes))[place] == (plain > 0)
         assert values_of(combine(votes, weights))[place] == (weighted > 0)
     assert combine(votes) == replace(combine(votes[::-1]), gold=combine(votes).gold)
@@ -61,13 +62,15 @@ def test_a_reason_says_how_the_vote_went() -> None:
     assert gold.verifier == "ensemble of a, b, c"
     tied = combine([vote("a", [1]), vote("b", [0])]).gold[0]
     assert tied == Verdict(0, "1 of 2 say yes, a says yes: b saw")
-    heavy = combine([vote("a", [1]), vote("b", [0]), vote("c", [0])], {"a": 2.0, "b": 0.5, "c": 0.5}).gold[0]
+    heavy = combine(
+        [vote("a", [1]), vote("b", [0]), vote("c", [0])], {"a": (2.0, 0.1), "b": (0.1, 0.5), "c": (0.1, 0.5)}
+    ).gold[0]
     assert heavy == Verdict(1, "1 of 3 say yes, with 2.00 of 3.00 of the weight, b, c say no: a saw")
 
 
 def test_sums_of_weights_tie_in_spite_of_rounding() -> None:
     votes = [vote("a", [1]), vote("b", [1]), vote("c", [0])]
-    assert values_of(combine(votes, {"a": 0.1, "b": 0.2, "c": 0.3})) == [0]
+    assert values_of(combine(votes, {"a": (0.1, 0), "b": (0.2, 0), "c": (0, 0.3)})) == [0]
 
 
 def test_a_judge_votes_once_by_the_majority_of_its_traces() -> None:
@@ -95,15 +98,15 @@ def test_bad_votes_and_ensembles_are_refused() -> None:
     with pytest.raises(ValueError, match="different lengths"):
         combine([vote("a", [1]), vote("b", [0, 1])])
     with pytest.raises(ValueError, match="a number of 0 or more"):
-        Ensemble(weights=(("a", -1.0),))
+        Ensemble(weights=(("a", 1.0, -1.0),))
     with pytest.raises(ValueError, match="a number of 0 or more"):
-        Ensemble(weights=(("a", math.nan),))
+        Ensemble(weights=(("a", math.nan, 1.0),))
     with pytest.raises(ValueError, match="all weights are 0"):
-        Ensemble(weights=(("a", 0.0),))
+        Ensemble(weights=(("a", 0.0, 0.0),))
     with pytest.raises(ValueError, match="add verifiers"):
         Ensemble().check("v", ["j"])
     with pytest.raises(ValueError, match="b is in one of them"):
-        Ensemble(pool=True, weights=(("v", 1.0), ("b", 1.0), ("j", 1.0))).check("v", ["j", "j"])
+        Ensemble(pool=True, weights=(("v", 1.0, 1.0), ("b", 1.0, 1.0), ("j", 1.0, 1.0))).check("v", ["j", "j"])
 
 
 # --- in the engine
@@ -151,7 +154,7 @@ def test_members_are_added_and_paid_one_by_one(kit: Any, samples: list[Sample], 
     three = stage_of(kit, samples, Ensemble((verifier(kit, "v1"), verifier(kit, "v2", 3)), pool=True))
     curate(three, tmp_path / "out")
     assert {name for name, count in calls(three).items() if count} == {"v2"}
-    weights = tuple((name, 1.5) for name in ("v0", "v1", "v2", "j1", "j2"))
+    weights = tuple((name, 1.5, 1.0) for name in ("v0", "v1", "v2", "j1", "j2"))
     weighted = stage_of(kit, samples, Ensemble((verifier(kit, "v1"), verifier(kit, "v2", 3)), True, weights))
     assert summary_of(curate(weighted, tmp_path / "out").out)["hashes"]["gold"] != before["hashes"]["gold"]
     assert set(calls(weighted).values()) == {0}
@@ -200,10 +203,13 @@ def test_weights_are_log_odds_of_shrunk_balanced_accuracy() -> None:
     balanced = ((6 + 2) / (6 + 4) + (2 + 2) / (2 + 4)) / 2
     assert found["good"].balanced == pytest.approx(balanced)
     assert found["good"].weight == pytest.approx(math.log(balanced / (1 - balanced)))
+    assert found["good"].yes_weight == pytest.approx(math.log(0.8 / (1 - 4 / 6)))
+    assert found["good"].no_weight == pytest.approx(math.log((4 / 6) / 0.2))
     # One that always says yes is right in 3 of 4, and is worth little: half of what it says is chance.
     assert found["yes"].yes_right == 1 and found["yes"].no_right == 0
     assert found["yes"].balanced == pytest.approx(((3 + 2) / 7 + 2 / 5) / 2)
-    assert found["wrong"].weight == 0
+    assert found["yes"].no_weight > found["yes"].yes_weight
+    assert found["wrong"].weight == found["wrong"].yes_weight == found["wrong"].no_weight == 0
     assert reliabilities(votes[:1], gold, shrinkage=0)[0].weight > 10
     with pytest.raises(ValueError, match="on any of the 1 candidates"):
         reliabilities(votes, {"other": (1,)})
@@ -246,9 +252,10 @@ def test_weights_of_a_finished_curation(kit: Any, samples: list[Sample], tmp_pat
     several = curate(stage_of(kit, samples, Ensemble((verifier(kit, "v1"),))), tmp_path / "several").out
     assert {one.member for one in reliabilities(votes_of(several), gold)} == {"v0", "v1", "j1", "j2"}
     path = tmp_path / "weights.json"
-    write_json(path, {"weights": {one.member: one.weight for one in found.values()}})
-    weights = dict(read_weights(path))
-    assert weights["v0"] > weights["j1"] >= 0
-    path.write_text(json.dumps({"weights": []}))
+    write_json(path, {"members": [asdict(one) for one in found.values()]})
+    weights = {name: (yes, no) for name, yes, no in read_weights(path)}
+    assert min(weights["v0"]) > max(weights["j1"]) and min(weights["j1"]) >= 0
+    assert read_weights(path, "one") == tuple((one.member, one.weight, one.weight) for one in found.values())
+    path.write_text(json.dumps({"members": [{"weight": 1}]}))
     with pytest.raises(ValueError, match="holds no weights"):
         read_weights(path)

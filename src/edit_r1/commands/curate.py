@@ -1,4 +1,4 @@
-"""`edit-r1 curate run|status|weigh`."""
+"""`edit-r1 curate run|status|look|weigh`."""
 
 from __future__ import annotations
 
@@ -99,6 +99,34 @@ def curate_status(folder: tyro.conf.Positional[Path], /, json: bool = False) -> 
     return 0
 
 
+def curate_look(
+    folder: tyro.conf.Positional[Path],
+    /,
+    out: Path | None = None,
+    filter: Literal["low-agreement", "rejected", "disagreement", "failed", "unparsed", "findings"] | None = None,
+    count: int = 50,
+    seed: int = 0,
+) -> int:
+    """Draw a page of a curation's edits with what every judge said of them; it works while the curation runs too.
+
+    Args:
+        out: file of the page; look.html in the folder when not given.
+        filter: what to look at, the worst first; without one a random draw.
+        count: edits on the page.
+        seed: of the draw, and of the order of what is equally bad.
+    """
+    from edit_r1.curate.look import look
+    from edit_r1.report.curation_page import write_curation_page
+    from edit_r1.store import read_json
+
+    rows = look(folder, filter, count, seed)
+    path = folder / "summary.json"
+    summary = read_json(path) if path.exists() else None
+    page = write_curation_page(out or folder / "look.html", folder.resolve().name, filter, rows, summary)
+    print(f"{page}: {len(rows)} edits" + ("" if rows else "; nothing fits this filter"))
+    return 0
+
+
 def curate_weigh(
     folder: tyro.conf.Positional[Path],
     /,
@@ -126,7 +154,6 @@ def curate_weigh(
         "gold": len(known),
         "shrinkage": shrinkage,
         "members": [asdict(one) for one in members],
-        "weights": {one.member: one.weight for one in members},
     }
     if out is not None:
         write_json(out, document)

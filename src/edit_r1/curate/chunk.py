@@ -165,6 +165,7 @@ class _Chunk:
         tally = self.selection(pairs, traces, gold, votes)
         for context in contexts:
             tally.findings.add(context, findings[context.sample.id])
+            tally.add_context(context, (one.editor for one in candidates if one.sample_id == context.sample.id))
         self.told |= {"tally": tally.counts(), "done": True}
         write_json(self.file.path, self.told)
         return self.told

@@ -29,18 +29,18 @@ class Ensemble:
     """Further verifiers, asked as the stage's is."""
     pool: bool = False
     """Each judge of the pool votes too, by the majority of its own traces; a tie of these is 0."""
-    weights: tuple[tuple[str, float], ...] = ()
-    """(name, weight of 0 or more) of every member: `curate.weigh` makes them of a small gold set. Empty: a member, a
-    vote."""
+    weights: tuple[tuple[str, float, float], ...] = ()
+    """(name, weight of its yes, weight of its no) of every member, 0 or more: `curate.weigh` makes them of a small gold
+    set. Empty: a member, a vote."""
 
     def __post_init__(self) -> None:
-        names = [name for name, _ in self.weights]
+        names = [name for name, _, _ in self.weights]
         if len(set(names)) < len(names):
             raise ValueError(f"weights of {names}: give each member one weight")
-        bad = [(name, weight) for name, weight in self.weights if not (math.isfinite(weight) and weight >= 0)]
-        if bad:
-            raise ValueError(f"weight {bad[0][1]} of {bad[0][0]}: a weight is a number of 0 or more")
-        if self.weights and not any(weight > 0 for _, weight in self.weights):
+        for name, yes, no in self.weights:
+            if not all(math.isfinite(weight) and weight >= 0 for weight in (yes, no)):
+                raise ValueError(f"weights {yes} and {no} of {name}: a weight is a number of 0 or more")
+        if self.weights and not any(yes > 0 or no > 0 for _, yes, no in self.weights):
             raise ValueError("all weights are 0: nobody would decide; give one member at least a weight above 0")
 
     def check(self, verifier: str, judges: Sequence[str]) -> None:
@@ -54,15 +54,15 @@ class Ensemble:
             raise ValueError(f"members {members}: each needs a name of its own, or their votes cannot be told apart")
         if len(members) < 2:
             raise ValueError(f"an ensemble of {members}: add verifiers (`others`), or let the pool vote (`pool=True`)")
-        named = {name for name, _ in self.weights}
+        named = {name for name, _, _ in self.weights}
         if self.weights and named != set(members):
             odd = sorted(named ^ set(members))
             raise ValueError(f"weights name {sorted(named)}, members are {members}: {', '.join(odd)} is in one of them")
 
     def decide(self, votes: Sequence[GoldVerdicts]) -> GoldVerdicts | None:
         """`combine` of the members that count for anything; None when none of these voted."""
-        weights = dict(self.weights)
-        heard = [vote for vote in votes if not weights or weights[vote.verifier] > 0]
+        weights = {name: (yes, no) for name, yes, no in self.weights}
+        heard = [vote for vote in votes if not weights or max(weights[vote.verifier]) > 0]
         return combine(heard, weights or None) if heard else None
 
     def rule(self) -> list[object]:
@@ -87,15 +87,16 @@ def pool_votes(traces: Sequence[PoolTrace]) -> list[GoldVerdicts]:
     return votes
 
 
-def combine(votes: Sequence[GoldVerdicts], weights: Mapping[str, float] | None = None) -> GoldVerdicts:
-    """Gold of one candidate: 1 where more than half of the weight says so, otherwise, at a tie too, 0.
+def combine(votes: Sequence[GoldVerdicts], weights: Mapping[str, tuple[float, float]] | None = None) -> GoldVerdicts:
+    """Gold of one candidate: 1 where the weight of yes is above that of no, otherwise, at a tie too, 0.
 
-    Weighted majority voting; with weights log(p / (1 - p)) of independent members that are right with probability p it
-    is the rule that errs least (Nitzan and Paroush, International Economic Review 23, 1982).
+    Weighted majority voting. Of independent members and equally frequent truths it errs least when a yes weighs
+    log(p(yes | 1) / p(yes | 0)) and a no log(p(no | 0) / p(no | 1)), which are both log(p / (1 - p)) for a member
+    that is right with probability p about either (Nitzan and Paroush, International Economic Review 23, 1982).
 
     Args:
         votes: of one candidate, of members of different names.
-        weights: by name; None counts every member once.
+        weights: by name, of its yes and its no; None counts every member once.
 
     Raises:
         ValueError: without votes, for votes of several candidates, of different lengths or twice by one member.
@@ -110,15 +111,15 @@ def combine(votes: Sequence[GoldVerdicts], weights: Mapping[str, float] | None =
         says: dict[int, list[GoldVerdicts]] = {0: [], 1: []}
         for vote in votes:
             says[vote.gold[place].value].append(vote)
-        for_yes, for_no = (math.fsum(_weight(vote, weights) for vote in says[value]) for value in (1, 0))
+        for_yes, for_no = (math.fsum(_weight(vote, value, weights) for vote in says[value]) for value in (1, 0))
         value: int = 1 if for_yes > for_no and not math.isclose(for_yes, for_no) else 0
         verdicts.append(Verdict(1 if value else 0, _told(says, value, place, for_yes, for_no, weights is not None)))
     together = f"ensemble of {', '.join(sorted(names))}"
     return GoldVerdicts(votes[0].candidate_id, tuple(verdicts), together, any(vote.simulated for vote in votes))
 
 
-def _weight(vote: GoldVerdicts, weights: Mapping[str, float] | None) -> float:
-    return 1.0 if weights is None else weights[vote.verifier]
+def _weight(vote: GoldVerdicts, value: int, weights: Mapping[str, tuple[float, float]] | None) -> float:
+    return 1.0 if weights is None else weights[vote.verifier][1 - value]
 
 
 def _told(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ RULES: dict[str, tuple[TieBreak, bool]] = {
     "no filter": ("neutral", False),
 }
 """Name to (tie-break, filter on). All three are measured on the same traces, whichever a curation uses."""
-COUNTED = 4
+COUNTED = 5
 """Version of what is counted of a chunk: one that was counted by an older one is counted anew."""
 
 
@@ -102,6 +102,8 @@ class Tally:
     findings: FindingsTally = field(default_factory=FindingsTally)
     verifiers: AgreementTally = field(default_factory=AgreementTally)
     """Of an ensemble's members, with each other and with the gold that they made."""
+    contents: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Contexts by "category", "subset", "split" and "licence" of their sample, and edits by "editor"."""
 
     def add_candidate(
         self,
@@ -118,6 +120,17 @@ class Tally:
         self.filters.add(context, candidate, traces, decisions, filter_on)
         if gold is not None:
             self.add_quadruple(traces, gold)
+
+    def add_context(self, context: Context, editors: Iterable[str]) -> None:
+        """One context, and the editors of its edits."""
+        sample = context.sample
+        values = {
+            "category": sample.category or "unknown", "subset": sample.subset, "split": sample.split,
+            "licence": sample.licence or "unknown",
+        }  # fmt: skip
+        for part, value in values.items():
+            self.contents[part][value] += 1
+        self.contents["editor"].update(editors)
 
     def add_decisions(self, decisions: Iterable[Decision]) -> None:
         """Each trace once."""
@@ -142,6 +155,7 @@ class Tally:
             "filters": self.filters.counts(),
             "findings": self.findings.counts(),
             "verifiers": self.verifiers.counts(),
+            "contents": {part: dict(own) for part, own in self.contents.items()},
             "counted": COUNTED,
         }
 
@@ -156,6 +170,8 @@ class Tally:
         self.filters.add_counts(counts["filters"])
         self.findings.add_counts(counts["findings"])
         self.verifiers.add_counts(counts["verifiers"])
+        for part, values in counts["contents"].items():
+            self.contents[part].update(values)
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -166,6 +182,7 @@ class Tally:
             "filters": self.filters.as_dict(),
             "findings": self.findings.as_dict(),
             "verifiers": self.verifiers.as_dict(),
+            "contents": {part: dict(sorted(own.items())) for part, own in sorted(self.contents.items())},
         }
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edit_r1.curate.ensemble import pool_votes
 from edit_r1.records import GoldVerdicts, PoolTrace
@@ -34,6 +34,10 @@ class Reliability:
     """Mean of the two after shrinkage, 0 to 1."""
     weight: float
     """log(balanced / (1 - balanced)), and 0 for a member no better than chance: nobody's word is turned round."""
+    yes_weight: float
+    """log(p(yes | 1) / p(yes | 0)) after shrinkage, likewise: little for a member that says yes to nearly all."""
+    no_weight: float
+    """log(p(no | 0) / p(no | 1)) after shrinkage, likewise: much for such a member."""
 
 
 def reliabilities(
@@ -77,11 +81,16 @@ def _reliability(member: str, counts: Counter[tuple[int, int]], shrinkage: float
         shares.append(right / all_of if all_of else None)
         shrunk.append((right + shrinkage / 2) / (all_of + shrinkage) if all_of + shrinkage else 0.5)
     balanced = sum(shrunk) / 2
-    inside = min(balanced, 1 - 1e-6)  # without shrinkage a member may be right throughout
+    yes, no = shrunk
     return Reliability(
-        member, sum(counts.values()), shares[0], shares[1], balanced, max(0.0, math.log(inside / (1 - inside)))
-        if inside > 0 else 0.0,
+        member, sum(counts.values()), shares[0], shares[1], balanced, _log_ratio(balanced, 1 - balanced),
+        _log_ratio(yes, 1 - no), _log_ratio(no, 1 - yes),
     )  # fmt: skip
+
+
+def _log_ratio(part: float, other: float) -> float:
+    """0 where `other` is as large; bounded, because without shrinkage a member may be right throughout."""
+    return max(0.0, math.log(max(part, 1e-6) / max(other, 1e-6)))
 
 
 def read_gold_set(path: Path) -> dict[str, tuple[int, ...]]:
@@ -158,12 +167,23 @@ def _shard_traces(path: Path) -> list[PoolTrace]:
     return [POOL_TRACES.from_row(row) for row in read_rows(path)]
 
 
-def read_weights(path: Path) -> tuple[tuple[str, float], ...]:
-    """What `edit-r1 curate weigh --out` wrote, for `Ensemble.weights`. Raises ValueError for another file."""
+Sides = Literal["two", "one"]
+"""Whether a member's yes and no weigh apart, or as much as its balanced accuracy says."""
+
+
+def weights_of(members: Iterable[Reliability], sides: Sides = "two") -> tuple[tuple[str, float, float], ...]:
+    """For `Ensemble.weights`."""
+    if sides == "one":
+        return tuple((one.member, one.weight, one.weight) for one in members)
+    return tuple((one.member, one.yes_weight, one.no_weight) for one in members)
+
+
+def read_weights(path: Path, sides: Sides = "two") -> tuple[tuple[str, float, float], ...]:
+    """`weights_of` what `edit-r1 curate weigh --out` wrote. Raises StoreError for another file."""
     found: Any = read_json(path)
-    weights = found.get("weights") if isinstance(found, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(one, int | float) for one in weights.values()):
+    try:
+        return weights_of([Reliability(**one) for one in found["members"]], sides)
+    except (KeyError, TypeError) as error:
         raise StoreError(
             f"{path}: holds no weights; make them with `edit-r1 curate weigh DIR --gold FILE --out {path}`"
-        )
-    return tuple(sorted((str(name), float(weight)) for name, weight in weights.items()))
+        ) from error

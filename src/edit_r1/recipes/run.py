@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from edit_r1.curate.card import write_card
 from edit_r1.curate.engine import Engine
 from edit_r1.curate.run import curate
 from edit_r1.curate.stage import CurateStage
@@ -126,6 +127,7 @@ def run_curation(stage: CurateStage, out: Path, engine: Engine | None = None, re
         curate(stage, out, progress, engine, retry)
     selected = out / "selected"
     write_text(selected / "README.md", quadruples_card(Dataset(out, "selected", QUADRUPLES)))
+    write_card(stage, out)
     return out
 
 

@@ -12,11 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
-from PIL import Image
 
-from edit_r1.images import bounded_size, decode_pil, encode_png
+from edit_r1.images import thumbnail
 from edit_r1.preferences.audit import WINNER_IS, Audit, audit_json
 from edit_r1.records import Preference
 from edit_r1.report.judgment_page import plain
@@ -141,9 +139,7 @@ def _shared(row: int, role: str, other: str, bits: int, exact: bool, rows: Mappi
 @lru_cache(maxsize=512)
 def _thumbnail(data: bytes) -> bytes:
     """A small PNG; pictures of an audited set are readable, or their rows would not be examples."""
-    picture = decode_pil(data)
-    size = bounded_size(*picture.size, THUMBNAIL_PIXELS)
-    return encode_png(np.asarray(picture.resize(size, Image.Resampling.LANCZOS)) if size != picture.size else picture)
+    return thumbnail(data, THUMBNAIL_PIXELS)
 
 
 def _share(value: float | None, digits: int = 1) -> str:

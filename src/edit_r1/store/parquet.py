@@ -131,16 +131,20 @@ def read_rows(path: str | Path) -> list[Row]:
     return list(iterate_rows(Path(path)))
 
 
-def iterate_rows(path: Path) -> Iterator[Row]:
-    """As `read_rows`, with one row group in memory at a time. Raises StoreError as it does."""
+def iterate_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """As `read_rows`, with one row group in memory at a time. Raises StoreError as it does.
+
+    columns: the only ones to read; all without it.
+    """
     try:
         # With pre_buffer, the default, what was read of a file stays in memory until its end.
         with pq.ParquetFile(path, pre_buffer=False) as file:
             schema = file.schema_arrow
-            images = [name for name in schema.names if schema.field(name).type == _ARROW["image"]]
-            several = [name for name in schema.names if schema.field(name).type == _ARROW["images"]]
-            lists = {name: nested for name in schema.names if (nested := _images_in_list(schema.field(name).type))}
-            for batch in file.iter_batches(batch_size=ROW_GROUP):
+            names = [name for name in schema.names if columns is None or name in columns]
+            images = [name for name in names if schema.field(name).type == _ARROW["image"]]
+            several = [name for name in names if schema.field(name).type == _ARROW["images"]]
+            lists = {name: nested for name in names if (nested := _images_in_list(schema.field(name).type))}
+            for batch in file.iter_batches(batch_size=ROW_GROUP, columns=names):
                 for row in batch.to_pylist():
                     row.update({name: row[name] and row[name]["bytes"] for name in images})
                     row.update({name: row[name] and [one["bytes"] for one in row[name]] for name in several})

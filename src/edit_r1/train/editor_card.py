@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edit_r1.store import write_text
+from edit_r1.store.cards import public_text
 
 PACKAGES = ("edit-r1", "torch", "diffusers", "transformers", "peft", "accelerate")
 LICENCE = "choose a licence that those of the base model, the data and the judge allow, and write `license: ...` here"
@@ -156,7 +157,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return plain(str(value))
     if isinstance(value, str):
-        return _public(value)
+        return public_text(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
@@ -168,10 +169,3 @@ def public_name(origin: str) -> str:
     if Path(origin).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", origin):
         return Path(origin).resolve().name if Path(origin).exists() else Path(origin).name or origin
     return origin
-
-
-def _public(text: str) -> str:
-    """Of an absolute path its last part, of an address what follows the host."""
-    if text.startswith(("http://", "https://")):
-        return f"{text.split('://')[0]}://(server){re.sub(r'^https?://[^/#]*', '', text)}"
-    return f"(folder)/{Path(text.rstrip('/')).name}" if text.startswith(("/", "~")) else text

@@ -14,10 +14,10 @@ from typing import Any
 
 from edit_r1.preferences.votes import flip_rate, gather_votes
 from edit_r1.records import Preference, Quadruple, Sample
+from edit_r1.store.cards import LICENCE_LINE, NOT_SIMULATED, SIMULATED, data_head, markdown_table
 from edit_r1.train.editor_card import plain, public_name, versions
 
 LICENCE = "choose a licence that those of the base model and the data allow, and write `license: ...` here"
-DATA_LICENCE = "choose a licence that those of the pictures and texts allow, and write `license: ...` here"
 METRICS = {
     "loss": "loss",
     "mean_token_accuracy": "share of target tokens that are the likeliest",
@@ -150,15 +150,7 @@ def _counted(what: str, values: Iterable[str]) -> str:
 
 
 def _data_card(title: str, facts: Sequence[str], kinds: Counter[str], simulated: bool) -> str:
-    front = [
-        "---", f"# {DATA_LICENCE}", "tags:", "- edit-r1", "- image-editing", *(["- simulated"] if simulated else []),
-        "configs:", "- config_name: default", '  data_files: "*.parquet"', "---",
-    ]  # fmt: skip
-    origin = (
-        "Some or all of it is simulated (EditWorld): it says nothing about people or real editors."
-        if simulated
-        else "None of it is marked as simulated."
-    )
-    table = ["| kind of edit | contexts |", "|---|---|", *(f"| {kind} | {n} |" for kind, n in sorted(kinds.items()))]
-    licence = f"Licence: not set. Before publishing {DATA_LICENCE.replace(' here', ' above')}."
-    return "\n\n".join(["\n".join(front), f"# {title}", origin, licence, "\n".join(facts), "\n".join(table)]) + "\n"
+    front = data_head({"default": "*.parquet"}, ["simulated"] if simulated else [])
+    table = markdown_table(["kind of edit", "contexts"], sorted(kinds.items()))
+    parts = [front, f"# {title}", SIMULATED if simulated else NOT_SIMULATED, LICENCE_LINE, "\n".join(facts), table]
+    return "\n\n".join(parts) + "\n"
