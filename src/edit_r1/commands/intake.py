@@ -24,6 +24,7 @@ def curate_intake(
         recipe: path/file.py:function.
         retry_failed: look again at rows that failed.
     """
+    from edit_r1.curate.keeping import open_ledger
     from edit_r1.curate.run import refuse_foreign
     from edit_r1.curate.stage import Prepared
     from edit_r1.recipes.load import load_curation
@@ -40,7 +41,8 @@ def curate_intake(
     refuse_foreign(out)
     with progress_bar(quiet=json) as bar:
         task = bar.add_task("intake", total=None)
-        stage.prepare(out, retry_failed, lambda done, total: bar.update(task, completed=done, total=total))
+        ledger = open_ledger(out, stage)
+        stage.prepare(out, retry_failed, lambda done, total: bar.update(task, completed=done, total=total), ledger)
     document: dict[str, Any] = read_json(out / "intake.json")
     if json:
         print_json(document)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.curate.ensemble import Ensemble
-from edit_r1.curate.stage import CurateStage
+from edit_r1.curate.stage import CurateStage, Prepared
 from edit_r1.editors.kept import KeptEditor
 from edit_r1.editors.protocol import Editor, PaidEditor
 from edit_r1.vlm.budget import Budget, Ledger, read_spent
@@ -36,6 +36,8 @@ def open_ledger(out: Path, stage: CurateStage) -> Ledger:
     """
     if stage.budget.money is not None:
         models: list[VLM | Editor] = [stage.decomposer, *stage.verifiers, *stage.editors, *(m.vlm for m in stage.pool)]
+        if isinstance(stage.samples, Prepared):
+            models += stage.samples.models
         for model in models:
             if isinstance(model, PaidVLM | PaidEditor) and not model.priced:
                 raise ValueError(

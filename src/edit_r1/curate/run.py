@@ -78,7 +78,7 @@ def curate(
         OutageError: when a model answers nothing at all; the next run asks again for what it left.
         BudgetError: when `stage.budget` is spent; the next run with a higher one goes on.
     """
-    open_ledger(out, stage)  # a budget that cannot be kept is refused before anything is written
+    ledger = open_ledger(out, stage)  # a budget that cannot be kept is refused before anything is written
     counts: Counter[str] = Counter()
 
     def done(step: str) -> None:
@@ -88,7 +88,8 @@ def curate(
 
     engine = engine or Local()
     refuse_foreign(out)
-    stage.prepare(out, retry, None if progress is None else partial(progress, "intake"))
+    stage.prepare(out, retry, None if progress is None else partial(progress, "intake"), ledger)
+    ledger.close()
     moved = _begin(stage, out, engine.at_once)
     try:
         engine.run(stage, out, retry, moved, done)

@@ -16,7 +16,7 @@ from edit_r1.curate.shards import unit_key
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import Candidate, Sample
 from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
-from edit_r1.vlm.budget import UNBOUNDED, Budget
+from edit_r1.vlm.budget import UNBOUNDED, Budget, Ledger
 from edit_r1.vlm.protocol import VLM, Sampling
 
 DECOMPOSE_SAMPLING = Sampling(1024, temperature=0.7, top_p=0.95)
@@ -41,11 +41,25 @@ class Samples(Protocol):
 class Prepared(Protocol):
     """Samples that have to be looked at as a whole before the first is asked for, once for an output."""
 
-    def prepare(self, out: Path, retry: bool = False, tell: Callable[[int, int], None] | None = None) -> None:
-        """Looks at them, or finds under `out` what was seen; returns at once when called again. Raises ValueError when
-        there are none.
+    @property
+    def models(self) -> Sequence[VLM]:
+        """Those that are asked meanwhile."""
 
-        retry: look again at what failed. tell: called with (rows looked at, rows to look at as far as known).
+    def prepare(
+        self,
+        out: Path,
+        retry: bool = False,
+        tell: Callable[[int, int], None] | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """Looks at them, or finds under `out` what was seen; returns at once when called again.
+
+        Args:
+            retry: look again at what failed.
+            tell: called with (rows looked at, rows to look at as far as known).
+            ledger: where it is booked what models are paid for meanwhile.
+
+        Raises ValueError when there are none, BudgetError when the budget is spent.
         """
 
 
@@ -128,10 +142,16 @@ class CurateStage:
                 "change a seed, temperature or system text, or raise `traces` of one"
             )
 
-    def prepare(self, out: Path, retry: bool = False, tell: Callable[[int, int], None] | None = None) -> None:
-        """Prepares the samples where they need it (`Prepared`). Raises ValueError when there are none."""
+    def prepare(
+        self,
+        out: Path,
+        retry: bool = False,
+        tell: Callable[[int, int], None] | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """Prepares the samples where they need it, as `Prepared.prepare`, and raises as it does."""
         if isinstance(self.samples, Prepared):
-            self.samples.prepare(out, retry, tell)
+            self.samples.prepare(out, retry, tell, ledger)
 
     @property
     def chunks(self) -> int:

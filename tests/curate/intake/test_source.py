@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from edit_r1.curate.intake.hard import HardFilter
 from edit_r1.curate.intake.open import open_rows, team_samples
 from edit_r1.curate.intake.rows import Columns
 from edit_r1.curate.intake.source import TeamSamples
+from edit_r1.curate.stage import Prepared
 from edit_r1.curate.tables import PICKS
 from edit_r1.images import decode_rgb
 from edit_r1.records import Sample
 from edit_r1.store import read_dataset, read_json
+from edit_r1.vlm.budget import Budget, BudgetError, Ledger, read_spent
+from edit_r1.vlm.openai import OpenAIVLM
 from edit_r1.vlm.protocol import Completion, Request
 
 
@@ -285,6 +289,26 @@ def test_an_outage_ends_the_pass_and_keeps_what_was_paid_for(many: Path, kit: An
     source = team_samples(many, hard=HardFilter(mended, at_once=10))
     source.prepare(tmp_path)
     assert len(mended.calls) == 20
+
+
+def test_a_budget_ends_the_pass_and_nothing_is_paid_for_twice(
+    many: Path, fake_openai: Callable[..., Any], tmp_path: Path
+) -> None:
+    def answer(body: dict[str, Any], number: int) -> str:
+        text = body["messages"][-1]["content"][-1]["text"]
+        return said(int(text.split("Do ")[1].split(" ")[0]) % 2 == 0, "other")
+
+    server = fake_openai(answer)
+    source = team_samples(many, hard=HardFilter(OpenAIVLM(server.url, "filter", concurrency=2)))
+    assert isinstance(source, Prepared)
+    with pytest.raises(BudgetError, match="budget of 10"):
+        source.prepare(tmp_path, ledger=Ledger(tmp_path / ".work" / "spent", Budget(requests=10)))
+    assert len(server.bodies) == 10
+    again = team_samples(many, hard=HardFilter(OpenAIVLM(server.url, "filter", concurrency=2)))
+    again.prepare(tmp_path, ledger=Ledger(tmp_path / ".work" / "spent", Budget(requests=30)))
+    assert len(server.bodies) == 30 and len(split(again)[0]) == 15
+    assert read_spent(tmp_path / ".work" / "spent")["filter"].usage.requests == 30
+    assert not list((tmp_path / ".work" / "kept").glob("*"))
 
 
 def test_the_reader_is_chosen_by_what_lies_there(folder: Path, tmp_path: Path, data_kit: Any) -> None:

@@ -6,6 +6,7 @@ picks/                       the same as a data set
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from edit_r1.curate.tables import PICKS, Pick
 from edit_r1.records import Sample
 from edit_r1.store import Dataset, read_rows, row_hash, write_rows
 from edit_r1.verifier.hard_filter import FILTER_VERSION
+from edit_r1.vlm.budget import Ledger
+from edit_r1.vlm.kept import KeptVLM
+from edit_r1.vlm.paid import PaidVLM
 from edit_r1.vlm.protocol import VLM, Sampling
 
 
@@ -47,9 +51,9 @@ class HardFilter:
 class Picks:
     """Decisions on disk, and in memory without their reasons: some 200 bytes each."""
 
-    def __init__(self, out: Path) -> None:
-        """Raises StoreError for a damaged file."""
-        self._out, self._folder = out, out / ".work" / "picks"
+    def __init__(self, out: Path, ledger: Ledger | None = None) -> None:
+        """ledger: where paid decisions are booked. Raises StoreError for a damaged file."""
+        self._out, self._folder, self._ledger = out, out / ".work" / "picks", ledger
         self._known: dict[str, Pick] = {}
         for path in self._paths():
             self._add([PICKS.from_row(row) for row in read_rows(path)])
@@ -59,7 +63,7 @@ class Picks:
 
         An answer without a decision is kept too, and asked for again when `retry`. A call that failed is kept nowhere.
 
-        Raises OutageError when the model answers nothing at all.
+        Raises OutageError when the model answers nothing at all, BudgetError when the budget is spent.
         """
         keys = [unit_key(hard.key, list(sample.sources), sample.instruction) for sample in samples]
         new = [
@@ -69,7 +73,7 @@ class Picks:
         ]
         failed: dict[int, Failure] = {}
         if new:
-            found = judge_hard([samples[place] for place in new], hard.judge, hard.sampling)
+            found = self._ask([samples[place] for place in new], hard)
             check_outage(
                 [one for one in found if isinstance(one, Failure)],
                 {one.model for one in found if isinstance(one, HardVerdict)},
@@ -82,6 +86,7 @@ class Picks:
                     made.append(_pick(keys[place], samples[place], one, hard.judge))
             if made:
                 self._write(made)
+                shutil.rmtree(self._kept(hard), ignore_errors=True)  # what a retry asks must be asked
         return [failed.get(place) or self._known[key] for place, key in enumerate(keys)]
 
     def assemble(self) -> None:
@@ -89,6 +94,19 @@ class Picks:
         parts = [(path, [row_hash(row) for row in read_rows(path)]) for path in self._paths()]
         if parts:
             Dataset(self._out, "picks", PICKS).assemble(parts)
+
+    def _ask(self, samples: Sequence[Sample], hard: HardFilter) -> list[HardVerdict | Failure]:
+        """A paid model's answers are kept one by one until the batch is written (`vlm.kept`)."""
+        if not isinstance(hard.judge, PaidVLM):
+            return judge_hard(samples, hard.judge, hard.sampling)
+        kept = KeptVLM(hard.judge, self._kept(hard), self._ledger)
+        try:
+            return judge_hard(samples, kept, hard.sampling)
+        finally:
+            kept.close()
+
+    def _kept(self, hard: HardFilter) -> Path:
+        return self._out / ".work" / "kept" / f"picks-{hard.key[:12]}"
 
     def _write(self, made: Sequence[Pick]) -> None:
         paths = self._paths()

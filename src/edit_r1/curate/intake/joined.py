@@ -13,6 +13,8 @@ from edit_r1.curate.intake.source import TeamSamples, Tell
 from edit_r1.curate.shards import unit_key
 from edit_r1.records import Sample
 from edit_r1.store import write_json
+from edit_r1.vlm.budget import Ledger
+from edit_r1.vlm.protocol import VLM
 
 
 class JoinedSamples:
@@ -31,12 +33,17 @@ class JoinedSamples:
     def fingerprint(self) -> str:
         return unit_key([part.fingerprint for part in self.parts])
 
-    def prepare(self, out: Path, retry: bool = False, tell: Tell | None = None) -> None:
+    @property
+    def models(self) -> list[VLM]:
+        """As `curate.stage.Prepared`."""
+        return [model for part in self.parts for model in part.models]
+
+    def prepare(self, out: Path, retry: bool = False, tell: Tell | None = None, ledger: Ledger | None = None) -> None:
         """As `TeamSamples.prepare`, part by part."""
         if self._starts:
             return
         for number, part in enumerate(self.parts):
-            part.prepare(out, retry, tell, frozenset(self._part_of))
+            part.prepare(out, retry, tell, ledger, frozenset(self._part_of))
             self._part_of |= dict.fromkeys(part.ids(), number)
         self._starts = [0, *accumulate(len(part) for part in self.parts)]
         write_json(out / "intake.json", {"parts": [part.counts for part in self.parts]})

@@ -36,6 +36,8 @@ from edit_r1.images import ImageError
 from edit_r1.records import Sample
 from edit_r1.store import StoreError, read_json, write_bytes, write_json
 from edit_r1.verifier.items import context_key
+from edit_r1.vlm.budget import Ledger
+from edit_r1.vlm.protocol import VLM
 
 Tell = Callable[[int, int], None]
 _VERSION = 1
@@ -120,13 +122,24 @@ class TeamSamples:
         rules = [asdict(self.checks), asdict(self.draw), hard, self.licence, self.split, sorted(self.without)]
         return unit_key(_VERSION, self.reader.fingerprint, rules)
 
+    @property
+    def models(self) -> list[VLM]:
+        """As `curate.stage.Prepared`: the filter."""
+        return [] if self.hard is None else [self.hard.judge]
+
     def prepare(
-        self, out: Path, retry: bool = False, tell: Tell | None = None, without: Set[str] = frozenset()
+        self,
+        out: Path,
+        retry: bool = False,
+        tell: Tell | None = None,
+        ledger: Ledger | None = None,
+        without: Set[str] = frozenset(),
     ) -> None:
         """As `curate.stage.Prepared`. without: ids that are taken elsewhere; rows of these are failures.
 
         Raises ValueError for data that cannot be opened, or give no sample though nothing is taken elsewhere;
-        StoreError when the disk refuses; OutageError when the filter answers nothing at all.
+        StoreError when the disk refuses; OutageError when the filter answers nothing at all; BudgetError when the
+        budget is spent, and what was answered by then is found again.
         """
         if self._picked is not None and self._out == out:
             return
@@ -135,7 +148,7 @@ class TeamSamples:
         self.reader.prepare(work)
         path = work / f"picked-{self._asked()[:16]}.parquet"
         if not path.exists() or (retry and _failed(_read(path))):
-            table, counts = _Pass(self, out, work, retry, tell).run()
+            table, counts = _Pass(self, out, work, retry, tell, ledger).run()
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd")
             write_json(path.with_suffix(".json"), counts)
@@ -217,9 +230,11 @@ def _failed(table: pa.Table) -> bool:
 class _Pass:
     """One pass over the rows."""
 
-    def __init__(self, source: TeamSamples, out: Path, work: Path, retry: bool, tell: Tell | None) -> None:
+    def __init__(
+        self, source: TeamSamples, out: Path, work: Path, retry: bool, tell: Tell | None, ledger: Ledger | None
+    ) -> None:
         self.source, self.retry, self.tell = source, retry, tell
-        self.looked, self.picks = Looked(work, source.reader), Picks(out)
+        self.looked, self.picks = Looked(work, source.reader), Picks(out, ledger)
         self.seen = Seen(source.checks)
         self.kept: Counter[str] = Counter()
         self.by_category: Counter[str] = Counter()
