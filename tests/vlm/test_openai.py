@@ -413,6 +413,17 @@ def test_requests_in_flight_are_bounded(fake_openai: Any, connect: Connect) -> N
     assert server.most_in_flight == 3 == vlm.capacity
 
 
+def test_as_many_connections_as_requests_in_flight(fake_openai: Any, connect: Connect, reply: Any) -> None:
+    seen: set[int] = set()
+    server = fake_openai(lambda body, number: reply({}, drop=True) if number == 5 else "fine")
+    verify = server.verify_request
+    server.verify_request = lambda request, address: seen.add(address[1]) or verify(request, address)
+    vlm = connect(server.url)
+    for _ in range(10):
+        assert vlm.generate(ASK, GREEDY)[0][0].text == "fine"
+    assert len(seen) == 2  # a second one after the broken answer
+
+
 def test_it_may_be_called_from_threads_and_inside_a_running_loop(fake_openai: Any, connect: Connect) -> None:
     vlm = connect(fake_openai(lambda body, number: "fine").url)
     found: list[str] = []

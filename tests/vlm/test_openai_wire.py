@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edit_r1.vlm.openai_wire import NoAnswer, one_line, read_answer, retry_after, server_words
-from edit_r1.vlm.protocol import TokenChoices
+from edit_r1.images import encode_png
+from edit_r1.vlm.openai_wire import (
+    NoAnswer,
+    encode_messages,
+    encode_request,
+    one_line,
+    read_answer,
+    retry_after,
+    server_words,
+)
+from edit_r1.vlm.protocol import Request, Sampling, TokenChoices
+
+PICTURE = encode_png(np.zeros((8, 8, 3), np.uint8))
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -32,6 +45,22 @@ JSON = st.recursive(
 def answer(message: Any, finish: Any = "stop", logprobs: Any = None) -> bytes:
     choice = {"message": message, "finish_reason": finish, "logprobs": logprobs}
     return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}).encode()
+
+
+@given(st.lists(st.text() | st.just(PICTURE), max_size=4).map(tuple), st.none() | st.text())
+def test_messages_are_the_json_of_the_conversation(parts: tuple[str | bytes, ...], system: str | None) -> None:
+    url = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+    content = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image_url", "image_url": {"url": url}}
+        for part in parts
+    ]
+    expected = [{"role": "user", "content": content}]
+    if system is not None:
+        expected.insert(0, {"role": "system", "content": system})
+    messages = encode_messages(Request(parts, system))
+    assert json.loads(messages) == expected
+    body = json.loads(encode_request(messages, Sampling(5), "judge", 2, "max_tokens", {"min_p": 0.5}))
+    assert body["messages"] == expected and (body["n"], body["min_p"], body["max_tokens"]) == (2, 0.5, 5)
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()), st.integers(1, 3))

@@ -31,6 +31,7 @@ import httpx
 
 from edit_r1.vlm.address import is_loopback, read_address, read_key
 from edit_r1.vlm.errors import ModelError
+from edit_r1.vlm.lanes import Lanes
 from edit_r1.vlm.openai_pace import Pace
 from edit_r1.vlm.openai_wire import (
     OWN_KEYS,
@@ -140,10 +141,9 @@ class OpenAIVLM:
         self._key = read_key(api_key_env)
         self._reached = False
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s), pool=None),
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+        self._lanes = Lanes(
+            headers,
+            httpx.Timeout(timeout_s, connect=min(10.0, timeout_s), pool=None),
             trust_env=not is_loopback(host),  # a proxy for the world is none for this machine
         )
         self._pace = Pace(concurrency)
@@ -242,7 +242,7 @@ class OpenAIVLM:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.aclose()
+        await self._lanes.close()
 
     async def _deal(self, calls: Iterator[Call], arrived: SimpleQueue[Answered | None]) -> None:
         """Sends each call when there is a place for it, and hands over what comes; None is the end."""
@@ -359,7 +359,8 @@ class OpenAIVLM:
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._client.stream("POST", f"{self.endpoint}/chat/completions", content=content) as response,
+                self._lanes.one() as client,
+                client.stream("POST", f"{self.endpoint}/chat/completions", content=content) as response,
             ):
                 payload = await self._read(response)
         except (TimeoutError, httpx.TimeoutException):

@@ -61,10 +61,11 @@ def encode_messages(request: Request) -> bytes:
 
     Raises ImageError (a ValueError) for a picture that cannot be read.
     """
-    messages: list[dict[str, Any]] = [{"role": "user", "content": [_part(part) for part in request.parts]}]
+    content = b", ".join(_part(part) for part in request.parts)
+    messages = b'{"role": "user", "content": [' + content + b"]}"
     if request.system is not None:
-        messages.insert(0, {"role": "system", "content": request.system})
-    return json.dumps(messages).encode()
+        messages = json.dumps({"role": "system", "content": request.system}).encode() + b", " + messages
+    return b"[" + messages + b"]"
 
 
 def encode_request(
@@ -89,11 +90,12 @@ def encode_request(
     return json.dumps({**body, **extra}).encode()[:-1] + b', "messages": ' + messages + b"}"
 
 
-def _part(part: str | bytes) -> dict[str, Any]:
+def _part(part: str | bytes) -> bytes:
     if isinstance(part, str):
-        return {"type": "text", "text": part}
-    url = f"data:{picture_mime(part)};base64,{base64.b64encode(part).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
+        return json.dumps({"type": "text", "text": part}).encode()
+    # By hand: looking through megabytes of base64 for signs to escape took half of the time of encoding.
+    url = f"data:{picture_mime(part)};base64,".encode() + base64.b64encode(part)
+    return b'{"type": "image_url", "image_url": {"url": "' + url + b'"}}'
 
 
 def read_answer(payload: bytes, n: int) -> Answer:
