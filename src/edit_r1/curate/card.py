@@ -18,7 +18,7 @@ from edit_r1.curate.look import Looked, look
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.tables import PICKS
 from edit_r1.images import thumbnail
-from edit_r1.records import CATEGORIES
+from edit_r1.records import CATEGORIES, Trace
 from edit_r1.store import Dataset, read_json, write_bytes, write_json, write_text
 from edit_r1.store.cards import (
     LICENCE_LINE,
@@ -296,8 +296,7 @@ def _example(out: Path, number: int, row: Looked) -> str:
         write_bytes(out / names[role], thumbnail(image, EXAMPLE_PIXELS))
     kept = next((one for one in row.decisions if one.cause == "kept"), None)
     trace = next((one.outcome for one in row.traces if kept is not None and one.index == kept.index), None)
-    verdicts = getattr(trace, "verdicts", None) or ()
-    score = getattr(trace, "score", None)
+    verdicts, score = (trace.verdicts or (), trace.score) if isinstance(trace, Trace) else ((), None)
     head = f"**{markdown_text(row.context.sample.instruction)}** {markdown_text(row.candidate.editor)}"
     if kept is not None:
         head += f"; kept {markdown_text(kept.judge)}" + (f", score {score:g}" if score is not None else "")
