@@ -14,9 +14,11 @@ from edit_r1.curate.card import EXAMPLES, write_card
 from edit_r1.curate.ensemble import Ensemble
 from edit_r1.curate.run import curate
 from edit_r1.curate.stage import CurateStage, GivenSamples
+from edit_r1.curate.tables import PICKS, Pick
 from edit_r1.images import decode_rgb
 from edit_r1.records import Sample
-from edit_r1.store import read_json
+from edit_r1.store import read_json, write_dataset, write_json
+from edit_r1.store.cards import markdown_text
 
 NASTY = "make it <script>alert(1)</script> | ![x](http://evil.example/p.png) `blue`\n# now"
 
@@ -46,6 +48,8 @@ def test_figures_are_those_of_the_summary(made: tuple[CurateStage, Path]) -> Non
     for step, rows in summary["rows"].items():
         assert f"| `{step}` | {rows:,} | {sum(summary['failed'][step].values()):,} |" in body
     assert f"| `votes` | {summary['beside']['votes']['rows']:,} |" in body
+    cause, count = next(iter(summary["failed"]["traces"].items()))
+    assert f"| `traces` | {markdown_text(cause)} | {count} |" in body
     gold = summary["agreement"]["gold"]["j1"]
     assert f"| j1 | {gold['units']:,} | {gold['raw']:.3f}" in body
     kept = summary["filters"]["kept"]
@@ -95,3 +99,13 @@ def test_a_curation_without_rows_has_a_card(scripted: ModuleType, tmp_path: Path
     curate(stage, tmp_path)
     text = write_card(stage, tmp_path).read_text(encoding="utf-8")
     assert "## Examples" not in text and yaml.safe_load(text.split("---\n")[1])["configs"] is None
+
+
+def test_what_intake_and_its_filter_did_is_told(scripted: ModuleType, tmp_path: Path) -> None:
+    stage = scripted.build(2)
+    curate(stage, tmp_path)
+    write_json(tmp_path / "intake.json", {"rows": 1234, "simple": 7, "asked": 0, "failed": {"size: too small": 3}})
+    write_dataset(tmp_path, "picks", [Pick("key", "row-0", "", "Make it.", True, "", "Two steps.", "filter")], PICKS)
+    text = write_card(stage, tmp_path).read_text(encoding="utf-8")
+    assert "| rows | 1,234 |" in text and "| simple | 7 |" in text and "| asked |" not in text
+    assert "| `picks` | 1 |" in text and '"picks/*.parquet"' in text

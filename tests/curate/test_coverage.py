@@ -45,6 +45,9 @@ def kinds(findings: list[Finding]) -> list[str]:
         ("Put a cat and a dog on the sofa.", 1),
         ("Change the sky to sunset. Also add two birds; keep the boat as it is.", 3),
         ("I want a plain grey background instead. Also paint the red square blue.", 2),
+        ("Add a dog near the fence, close to the road, and sand dunes with warm light.", 1),
+        ("Give her a red uniform and a whistle, and have a dog beside her.", 1),
+        ("Remove the bird and light the lamp.", 2),
         ("Replace the man with a snowman sitting in the same pose, surrounded by snow.", 1),
     ],
 )

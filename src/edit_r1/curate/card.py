@@ -13,12 +13,13 @@ from typing import Any
 
 from edit_r1 import __version__
 from edit_r1.curate.agreement import EVERYTHING
-from edit_r1.curate.chunk import BESIDE, STEPS
+from edit_r1.curate.chunk import STEPS
 from edit_r1.curate.look import Looked, look
 from edit_r1.curate.stage import CurateStage
+from edit_r1.curate.tables import PICKS
 from edit_r1.images import thumbnail
-from edit_r1.records import CATEGORIES
-from edit_r1.store import read_json, write_bytes, write_json, write_text
+from edit_r1.records import CATEGORIES, Trace
+from edit_r1.store import Dataset, read_json, write_bytes, write_json, write_text
 from edit_r1.store.cards import (
     LICENCE_LINE,
     NOT_SIMULATED,
@@ -34,6 +35,8 @@ from edit_r1.vlm.protocol import Sampling
 EXAMPLES = 6
 EXAMPLE_PIXELS = 192 * 192
 """Of an example's picture, at most."""
+CAUSES = 15
+"""Causes of failures that a card names."""
 EXAMPLES_FOLDER = "card-examples"
 SHOWN = {
     "samples": "sources and instructions",
@@ -44,6 +47,7 @@ SHOWN = {
     "decisions": "what became of each trace, and why",
     "selected": "quadruples with the selected trace: what `edit-r1 train sft` reads",
     "findings": "what the checks of the principles found",
+    "picks": "decisions of the filter for hard instructions, with its reasons",
     "votes": "verdicts of each verifier, of which gold was made",
 }
 
@@ -76,6 +80,8 @@ def _digest(data: bytes) -> str:
 
 def _parts(stage: CurateStage, out: Path, summary: Mapping[str, Any], rows: Sequence[Looked]) -> Iterator[str]:
     beside = {name: told["rows"] for name, told in summary["beside"].items()}
+    if (picks := Dataset(out, "picks", PICKS)).done():
+        beside["picks"] = picks.meta()["rows"]
     held = {**{step: summary["rows"][step] for step in ("selected", *STEPS)}, **beside}
     simulated = _simulated(stage)
     yield data_head(
@@ -95,11 +101,13 @@ def _parts(stage: CurateStage, out: Path, summary: Mapping[str, Any], rows: Sequ
         ["data set", "rows", "failed", "what"],
         [
             [f"`{name}`", f"{held[name]:,}", f"{sum(summary['failed'].get(name, {}).values()):,}", SHOWN[name]]
-            for name in (*STEPS, *BESIDE)
-            if name in held
+            for name in (*STEPS, *beside)
         ],
     )
     yield f"Given were {summary['given']:,} samples. What failed lies with its cause in `NAME.failures`."
+    yield from _intake(out)
+    if causes := _causes(summary["failed"]):
+        yield causes
     yield from _contents(summary["contents"])
     yield "## How it was made"
     yield _made(stage)
@@ -114,6 +122,30 @@ def _parts(stage: CurateStage, out: Path, summary: Mapping[str, Any], rows: Sequ
         yield f"{len(rows)} edits drawn at random."
         for number, row in enumerate(rows):
             yield _example(out, number, row)
+
+
+def _intake(out: Path) -> Iterator[str]:
+    """What became of the rows of the data that samples were picked from, where they were picked (`curate.intake`)."""
+    path = out / "intake.json"
+    if not path.exists():
+        return
+    document = read_json(path)
+    for counts in document.get("parts", [document]):
+        rows = [
+            [name.replace("_", " "), f"{count:,}"] for name, count in counts.items() if isinstance(count, int) and count
+        ]
+        yield markdown_table(["intake", "rows"], rows)
+
+
+def _causes(failed: Mapping[str, Mapping[str, int]]) -> str:
+    """What was left out by which check or model, the most frequent first; "" when nothing was."""
+    found = [(count, step, cause) for step, causes in failed.items() for cause, count in causes.items()]
+    most = sorted(found, key=lambda one: (-one[0], one[1], one[2]))
+    rows = [[f"`{step}`", markdown_text(cause, 160), f"{count:,}"] for count, step, cause in most[:CAUSES]]
+    if len(most) > CAUSES:
+        rest = sum(count for count, _, _ in most[CAUSES:])
+        rows.append(["", f"{len(most) - CAUSES} other causes", f"{rest:,}"])
+    return markdown_table(["left out at", "cause", "rows"], rows) if rows else ""
 
 
 def _simulated(stage: CurateStage) -> bool:
@@ -264,8 +296,7 @@ def _example(out: Path, number: int, row: Looked) -> str:
         write_bytes(out / names[role], thumbnail(image, EXAMPLE_PIXELS))
     kept = next((one for one in row.decisions if one.cause == "kept"), None)
     trace = next((one.outcome for one in row.traces if kept is not None and one.index == kept.index), None)
-    verdicts = getattr(trace, "verdicts", None) or ()
-    score = getattr(trace, "score", None)
+    verdicts, score = (trace.verdicts or (), trace.score) if isinstance(trace, Trace) else ((), None)
     head = f"**{markdown_text(row.context.sample.instruction)}** {markdown_text(row.candidate.editor)}"
     if kept is not None:
         head += f"; kept {markdown_text(kept.judge)}" + (f", score {score:g}" if score is not None else "")

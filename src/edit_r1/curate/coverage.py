@@ -26,8 +26,11 @@ from itertools import combinations
 from typing import Literal
 
 from edit_r1.curate.words import (
+    ALSO_OTHER_WORDS,
+    DESCRIBING,
     EDIT_VERBS,
     KEEP_VERBS,
+    POINTING,
     are_antonyms,
     content,
     exclusive_class,
@@ -44,7 +47,7 @@ Kind = Literal[
     "not yes/no", "count"
 ]  # fmt: skip
 
-CHECKS = 1
+CHECKS = 2
 """Version of the checks: findings of another one are made anew."""
 WANTED: dict[str, tuple[int, int]] = {
     INSTRUCTION_FOLLOWING: (3, 4),
@@ -127,8 +130,11 @@ def _begins_step(text: str) -> bool:
         return False
     if _WISH.match(bare):
         return True
-    # "place" and "light" are nouns too: after a verb comes what is edited, not the rest of a list.
-    return words[0] in EDIT_VERBS and len(words) > 1
+    if len(words) < 2 or words[0] not in EDIT_VERBS:
+        return False
+    if words[0] in DESCRIBING:
+        return words[1] in POINTING
+    return words[0] not in ALSO_OTHER_WORDS or words[1] in POINTING or words[1] in ("a", "an")
 
 
 def uncovered(instruction: str, principles: Sequence[Principle]) -> list[Finding]:

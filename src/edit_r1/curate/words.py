@@ -21,7 +21,7 @@ EDIT_VERBS = _set(
     "close colour color colorize colourise convert correct cover create crop cross cut darken decorate decrease "
     "delete desaturate dim draw dress dye edit eliminate enhance enlarge erase exchange expand extend extract "
     "fade fill fix flip fold get give hang have heal heighten hide highlight increase insert invert keep leave "
-    "lengthen let lift light lighten lighting lower maintain make melt mirror modify move narrow open outline "
+    "lengthen let lift light lighten lower maintain make melt mirror modify move narrow open outline "
     "paint patch place polish pose position preserve print put raise recolor recolour redraw reduce refine "
     "relight remove render repaint replace reshape resize restore restyle retain retouch rotate round sand scale "
     "set sharpen shift shorten show shrink sit slim smooth smoothen soften stack stretch strip style substitute "
@@ -29,6 +29,16 @@ EDIT_VERBS = _set(
     "use warm wear whiten widen wipe write zoom"
 )
 """What an instruction begins with, in the imperative."""
+ALSO_OTHER_WORDS = _set(
+    "age alter blend blur bright carve clean clear close colour color correct cover crop cross cut dress dim fold heal "
+    "hide light lower mirror narrow open outline paint patch place polish pose position print round sand scale set "
+    "smooth strip style thin tint tone touch trim warm wipe"
+)
+"""Those that may be nouns or adjectives in a list too ("sand dunes", "warm light")."""
+DESCRIBING = _set("have use wear")
+"""Those that go on describing a thing too ("a man in red, and have a whistle")."""
+POINTING = _set("the all every each both him her his them their it its this that these those everything")
+"""What stands between a verb of editing and what is edited."""
 KEEP_VERBS = _set("keep leave maintain preserve retain")
 
 _STOP = _set(

@@ -114,7 +114,7 @@ def _card(row: Looked) -> dict[str, Any]:
             ),
             ("edit", thumbnail(row.candidate.image, PIXELS)),
         ],
-        "origin": " ".join(part for part in (getattr(sample, "origin", ""), getattr(sample, "licence", "")) if part),
+        "origin": " ".join(part for part in (sample.origin, sample.licence) if part),
         "columns": columns,
         "principles": told,
         "traces": [_told(trace, decisions.get(trace.index)) for trace in row.traces],
