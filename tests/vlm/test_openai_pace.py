@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edit_r1.vlm.openai_pace import CUT, GROWTH, START, Outcome, Pace
+from edit_r1.vlm.openai_pace import CALM, CUT, FAST, GROWTH, SHORTEST, START, Outcome, Pace
 
 
 def play(pace: Pace, outcomes: Sequence[str], waiting: bool = True) -> int:
@@ -43,8 +43,8 @@ def play(pace: Pace, outcomes: Sequence[str], waiting: bool = True) -> int:
 def test_it_doubles_after_a_round_of_answers_and_never_exceeds_what_is_allowed() -> None:
     pace = Pace(100)
     first = play(pace, ["answered"] * START)
-    assert START + 1 <= first <= START + 2  # one and a little for a round
-    assert play(pace, ["answered"] * first) >= 1.8 * first  # the last of these found a row that was long enough
+    assert START * (1 + FAST) <= first <= START * (1 + FAST) + 3
+    assert play(pace, ["answered"] * first) >= 1.7 * first  # the first of these found a row that was too short
     assert play(pace, ["answered"] * 200) == 100
     assert Pace(3).limit == 3
 
@@ -56,14 +56,24 @@ def test_a_round_that_is_refused_halves_it() -> None:
 
 
 def test_the_rule_is_the_one_that_is_stated() -> None:
-    pace, limit, row = Pace(1000), float(START), 0
-    for outcome in random.Random(0).choices(["answered", "refused", "other"], [8, 1, 1], k=400):
+    pace, limit, row, lately = Pace(1000), float(START), 0, 0.0
+    seen = set()
+    draws = random.Random(0)
+    for number in range(900):
+        outcome = draws.choices(["answered", "refused", "other"], [8, 1 + number // 300 * 2, 1])[0]
+        if outcome != "other":
+            share = 1 / max(SHORTEST, limit)
+            lately = lately * (1 - share) + share * (outcome == "refused")
         if outcome == "answered":
             row += 1
-            limit += 1 if row > limit else 1 / limit + GROWTH
+            rate = FAST if lately < CALM else GROWTH
+            seen.add("row" if row > limit else rate)
+            limit += 1 if row > limit else 1 / limit + rate
         elif outcome == "refused":
             row, limit = 0, max(1.0, limit - CUT)
-        assert play(pace, [outcome]) == int(limit)
+        play(pace, [outcome])
+        assert pace._limit == pytest.approx(limit)
+    assert seen >= {FAST, GROWTH}
 
 
 def test_it_does_not_grow_unused_and_broken_connections_say_nothing() -> None:
@@ -183,10 +193,21 @@ def on_clock(work: Coroutine[Any, Any, float]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("rate", "latency", "faults"), [(10, 0.5, 0.0), (10, 0.5, 0.15), (30, 0.2, 0.15), (5, 8.0, 0.0)]
+    ("rate", "latency", "faults", "after"),
+    [
+        (10, 0.5, 0.0, None),
+        (10, 0.5, 0.15, None),
+        (30, 0.2, 0.15, None),
+        (5, 8.0, 0.0, None),
+        (5, 8.0, 0.05, None),
+        (10, 0.5, 0.12, 1.0),
+        (60, 0.5, 0.1, 1.0),
+    ],
 )
-def test_most_of_what_an_endpoint_allows_is_used(rate: float, latency: float, faults: float) -> None:
-    """Refusals without Retry-After, with pauses as `OpenAIVLM` makes them. Nobody tells the rate."""
+def test_most_of_what_an_endpoint_allows_is_used(
+    rate: float, latency: float, faults: float, after: float | None
+) -> None:
+    """In the second minute of three, with pauses as `OpenAIVLM` makes them. after: what Retry-After says."""
     sent, seconds = 0, 180.0
 
     async def one(pace: Pace, endpoint: Endpoint, jitter: random.Random) -> None:
@@ -199,22 +220,28 @@ def test_most_of_what_an_endpoint_allows_is_used(rate: float, latency: float, fa
                 outcome, after = endpoint.ask(loop.time())
                 await asyncio.sleep(after)
                 pace.note(outcome)
-                pause = jitter.random() * min(60.0, 0.5 * 2**failed) if outcome == "refused" else 0.0
-                await asyncio.sleep(min(pause, 0.5))
+                pause = held = 0.0
+                if outcome == "refused" and after is None:
+                    pause = jitter.random() * min(60.0, 0.5 * 2**failed)
+                    held = min(pause, 0.5)
+                elif outcome == "refused" and after is not None:
+                    pause = after + 0.5 * jitter.random()
+                    pace.close_for(after)
+                await asyncio.sleep(held)
                 pace.leave()
                 if outcome == "answered":
                     break
-                await asyncio.sleep(max(0.0, pause - 0.5))
+                await asyncio.sleep(pause - held)
 
     async def work() -> float:
-        pace, endpoint, jitter = Pace(64), Endpoint(rate, latency, faults, 1), random.Random(2)
-        tasks = [asyncio.create_task(one(pace, endpoint, jitter)) for _ in range(96)]
+        pace, endpoint, jitter = Pace(128), Endpoint(rate, latency, faults, 1), random.Random(2)
+        tasks = [asyncio.create_task(one(pace, endpoint, jitter)) for _ in range(200)]
         await asyncio.sleep(seconds / 3)
         before = endpoint.taken
         await asyncio.sleep(seconds / 3)
         taken = endpoint.taken - before
         await asyncio.gather(*tasks)
-        assert sent < 1.7 * endpoint.taken  # it does not hammer
+        assert sent < 1.8 * endpoint.taken  # it does not hammer
         return taken / (rate * seconds / 3)
 
-    assert on_clock(work()) > 0.9
+    assert on_clock(work()) > (0.85 if latency > 1 and faults else 0.9)  # slow answers tell little

@@ -2,16 +2,17 @@
 
 A limit L of requests in flight moves with everything that comes back:
 
-- an answer adds 1/L + `GROWTH`, so one and a little for every L answers (additive increase, as in TCP); 1 where the
-  last L were all answers (doubling, as in slow start), so that it recovers within a few rounds of an outage;
+- an answer adds 1/L + `GROWTH` (additive increase, as in TCP); 1/L + `FAST` while less than `CALM` of what came lately
+  was refused; and 1 where the last L were all answers (doubling, as in slow start), so that it recovers within a few
+  rounds of an outage;
 - a refusal for load (429, 503, a time-out) takes `CUT` away: half of L when all L in flight are refused (multiplicative
   decrease, never more than once for the same requests), and little for the one in ten that a server refuses at random.
   The decrease in proportion to the share refused is that of DCTCP (RFC 8257).
 
-Where the endpoint is the limit, L settles where about 2 * (1/L + GROWTH) requests are refused for one that is answered.
-Where a share p of requests is refused at random, it grows as long as p/2 < (1 - p) * (1/L + GROWTH): without end for p
-up to 1/6. It grows only while requests wait for a place. A pause that the endpoint asks for (Retry-After) is kept by
-every request to it.
+Where the endpoint is the limit, L settles where a fifth to a quarter of the requests is refused, unless it asks for
+pauses: then fewer are. Where a share p is refused at random, L grows without end for p up to 1/6, and fast.
+It grows only while requests wait for a place. A pause that the endpoint asks for (Retry-After) is kept by every request
+to it. After each pause L requests are sent at once, which is why L has to find its size quickly.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ Outcome = Literal["answered", "refused", "other"]
 START = 16
 """The first limit, where as much is allowed."""
 GROWTH = 0.1
+FAST = 0.3
+CALM = 0.2
 CUT = 0.5
+SHORTEST = 8
+"""What came lately is a mean over about L requests, and never over fewer than so many."""
 
 
 class Pace:
@@ -41,6 +46,8 @@ class Pace:
         self._limit = float(min(most, START))
         self._in_a_row = 0
         """Answers since the last refusal."""
+        self._refused = 0.0
+        """Share of what came lately that was refused, 0 to 1: an exponential mean."""
         self._closed_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._again: deque[asyncio.Future[None]] = deque()
@@ -65,15 +72,19 @@ class Pace:
 
     def note(self, outcome: Outcome) -> None:
         """What came of a request that has not left yet."""
-        limit = self._limit
-        if outcome == "answered":
+        if outcome == "other":
+            return
+        limit, refused = self._limit, outcome == "refused"
+        self._refused += (refused - self._refused) / max(SHORTEST, limit)
+        if refused:
+            self._in_a_row = 0
+            limit -= CUT
+        else:
             self.answered += 1
             self._in_a_row += 1
             if self._again or self._new:
-                limit += 1 if self._in_a_row > limit else 1 / limit + GROWTH
-        elif outcome == "refused":
-            self._in_a_row = 0
-            limit -= CUT
+                fast = 1 / limit + (FAST if self._refused < CALM else GROWTH)
+                limit += 1 if self._in_a_row > limit else fast
         self._limit = min(float(self.most), max(1.0, limit))
 
     def leave(self) -> None:
