@@ -113,7 +113,7 @@ def test_a_status_shows_every_step_and_failures_by_cause() -> None:
         {"step": "candidates", "finished": False, "chunks": 1, "of": 3, "rows": 40, "per_second": 9.0, "failed": {}},
         {"step": "traces", "finished": False, "chunks": 0, "of": 3, "rows": 0, "per_second": None, "failed": {}},
     ]
-    text = shown(status_table({"finished": False, "seconds_left": 7200.0, "steps": rows}))
+    text = shown(status_table({"finished": False, "seconds_left": 7200.0, "steps": rows, "spent": {"models": {}}}))
     states = {words[0]: words[1] for words in map(str.split, text.splitlines()) if len(words) > 4}
     assert states.items() >= {"contexts": "done", "candidates": "under", "traces": "waiting"}.items()
     assert "about 2.0 h left" in text and "7.25" in text and "1 of 3" in text

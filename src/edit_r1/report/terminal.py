@@ -208,16 +208,16 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
 def reliability_table(document: Mapping[str, Any]) -> RenderableType:
     """Members against a gold set (`curate weigh --json`)."""
     table = _table(expand=False)
-    table.add_column("member", overflow="fold")
-    for heading in ("verdicts", "yes right", "no right", "balanced", "weight", "of yes", "of no"):
+    table.add_column("member", overflow="fold", min_width=18)
+    for heading in ("verdicts", "yes right", "no right", "weight", "of yes", "of no"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in document["members"]:
         shares = ("-" if one[name] is None else f"{one[name]:.3f}" for name in ("yes_right", "no_right"))
         numbers = (f"{one[name]:.2f}" for name in ("weight", "yes_weight", "no_weight"))
-        table.add_row(Text(_plain(one["member"])), str(one["verdicts"]), *shares, f"{one['balanced']:.3f}", *numbers)
+        table.add_row(Text(_plain(one["member"])), str(one["verdicts"]), *shares, *numbers)
     told = (
         f"{document['gold']} candidates in the gold set. Yes right: share of its 1 that the member said; no right: of "
-        f"its 0. Balanced: their mean, each shrunk by {document['shrinkage']:g} verdicts towards one half."
+        f"its 0. Weights are made of these after {document['shrinkage']:g} verdicts of chance were added to each."
     )
     return Group(table, Text(told, "dim"))
 
