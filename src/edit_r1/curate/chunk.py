@@ -92,6 +92,7 @@ class ChunkWork:
         check_editors(stage.editors, stage.candidates_per_context)
         stage.prepare(out)
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
+        self.moved_from = frozenset(self.moved.values())
         self.shards = {step: Shards(out / ".work" / step, table) for step, table in (TABLES | BESIDE).items()}
         self.actors, self.run_key = stage.actors(), stage.run_key()
         self.ledger = open_ledger(out, stage)
@@ -120,7 +121,7 @@ class ChunkWork:
                     tell(step, number)
             return kept
         older = {self.moved[one.id] for one in found if isinstance(one, Sample) and one.id in self.moved} - {number}
-        keeping = Keeping(stage, self.out, number, self.ledger, older)
+        keeping = Keeping(stage, self.out, number, self.ledger, older, number in self.moved_from)
         try:
             return _Chunk(self, keeping, number, key, edition, file, tell).run(found)
         finally:

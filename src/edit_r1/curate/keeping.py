@@ -50,11 +50,20 @@ def open_ledger(out: Path, stage: CurateStage) -> Ledger:
 class Keeping:
     """The models of a stage, as one chunk asks them."""
 
-    def __init__(self, stage: CurateStage, out: Path, number: int, ledger: Ledger, older: Iterable[int] = ()) -> None:
-        """older: chunks that held samples of this one in an earlier run."""
+    def __init__(
+        self,
+        stage: CurateStage,
+        out: Path,
+        number: int,
+        ledger: Ledger,
+        older: Iterable[int] = (),
+        shared: bool = False,
+    ) -> None:
+        """older: chunks that held samples of this one in an earlier run. shared: in one, this chunk held samples that
+        others hold now: what is kept in its folder is theirs too."""
         folders = [out / ".work" / "kept" / f"{one:06d}" for one in (number, *sorted(older))]
         self.folder, self.older = folders[0], folders[1:]
-        self.ledger, self.all = ledger, stage.keep_all
+        self.ledger, self.all, self.shared = ledger, stage.keep_all, shared
         self._kept: dict[tuple[str, str], KeptVLM | KeptEditor] = {}
         actors = {step: iter(keys) for step, keys in stage.actors().items()}
         self.stage = replace(
@@ -91,7 +100,8 @@ class Keeping:
         """The answers of an actor whose shard is written."""
         if kept := self._kept.get((step, actor)):
             kept.close()
-            shutil.rmtree(kept.folder, ignore_errors=True)
+            if not self.shared:
+                shutil.rmtree(kept.folder, ignore_errors=True)
 
     def finish(self, step: str, settled: bool) -> dict[str, Any] | None:
         """A step is done. Returns what it took, None when nothing was paid.
@@ -115,9 +125,12 @@ class Keeping:
             self.folder.parent.rmdir()
 
 
-def drop_leftovers(out: Path) -> None:
-    """Of a curation that is done and in which nothing is going to be asked again: what moved chunks had kept."""
-    shutil.rmtree(out / ".work" / "kept", ignore_errors=True)
+def drop_leftovers(out: Path, moved: Iterable[int] | None = None) -> None:
+    """Of a curation that is done: what these chunks kept for others, whose shards are now written; None is all, where
+    nothing is going to be asked again."""
+    folder = out / ".work" / "kept"
+    for path in [folder] if moved is None else [folder / f"{number:06d}" for number in moved]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _spent(out: Path) -> Path:

@@ -96,6 +96,7 @@ def curate(
     except BudgetError as error:  # told again, now that everything in flight has ended and is booked
         raise BudgetError(error.name, error.bound, spent_whole(out)) from None
     made = _assemble(stage, out)
+    drop_leftovers(out, set(moved.values()))
     if retry or not any(read_json(out / "summary.json")["failed"].values()):
         drop_leftovers(out)
     return made

@@ -4,12 +4,13 @@ A *unit* is what a model is asked for at once for one row: a context, a picture,
 the gold of one candidate. Its key is a hash of all its inputs (`unit_key`). A *shard* holds the units of one actor (a
 model with its settings) for one chunk of samples:
 
-    STEP/ACTOR-CHUNK/HASH.parquet         rows; the file's metadata tells keys, rows a unit, and row hashes
-    STEP/ACTOR-CHUNK/HASH.failures.json   what could not be made, by unit
+    STEP/ACTOR-CHUNK/HASH.parquet   rows; the file's metadata tells keys, rows a unit, row hashes, and by unit what
+                                    could not be made
 
-HASH is that of the keys (and of the edition, where rows carry what no key counts), so a shard is never changed. When
-other units are wanted of the same actor and chunk (a candidate was added, a judge reads more principles), those that
-lie in older shards are taken from there and only the rest are made.
+HASH is that of the keys (and of the edition, where rows carry what no key counts): only a retry of what failed changes
+a shard, and as rows and failures are one file, a kill leaves both or neither. (Older shards have their failures in
+HASH.failures.json.) When other units are wanted of the same actor and chunk (a candidate was added, a judge reads more
+principles), those that lie in older shards are taken from there and only the rest are made.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from edit_r1.curate.failures import Failure
-from edit_r1.store import StoreError, Table, read_json, read_rows, row_hash, write_json, write_rows
+from edit_r1.store import StoreError, Table, read_json, read_rows, row_hash, write_rows
 from edit_r1.store.parquet import read_key
 
 T = TypeVar("T")
@@ -121,12 +122,18 @@ class Shards(Generic[T]):
         return Shard(path, shard.units, shard.hashes, len(missing), sum(len(unit.rows) for unit in made))
 
     def _known(self, family: str, older: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, Made[T]]:
+        """Units of older shards; of one that lies in several, as it was when nothing of it failed."""
         found: dict[str, Made[T]] = {}
+        whole: set[str] = set()
         for name in dict.fromkeys((family, *older)):
             for path in sorted((self.folder / name).glob("*.parquet")):
-                if _keys(path).isdisjoint(wanted.keys() - found.keys()):
+                if _keys(path).isdisjoint(wanted.keys() - whole):
                     continue
-                found |= {key: unit for key, unit in self._read(path).units.items() if key in wanted}
+                for key, unit in self._read(path).units.items():
+                    if key in wanted and key not in whole:
+                        found[key] = unit
+                        if not unit.failures:
+                            whole.add(key)
         return found
 
     def _write(self, path: Path, units: Mapping[str, Made[T]]) -> None:
@@ -134,14 +141,14 @@ class Shards(Generic[T]):
         index = {
             "units": [[key, len(unit.rows)] for key, unit in units.items()],
             "hashes": [row_hash(row) for row in rows],
+            "failures": {key: [asdict(one) for one in unit.failures] for key, unit in units.items() if unit.failures},
         }
-        failures = {key: [asdict(one) for one in unit.failures] for key, unit in units.items() if unit.failures}
-        write_json(_failures_of(path), failures)  # first: a shard that is there has its failures beside it
         write_rows(path, rows, self.table.features, json.dumps(index))
+        _failures_of(path).unlink(missing_ok=True)
 
     def _read(self, path: Path) -> Shard[T]:
         index = _index(path)
-        failures: dict[str, Any] = read_json(_failures_of(path))
+        failures = _failures(path, index)
         rows = iter([self.table.from_row(row) for row in read_rows(path)])
         units = {
             key: Made(
@@ -161,7 +168,14 @@ class Shards(Generic[T]):
                 _failures_of(path).unlink(missing_ok=True)
 
 
+def _failures(path: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+    """By unit, what could not be made."""
+    found: dict[str, Any] = index["failures"] if "failures" in index else read_json(_failures_of(path))
+    return found
+
+
 def _failures_of(path: Path) -> Path:
+    """Of an older shard."""
     return path.with_name(f"{path.stem}.failures.json")
 
 
@@ -181,7 +195,7 @@ def _index(path: Path) -> dict[str, Any]:
 
 def read_shard_failures(path: Path) -> list[Failure]:
     """What could not be made of a shard's units. Raises StoreError for a damaged file."""
-    return [Failure(**one) for own in read_json(_failures_of(path)).values() for one in own]
+    return [Failure(**one) for own in _failures(path, _index(path)).values() for one in own]
 
 
 def read_shard_hashes(path: Path) -> list[str]:
