@@ -121,16 +121,17 @@ class Keeping:
         for kept in self._kept.values():
             kept.close()
         with suppress(OSError):
-            self.folder.rmdir()
-            self.folder.parent.rmdir()
+            self.folder.rmdir()  # the one above stays: another chunk may be making its own in it
 
 
 def drop_leftovers(out: Path, moved: Iterable[int] | None = None) -> None:
     """Of a curation that is done: what these chunks kept for others, whose shards are now written; None is all, where
-    nothing is going to be asked again."""
+    nothing is going to be asked again. An empty folder goes too."""
     folder = out / ".work" / "kept"
     for path in [folder] if moved is None else [folder / f"{number:06d}" for number in moved]:
         shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _spent(out: Path) -> Path:
