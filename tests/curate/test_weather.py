@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -193,6 +194,24 @@ def test_a_budget_ends_a_run_and_a_higher_one_goes_on(
     curate(served.build(server.url, COUNT), tmp_path)
     assert read_json(tmp_path / "summary.json")["hashes"] == read_json(fair / "summary.json")["hashes"]
     assert len(server.books.billed) == len(set(server.books.billed))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_a_budget_ends_a_run_on_ray_when_every_worker_has_booked_what_it_paid(
+    modules: Any, start: Start, fair: Path, tmp_path: Path
+) -> None:
+    from edit_r1.curate.ray_engine import OnRay
+
+    _, served = modules
+    server = start()
+    build = partial(served.build, server.url, COUNT, budget=Budget(requests=20))
+    with pytest.raises(BudgetError, match=r"the budget of 20 \(requests\) is spent"):
+        curate(build(), tmp_path, None, OnRay(build, 2))
+    # A chunk is 36 requests: one worker at least was in the middle of one.
+    assert read_status(tmp_path)["spent"]["requests"] == len(server.books.billed) >= 20
+    curate(served.build(server.url, COUNT), tmp_path, None, Local(chunks_at_once=2))
+    assert len(server.books.billed) == len(set(server.books.billed))
+    assert read_json(tmp_path / "summary.json")["hashes"] == read_json(fair / "summary.json")["hashes"]
 
 
 def test_status_tells_money_and_what_the_whole_will_cost(modules: Any, start: Start, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ Ray is an extra: pip install 'edit-r1[ray]'.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from edit_r1.curate.engine import Build, Done
 from edit_r1.curate.failures import OutageError
 from edit_r1.curate.stage import CurateStage
 from edit_r1.processes import one_core
+from edit_r1.store import StoreError, write_bytes
+from edit_r1.vlm.budget import Budget, BudgetError
+from edit_r1.vlm.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,18 @@ class OnRay:
                 num_cpus=self.cpus,
                 num_gpus=self.gpus or None,
             )
+            _stop_file(out).unlink(missing_ok=True)
+            problem: Exception | None = None
             for row in worked.iter_rows():
-                if row["error"]:
-                    raise (OutageError if row["outage"] else ValueError)(str(row["error"]))
-                for step in STEPS:
-                    done(step)
+                if row["outcome"] == "done":
+                    for step in STEPS:
+                        done(step)
+                elif row["outcome"] != "left" and problem is None:
+                    problem = _error(row, stage.budget)
+            if (
+                problem is not None
+            ):  # told at the end: Ray would kill the workers, and what they have paid for with them
+                raise problem
         finally:
             if started:
                 ray.shutdown()
@@ -94,22 +105,39 @@ def _start(ray: Any, address: str | None, workers: int, cpus: float, gpus: float
         ) from error
 
 
+def _stop_file(out: Path) -> Path:
+    """Is there when a worker has failed: the others begin no further chunk."""
+    return out / ".work" / "stop"
+
+
+def _error(row: Mapping[str, Any], budget: Budget) -> Exception:
+    """What a worker raised."""
+    if row["outcome"] == "budget":
+        name = str(row["told"])
+        return BudgetError(name, asdict(budget)[name], Usage())
+    return (OutageError if row["outcome"] == "outage" else ValueError)(str(row["told"]))
+
+
 class _Worker:
     """An actor of Ray Data."""
 
     def __init__(self, build: Build, out: str, retry: bool, moved: dict[str, int]) -> None:
         one_core()
-        self.work = ChunkWork(build(), Path(out), retry, moved)
+        self.work, self.stop = ChunkWork(build(), Path(out), retry, moved), _stop_file(Path(out))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """An error is a result: Ray would try a worker's exception again, and tell it in words of its own."""
-        errors, outages = [], []
-        for number in batch["id"]:
-            error: Exception | None = None
-            try:
-                self.work.run(int(number))
-            except (ValueError, OSError) as found:
-                error = found
-            errors.append("" if error is None else str(error))
-            outages.append(isinstance(error, OutageError))
-        return {"id": list(batch["id"]), "error": errors, "outage": outages}
+        outcomes = [("left", "") if self.stop.exists() else self._run(int(number)) for number in batch["id"]]
+        return {"outcome": [outcome for outcome, _ in outcomes], "told": [told for _, told in outcomes]}
+
+    def _run(self, number: int) -> tuple[str, str]:
+        """(outcome, its words) of a chunk."""
+        try:
+            self.work.run(number)
+        except (ValueError, OSError) as error:
+            with suppress(StoreError):  # a full disk; the others will find it so
+                write_bytes(self.stop, b"")
+            if isinstance(error, BudgetError):
+                return "budget", error.name
+            return "outage" if isinstance(error, OutageError) else "error", str(error)
+        return "done", ""

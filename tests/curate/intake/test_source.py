@@ -256,6 +256,14 @@ def test_hard_asks_for_no_more_than_it_needs(many: Path, kit: Any, tmp_path: Pat
     assert len(split(bounded)[0]) == read_json(tmp_path / "intake.json")["samples"] < 9
 
 
+def test_what_a_bounded_filter_is_asked_is_the_beginning_of_the_draw(many: Path, kit: Any, tmp_path: Path) -> None:
+    source = team_samples(many, draw=Draw(20, seed=3), hard=HardFilter(judge(kit), keep="all", most_asked=6))
+    source.prepare(tmp_path / "asked")
+    drawn = team_samples(many, draw=Draw(6, seed=3))
+    drawn.prepare(tmp_path / "drawn")
+    assert set(source.ids()) == set(drawn.ids())
+
+
 def test_no_decision_is_a_failure_and_is_asked_again_by_retry_alone(many: Path, kit: Any, tmp_path: Path) -> None:
     source = team_samples(many, hard=HardFilter(judge(kit, broken=True)))
     source.prepare(tmp_path)

@@ -56,10 +56,12 @@ class Waves:
         self._queues = seeded_queues(names, draw.seed)
         self._taken = dict.fromkeys(self._queues, 0)
 
-    def next(self, kept: Mapping[str, int], rate: float) -> Wave:
+    def next(self, kept: Mapping[str, int], rate: float, most: int = 0) -> Wave:
         """The next wave, empty at the end.
 
         kept: samples by queue so far. rate: share of the rows looked at that became samples so far; 1 to begin with.
+        most: rows of the wave, where some are drawn; 0 is no limit. A wave that was cut later, in the order of the
+        data, would not be uniform.
         """
         if self._all:
             self._all = False
@@ -67,9 +69,11 @@ class Waves:
         left = {name: len(queue) - self._taken[name] for name, queue in self._queues.items()}
         targets = shares({name: kept.get(name, 0) + left[name] for name in self._queues}, self.draw.count)
         need = {name: max(0, targets[name] - kept.get(name, 0)) for name in self._queues}
+        sizes = {name: min(left[name], math.ceil(need[name] / max(rate, _LEAST_RATE))) for name in need}
+        if most:
+            sizes = shares(sizes, most)
         parts, queues = [], {}
-        for name, wanted in need.items():
-            size = min(left[name], math.ceil(wanted / max(rate, _LEAST_RATE)))
+        for name, size in sizes.items():
             part = self._queues[name][self._taken[name] : self._taken[name] + size]
             queues.update(dict.fromkeys(part.tolist(), name))
             parts.append(part)

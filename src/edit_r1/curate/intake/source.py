@@ -40,7 +40,7 @@ from edit_r1.vlm.budget import Ledger
 from edit_r1.vlm.protocol import VLM
 
 Tell = Callable[[int, int], None]
-_VERSION = 1
+_VERSION = 2
 """Of the checks and draws: raised when the same settings would pick other rows."""
 _FIRST_ASKED = 256
 """Requests of the first wave of a filter, which tells how many are hard."""
@@ -246,7 +246,7 @@ class _Pass:
         """What became of every row that was looked at, by number; and counts."""
         source = self.source
         waves = Waves(len(source.reader), source.draw, lambda number: read_category(source.reader, number))
-        while len((wave := waves.next(self.kept, self._rate())).numbers) and not self._asked_enough():
+        while len((wave := waves.next(self.kept, self._rate(), self._left())).numbers) and not self._asked_enough():
             self.planned += len(wave.numbers)
             passed = [_entry(facts, subset) for facts, subset in self._judged(self._passing(wave))]
             places, full = take(
@@ -269,6 +269,11 @@ class _Pass:
             wanted = self.source.draw.count
             return max(1.0, wanted / _FIRST_ASKED) if self.source.hard is not None and wanted else 1.0
         return sum(self.kept.values()) / looked
+
+    def _left(self) -> int:
+        """Requests that may still be asked, 0 for any number."""
+        most = self.source.hard.most_asked if self.source.hard is not None else 0
+        return max(0, most - self.counts["asked"])
 
     def _asked_enough(self) -> bool:
         most = self.source.hard.most_asked if self.source.hard is not None else 0
