@@ -49,7 +49,7 @@ def test_plan_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert ended.value.code == 0
     document = json.loads(capsys.readouterr().out)
     assert document["stage"] == "gcpo"
-    assert document["traces_per_step"] == 2 * 32 * 8
+    assert document["traces_per_step"] == 2 * 16 * 8
     assert document["peak"] > 0
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "gcpo", "gcpo_7b_lora_80gb", "--plan"])

@@ -81,7 +81,7 @@ class TinySizes:
 SIZES: dict[str, TinySizes] = {
     "demo": TinySizes(
         cold_contexts=480,
-        pair_contexts=448,
+        pair_contexts=320,
         test_contexts=320,
         stress_contexts=32,
         rl_contexts=240,
@@ -91,10 +91,10 @@ SIZES: dict[str, TinySizes] = {
         sft_steps=850,
         sft_batch=8,
         processes=2,
-        gcpo_steps=36,
-        pairs_per_step=32,
+        gcpo_steps=40,
+        pairs_per_step=16,
         traces=8,
-        rl_steps=72,
+        rl_steps=32,
         rl_contexts_per_step=4,
         group_size=12,
         mean_of_4_contexts=16,
