@@ -98,7 +98,7 @@ def curate(
         except BudgetError as error:  # told again, now that everything in flight has ended and is booked
             raise BudgetError(error.name, error.bound, spent_whole(out)) from None
         made = _assemble(stage, out)
-        drop_leftovers(out, set(moved.values()))
+        drop_leftovers(out, {number for own in moved.values() for number in own})
         if retry or not any(read_json(out / "summary.json")["failed"].values()):
             drop_leftovers(out)
     return made
@@ -116,8 +116,8 @@ def refuse_foreign(out: Path) -> None:
         raise StoreError(f"{out / taken[0]}: stands there and was not made by this curation: choose another --out")
 
 
-def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
-    """Notes what is run. Returns, where the samples are others than before, the chunk that held each of those."""
+def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, list[int]]:
+    """Notes what is run. Returns, where the samples are others than before, the chunks that held each of those."""
     path = out / ".work" / "run.json"
     told: dict[str, Any] = {
         "samples": stage.samples.fingerprint,
@@ -125,10 +125,12 @@ def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
         "chunks": stage.chunks,
     }
     before: dict[str, Any] = read_json(path) if path.exists() else told
-    moved = dict(before.get("moved_from", {}))
+    moved = {one: own if isinstance(own, list) else [own] for one, own in before.get("moved_from", {}).items()}
     if {name: before[name] for name in told} != told:
         files = {number: chunk_file(out, number).read() for number in range(before["chunks"])}
-        moved |= {one: number for number, file in files.items() for one in file.get("ids", ())}
+        for number, file in files.items():
+            for one in file.get("ids", ()):  # beside where it was before: that chunk may not have come to it
+                moved[one] = sorted({*moved.get(one, ()), number})
     # Kept until all is done: a killed run must find them again.
     more = {"run": stage.run_key(), "moved_from": moved, "at_once": at_once, "budget": budget_row(stage.budget)}
     write_json(path, told | more | {"done": False})
