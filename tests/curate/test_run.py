@@ -271,6 +271,19 @@ def test_what_failed_is_asked_for_again_on_demand(stage: CurateStage, kit: Any, 
     assert summary_of(tmp_path)["rows"] == summary_of(tmp_path / "whole")["rows"]
 
 
+def test_a_second_run_of_one_folder_is_refused_while_the_first_is_at_work(stage: CurateStage, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def again(*_: object) -> None:
+        with pytest.raises(StoreError, match="another run is at work here: wait for it") as caught:
+            curate(stage, tmp_path)
+        refused.append(str(caught.value))
+
+    curate(stage, tmp_path, again)
+    assert refused and all("\n" not in told for told in refused)
+    assert summary_of(curate(stage, tmp_path).out) == summary_of(curate(stage, tmp_path / "other").out)
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_what_a_curation_did_not_make_is_never_replaced(stage: CurateStage, tmp_path: Path, step: str) -> None:
     mine = tmp_path / step / "holiday.png"

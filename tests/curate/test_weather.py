@@ -294,3 +294,16 @@ def test_answers_of_a_killed_run_are_found_in_another_cut_into_chunks(
     assert len(server.books.billed) == len(set(server.books.billed))
     assert read_json(tmp_path / "summary.json")["hashes"] == read_json(fair / "summary.json")["hashes"]
     assert not (tmp_path / ".work" / "kept").exists()
+
+
+def test_answers_are_found_again_after_two_other_cuts_into_chunks(
+    modules: Any, start: Start, fair: Path, tmp_path: Path
+) -> None:
+    _, served = modules
+    server = start()
+    for changes in ({"budget": Budget(requests=35)}, {"budget": Budget(requests=36), "chunk_size": 3}):
+        with pytest.raises(BudgetError):
+            curate(served.build(server.url, COUNT, **changes), tmp_path)
+    curate(served.build(server.url, COUNT, chunk_size=1), tmp_path)
+    assert len(server.books.billed) == len(set(server.books.billed))
+    assert read_json(tmp_path / "summary.json")["hashes"] == read_json(fair / "summary.json")["hashes"]

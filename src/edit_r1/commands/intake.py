@@ -25,7 +25,7 @@ def curate_intake(
         retry_failed: look again at rows that failed.
     """
     from edit_r1.curate.keeping import open_ledger
-    from edit_r1.curate.run import refuse_foreign
+    from edit_r1.curate.run import at_work, refuse_foreign
     from edit_r1.curate.stage import Prepared
     from edit_r1.recipes.load import load_curation
     from edit_r1.recipes.run import progress_bar
@@ -39,10 +39,11 @@ def curate_intake(
             f"{recipe}: its samples are made by the recipe itself: there is nothing to look at before a run"
         )
     refuse_foreign(out)
-    with progress_bar(quiet=json) as bar:
+    ledger = open_ledger(out, stage)
+    with at_work(out), progress_bar(quiet=json) as bar:
         task = bar.add_task("intake", total=None)
-        ledger = open_ledger(out, stage)
         stage.prepare(out, retry_failed, lambda done, total: bar.update(task, completed=done, total=total), ledger)
+        ledger.close()
     document: dict[str, Any] = read_json(out / "intake.json")
     if json:
         print_json(document)

@@ -86,13 +86,14 @@ class ChunkWork:
     """Works through chunks of a curation, one after the other or in several threads."""
 
     def __init__(
-        self, stage: CurateStage, out: Path, retry: bool = False, moved: Mapping[str, int] | None = None
+        self, stage: CurateStage, out: Path, retry: bool = False, moved: Mapping[str, Sequence[int]] | None = None
     ) -> None:
-        """retry: make again what failed. moved: by sample id, the chunk that held it in an earlier run."""
+        """retry: make again what failed. moved: by sample id, the chunks that held it in earlier
+        runs."""
         check_editors(stage.editors, stage.candidates_per_context)
         stage.prepare(out)
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
-        self.moved_from = frozenset(self.moved.values())
+        self.moved_from = frozenset(number for own in self.moved.values() for number in own)
         self.shards = {step: Shards(out / ".work" / step, table) for step, table in (TABLES | BESIDE).items()}
         self.actors, self.run_key = stage.actors(), stage.run_key()
         self.ledger = open_ledger(out, stage)
@@ -120,12 +121,16 @@ class ChunkWork:
                 for step in STEPS:
                     tell(step, number)
             return kept
-        older = {self.moved[one.id] for one in found if isinstance(one, Sample) and one.id in self.moved} - {number}
+        older = self.held([one.id for one in found if isinstance(one, Sample)]) - {number}
         keeping = Keeping(stage, self.out, number, self.ledger, older, number in self.moved_from)
         try:
             return _Chunk(self, keeping, number, key, edition, file, tell).run(found)
         finally:
             keeping.close()
+
+    def held(self, ids: Sequence[str]) -> set[int]:
+        """Chunks that held some of these samples in earlier runs."""
+        return {number for one in ids for number in self.moved.get(one, ())}
 
     def _to_retry(self, kept: Mapping[str, Any]) -> bool:
         return self.retry and any(step["failed"] for step in kept["steps"].values())
@@ -377,8 +382,7 @@ class _Chunk:
         edition: str = "",
         renewed: Callable[[Any, Made[T]], Made[T]] | None = None,
     ) -> Shard[T]:
-        chunks = {self.work.moved[one] for one in self.told["ids"] if one in self.work.moved} - {self.number}
-        older = [f"{actor[:12]}-{number:06d}" for number in sorted(chunks)]
+        older = [f"{actor[:12]}-{number:06d}" for number in sorted(self.work.held(self.told["ids"]) - {self.number})]
         shards = self.work.shards[step]
         shard = shards.fill(self.family(actor), wanted, make, older, self.work.retry, edition, renewed)
         if shard.new:

@@ -6,7 +6,7 @@ order and wherever chunks are worked on, the data sets are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Engine(Protocol):
     def at_once(self) -> int:
         """Chunks at work at a time."""
 
-    def run(self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, int], done: Done) -> None:
+    def run(self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, Sequence[int]], done: Done) -> None:
         """Every chunk of `stage` into `out`; retry and moved as `ChunkWork`.
 
         Raises what `ChunkWork.run` raises, after the chunks at work have stopped.
@@ -69,7 +69,7 @@ class Local:
     def at_once(self) -> int:
         return self.processes * self.chunks_at_once
 
-    def run(self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, int], done: Done) -> None:
+    def run(self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, Sequence[int]], done: Done) -> None:
         if self.processes == 1:
             work = ChunkWork(stage, out, retry, moved)
             try:
@@ -110,7 +110,7 @@ def _all(executor: Executor, work: Callable[[int], object], chunks: int, at_once
 _opened: ChunkWork | None = None
 
 
-def _open(build: Build, out: Path, retry: bool, moved: Mapping[str, int]) -> None:
+def _open(build: Build, out: Path, retry: bool, moved: Mapping[str, Sequence[int]]) -> None:
     """In a new process."""
     global _opened
     begin_worker()

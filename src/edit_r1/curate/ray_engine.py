@@ -9,7 +9,7 @@ Ray is an extra: pip install 'edit-r1[ray]'.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ class OnRay:
     def at_once(self) -> int:
         return self.workers
 
-    def run(self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, int], done: Done) -> None:
+    def run(self, stage: CurateStage, out: Path, retry: bool, moved: Mapping[str, Sequence[int]], done: Done) -> None:
         """As `curate.engine.Engine.run`. Raises ValueError too when Ray is not installed or cannot be reached."""
         try:
             import ray
@@ -121,7 +121,7 @@ def _error(row: Mapping[str, Any], budget: Budget) -> Exception:
 class _Worker:
     """An actor of Ray Data."""
 
-    def __init__(self, build: Build, out: str, retry: bool, moved: dict[str, int]) -> None:
+    def __init__(self, build: Build, out: str, retry: bool, moved: dict[str, Sequence[int]]) -> None:
         one_core()
         self.work, self.stop = ChunkWork(build(), Path(out), retry, moved), _stop_file(Path(out))
 

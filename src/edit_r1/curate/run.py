@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.summary import Tally
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample
-from edit_r1.store import Dataset, StoreError, read_json, write_json
+from edit_r1.store import Dataset, StoreError, locked, read_json, write_json
 from edit_r1.vlm.budget import BudgetError
 
 Progress = Callable[[str, int, int], None]
@@ -74,7 +75,7 @@ def curate(
         retry: ask again for what failed.
 
     Raises:
-        StoreError: when `out` cannot be written, or holds something else.
+        StoreError: when `out` cannot be written, holds something else, or another process is at work on it.
         OutageError: when a model answers nothing at all; the next run asks again for what it left.
         BudgetError: when `stage.budget` is spent; the next run with a higher one goes on.
     """
@@ -88,18 +89,24 @@ def curate(
 
     engine = engine or Local()
     refuse_foreign(out)
-    stage.prepare(out, retry, None if progress is None else partial(progress, "intake"), ledger)
-    ledger.close()
-    moved = _begin(stage, out, engine.at_once)
-    try:
-        engine.run(stage, out, retry, moved, done)
-    except BudgetError as error:  # told again, now that everything in flight has ended and is booked
-        raise BudgetError(error.name, error.bound, spent_whole(out)) from None
-    made = _assemble(stage, out)
-    drop_leftovers(out, set(moved.values()))
-    if retry or not any(read_json(out / "summary.json")["failed"].values()):
-        drop_leftovers(out)
+    with at_work(out):
+        stage.prepare(out, retry, None if progress is None else partial(progress, "intake"), ledger)
+        ledger.close()
+        moved = _begin(stage, out, engine.at_once)
+        try:
+            engine.run(stage, out, retry, moved, done)
+        except BudgetError as error:  # told again, now that everything in flight has ended and is booked
+            raise BudgetError(error.name, error.bound, spent_whole(out)) from None
+        made = _assemble(stage, out)
+        drop_leftovers(out, {number for own in moved.values() for number in own})
+        if retry or not any(read_json(out / "summary.json")["failed"].values()):
+            drop_leftovers(out)
     return made
+
+
+def at_work(out: Path) -> AbstractContextManager[None]:
+    """Inside, no other process works on `out`: two would pay for the same, and remove what the other has kept."""
+    return locked(out / ".work" / "lock", "another run is at work here: wait for it, or choose another --out")
 
 
 def refuse_foreign(out: Path) -> None:
@@ -109,8 +116,8 @@ def refuse_foreign(out: Path) -> None:
         raise StoreError(f"{out / taken[0]}: stands there and was not made by this curation: choose another --out")
 
 
-def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
-    """Notes what is run. Returns, where the samples are others than before, the chunk that held each of those."""
+def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, list[int]]:
+    """Notes what is run. Returns, where the samples are others than before, the chunks that held each of those."""
     path = out / ".work" / "run.json"
     told: dict[str, Any] = {
         "samples": stage.samples.fingerprint,
@@ -118,10 +125,12 @@ def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, int]:
         "chunks": stage.chunks,
     }
     before: dict[str, Any] = read_json(path) if path.exists() else told
-    moved = dict(before.get("moved_from", {}))
+    moved = {one: own if isinstance(own, list) else [own] for one, own in before.get("moved_from", {}).items()}
     if {name: before[name] for name in told} != told:
         files = {number: chunk_file(out, number).read() for number in range(before["chunks"])}
-        moved |= {one: number for number, file in files.items() for one in file.get("ids", ())}
+        for number, file in files.items():
+            for one in file.get("ids", ()):  # beside where it was before: that chunk may not have come to it
+                moved[one] = sorted({*moved.get(one, ()), number})
     # Kept until all is done: a killed run must find them again.
     more = {"run": stage.run_key(), "moved_from": moved, "at_once": at_once, "budget": budget_row(stage.budget)}
     write_json(path, told | more | {"done": False})

@@ -9,7 +9,7 @@ A killed stage leaves its finished parts and goes on after the last one (`Datase
 dataset is that of its sorted row hashes, so neither the order nor the cut into parts changes it.
 """
 
-from edit_r1.store.files import StoreError, new_folder, read_json, write_bytes, write_json, write_text, writing
+from edit_r1.store.files import StoreError, locked, new_folder, read_json, write_bytes, write_json, write_text, writing
 from edit_r1.store.parquet import Feature, Features, Row, dataset_hash, read_rows, row_hash, stream_rows, write_rows
 from edit_r1.store.stages import Dataset, Stage, Table, read_dataset, write_dataset
 from edit_r1.store.streaming import stream_dataset
@@ -39,6 +39,7 @@ __all__ = [
     "StoreError",
     "Table",
     "dataset_hash",
+    "locked",
     "new_folder",
     "read_dataset",
     "read_json",

@@ -13,6 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 class StoreError(ValueError):
     """Something on disk cannot be written or read: one line that names the path and the remedy."""
@@ -44,6 +49,32 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(f"{path}: cannot be written ({reason}): free space there or choose another folder") from error
+
+
+@contextmanager
+def locked(path: str | Path, busy: str) -> Iterator[None]:
+    """Inside, no other process is inside with the same file, which is made when needed and stays; a kill unlocks it.
+
+    A file system that knows no locks, and a system without `flock`, let everybody in.
+
+    Raises:
+        StoreError: when another process is inside: `busy`, after the path; or when the path cannot be written.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(f"{path}: {busy}") from error
+            except OSError:
+                pass  # no locks there
+        yield
+    finally:
+        os.close(file)
 
 
 _OF_THE_DISK = re.compile(r"[^:]*\(os error \d+\)|PytorchStreamWriter|iostream error|inline_container")
