@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -20,7 +21,7 @@ PRINCIPLES = (Principle("Is it red?", "Instruction Following"), Principle("Is it
 
 
 def context(number: int, category: str = "colour alteration") -> Context:
-    return Context(Sample(f"row-{number}", b"", "Make it red.", category), PRINCIPLES, "d")
+    return Context(Sample(f"row-{number}", f"picture {number}".encode(), "Make it red.", category), PRINCIPLES, "d")
 
 
 def verdicts(values: Sequence[int]) -> tuple[Verdict, ...]:
@@ -133,6 +134,17 @@ def test_an_interval_comes_of_groups_of_sources() -> None:
     assert low < row["raw"] < high
     assert 0.06 < high - low < 0.26  # 0.127 for 200 independent sources; 0.028 were the 4,000 units independent
     assert row["alpha_ci95"][0] < row["alpha"] < row["alpha_ci95"][1]
+
+
+def test_rows_of_one_picture_are_one_source() -> None:
+    tally = AgreementTally()
+    for number in range(40):
+        asked = replace(context(0), sample=replace(context(0).sample, id=f"row-{number}"))
+        said = ((1, 0), (1, number % 2))
+        traces = [PoolTrace("c", "ab"[n], n, Trace("t", 5.0, verdicts(values))) for n, values in enumerate(said)]
+        tally.add(asked, traces, None)
+    row = tally.as_dict()["between"]["a | b"]
+    assert row["raw"] == 0.75 and row["raw_ci95"] is None
 
 
 def test_one_group_has_no_interval() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from edit_r1.curate.chunk import STEPS
+from edit_r1.curate.chunk import STEPS, ChunkWork, Stopped, chunk_file
+from edit_r1.curate.engine import Local
 from edit_r1.curate.failures import OutageError
 from edit_r1.curate.findings import FINDINGS
 from edit_r1.curate.reason import PoolMember
@@ -292,6 +293,32 @@ def test_what_a_curation_did_not_make_is_never_replaced(stage: CurateStage, tmp_
     with pytest.raises(StoreError, match=f"{step}: stands there and was not made by this curation"):
         curate(stage, tmp_path)
     assert mine.read_bytes() == b"mine" and not (tmp_path / ".work").exists()
+
+
+def test_a_stopped_chunk_ends_after_its_step_and_goes_on_later(stage: CurateStage, tmp_path: Path) -> None:
+    whole = curate(stage, tmp_path / "whole")
+    work = ChunkWork(stage, tmp_path / "stopped")
+    with pytest.raises(Stopped):
+        work.run(0, lambda step, _: work.stop() if step == "candidates" else None)
+    told = chunk_file(tmp_path / "stopped", 0).read()
+    assert "candidates" in told["steps"] and "traces" not in told["steps"] and not told["done"]
+    ChunkWork(stage, tmp_path / "stopped").run(0)
+    steps = (chunk_file(whole.out, 0).read()["steps"], chunk_file(tmp_path / "stopped", 0).read()["steps"])
+    assert steps[0]["selected"]["shards"] == steps[1]["selected"]["shards"]
+
+
+def test_an_interrupt_stops_the_chunks_that_other_threads_are_at(
+    stage: CurateStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops: list[ChunkWork] = []
+    monkeypatch.setattr(ChunkWork, "stop", lambda work: stops.append(work))
+
+    def interrupt(step: str, done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        curate(stage, tmp_path, interrupt, Local(chunks_at_once=2))
+    assert len(stops) == 1
 
 
 def test_a_damaged_shard_is_named(stage: CurateStage, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from edit_r1.curate.decompose import decompose
 from edit_r1.curate.edit import draw_jobs, edit, paint
 from edit_r1.curate.failures import OUTAGE, Failure, OutageError, causes, check_outage
-from edit_r1.curate.pick import pick_hard, pick_random, usable
+from edit_r1.curate.pick import HardVerdict, judge_hard, usable
 from edit_r1.curate.reason import PoolMember, lost, reason
 from edit_r1.curate.retry import TRIES, ask, retry_sampling
 from edit_r1.curate.verify import verify
@@ -28,25 +28,6 @@ def context_of(kit: Any, sample: Sample) -> Context:
 
 
 # --- pick
-
-
-def test_random_is_a_seeded_draw_without_replacement(samples: list[Sample]) -> None:
-    drawn = pick_random(samples, 6, seed=1)
-    assert drawn == pick_random(samples, 6, seed=1) != pick_random(samples, 6, seed=2)
-    assert len({sample.id for sample in drawn}) == 6
-    counts = Counter(sample.id for seed in range(400) for sample in pick_random(samples, 3, seed))
-    assert all(80 < counts[sample.id] < 160 for sample in samples)  # 120 expected
-    with pytest.raises(ValueError, match="count=11: 10 samples"):
-        pick_random(samples, 11, seed=0)
-    assert pick_random([], 0, seed=0, balanced=True) == []
-
-
-def test_balanced_draw_takes_categories_in_turn(kit: Any) -> None:
-    pool = [kit.make_sample(i, "a") for i in range(20)] + [kit.make_sample(20 + i, "b") for i in range(3)]
-    counts = Counter(sample.category for sample in pick_random(pool, 8, seed=0, balanced=True))
-    assert counts == {"a": 5, "b": 3}
-    counts = Counter(sample.category for sample in pick_random(pool, 5, seed=0, balanced=True))
-    assert sorted(counts.values()) == [2, 3]
 
 
 def test_hard_keeps_what_the_filter_keeps_with_its_reason(kit: Any, samples: list[Sample]) -> None:
@@ -66,8 +47,10 @@ def test_hard_keeps_what_the_filter_keeps_with_its_reason(kit: Any, samples: lis
     def answer(request: Request, draw: int) -> str | Completion:
         return said[next(number for number in said if f"circle {number} " in request.text)]
 
-    kept, verdicts, failures = pick_hard(samples[:7], kit.VLM("filter", answer))
-    assert [(sample.id, sample.subset) for sample in kept] == [("row-0000", "hard"), ("row-0004", "hard")]
+    found = judge_hard(samples[:7], kit.VLM("filter", answer))
+    verdicts = [one for one in found if isinstance(one, HardVerdict)]
+    failures = [one for one in found if isinstance(one, Failure)]
+    assert [v.sample_id for v in verdicts if v.hard] == ["row-0000", "row-0004"]
     assert [(v.hard, v.reason, v.category) for v in verdicts] == [
         (True, "Two steps are asked for.", "multi-step"),
         (False, "One colour only.", "colour alteration"),

@@ -14,6 +14,7 @@ of sources, from which `stats.jackknife_interval` makes an interval that knows t
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -59,7 +60,7 @@ class AgreementTally:
     def _add(
         self, context: Context, verdicts_of: Mapping[str, list[tuple[Verdict, ...]]], gold: GoldVerdicts | None
     ) -> None:
-        group = f"group:{number_of(context.sample.id) % GROUPS}"
+        group = f"group:{number_of(hashlib.sha256(context.sample.source).hexdigest()) % GROUPS}"
         edit = f"edit:{context.sample.category or 'unknown'}"
         for place, principle in enumerate(context.principles):
             wheres = ("", f"principle:{principle.category}", edit, group)

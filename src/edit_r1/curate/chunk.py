@@ -8,6 +8,7 @@ and which shards hold its rows.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from edit_r1.curate.edit import check_editors, draw_jobs, paint
 from edit_r1.curate.ensemble import Ensemble, pool_votes
 from edit_r1.curate.failures import Failure, causes, check_outage
 from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
+from edit_r1.curate.inputs import asked, edition_of, identity
 from edit_r1.curate.keeping import Keeping, open_ledger
 from edit_r1.curate.pick import usable
 from edit_r1.curate.reason import PoolMember, lost, reason_each
@@ -82,14 +84,17 @@ def chunk_file(out: Path, number: int) -> ChunkFile:
     return ChunkFile(out / ".work" / "chunks" / f"{number:06d}.json")
 
 
+class Stopped(Exception):
+    """The run ends; what is made is kept."""
+
+
 class ChunkWork:
     """Works through chunks of a curation, one after the other or in several threads."""
 
     def __init__(
         self, stage: CurateStage, out: Path, retry: bool = False, moved: Mapping[str, Sequence[int]] | None = None
     ) -> None:
-        """retry: make again what failed. moved: by sample id, the chunks that held it in earlier
-        runs."""
+        """retry: make again what failed. moved: by sample id, the chunks that held it in earlier runs."""
         check_editors(stage.editors, stage.candidates_per_context)
         stage.prepare(out)
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
@@ -97,6 +102,16 @@ class ChunkWork:
         self.shards = {step: Shards(out / ".work" / step, table) for step, table in (TABLES | BESIDE).items()}
         self.actors, self.run_key = stage.actors(), stage.run_key()
         self.ledger = open_ledger(out, stage)
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Chunks at work end after the step that they are in, by `Stopped`. Called from another thread."""
+        self._stopping.set()
+
+    def check(self) -> None:
+        """Raises Stopped after `stop`."""
+        if self._stopping.is_set():
+            raise Stopped
 
     def run(self, number: int, tell: Tell | None = None) -> dict[str, Any]:
         """Everything of chunk `number`; returns what its file holds. A chunk that is done is only looked up.
@@ -105,11 +120,12 @@ class ChunkWork:
             OutageError: when a model answers nothing at all; what is made by then is kept.
             BudgetError: when the budget is spent; likewise.
             StoreError: when the disk refuses.
+            Stopped: after `stop`.
         """
         stage = self.stage
         found = list(stage.samples.rows(number * stage.chunk_size, (number + 1) * stage.chunk_size))
-        key = unit_key(stage.key(), [_identity(one) if isinstance(one, Sample) else asdict(one) for one in found])
-        if edition := _edition(found):
+        key = unit_key(stage.key(), [identity(one) if isinstance(one, Sample) else asdict(one) for one in found])
+        if edition := edition_of(found):
             key = unit_key(key, edition)
         file = chunk_file(self.out, number)
         kept = file.read()
@@ -181,7 +197,7 @@ class _Chunk:
     def samples(self, found: Sequence[Sample | Failure]) -> list[Sample]:
         wanted: dict[str, Sample | Failure] = {}
         for one in found:
-            wanted[unit_key(_identity(one) if isinstance(one, Sample) else asdict(one))] = one
+            wanted[unit_key(identity(one) if isinstance(one, Sample) else asdict(one))] = one
         self.told["ids"] = [one.id for one in found if isinstance(one, Sample)]
 
         def make(given: list[Sample | Failure]) -> list[Made[Sample]]:
@@ -206,7 +222,7 @@ class _Chunk:
         def renewed(sample: Sample, unit: Made[Context]) -> Made[Context]:
             return replace(unit, rows=tuple(replace(row, sample=sample) for row in unit.rows))
 
-        wanted = {unit_key(actor, _identity(sample)): sample for sample in samples}
+        wanted = {unit_key(actor, identity(sample)): sample for sample in samples}
         shard = self.fill("contexts", actor, wanted, make, self.edition, renewed)
         if stage.redecompose:
             shard = self.contexts_again(shard)
@@ -231,7 +247,7 @@ class _Chunk:
 
     def findings(self, contexts: Sequence[Context]) -> dict[str, list[ContextFinding]]:
         """By sample."""
-        wanted = {unit_key(CHECKS, context.sample.instruction, _asked(context), context.sample.id): context
+        wanted = {unit_key(CHECKS, context.sample.instruction, asked(context), context.sample.id): context
                   for context in contexts}  # fmt: skip
 
         def make(given: list[Context]) -> list[Made[ContextFinding]]:
@@ -250,7 +266,7 @@ class _Chunk:
         for context in contexts:
             sample = context.sample
             for editor, seed in draw_jobs(sample.id, names, stage.candidates_per_context, stage.seed):
-                key = unit_key(self.work.actors["candidates"][editor], _identity(sample), seed)
+                key = unit_key(self.work.actors["candidates"][editor], identity(sample), seed)
                 jobs[editor][key] = (sample, seed)
                 order[sample.id, names[editor], seed] = len(order)
         shards = []
@@ -279,7 +295,7 @@ class _Chunk:
                 return made
 
             wanted = {
-                unit_key(actor, candidate.id, _asked(context)): (context, candidate) for context, candidate in pairs
+                unit_key(actor, candidate.id, asked(context)): (context, candidate) for context, candidate in pairs
             }
             shards.append(self.fill("traces", actor, wanted, make))
             first += member.traces
@@ -319,7 +335,7 @@ class _Chunk:
             return [_made(one) for one in made]
 
         wanted = {
-            unit_key(actor, candidate.id, _asked(context), references_of(traces[candidate.id])): (
+            unit_key(actor, candidate.id, asked(context), references_of(traces[candidate.id])): (
                 context, candidate, traces[candidate.id]
             )
             for context, candidate in pairs
@@ -356,7 +372,7 @@ class _Chunk:
             chosen = select(own, truth, stage.tie_break, stage.filter_on, stage.seed)
             tally.add_candidate(context, candidate, own, truth, chosen.decisions, stage.filter_on)
             tally.verifiers.add_votes(context, votes.get(candidate.id, ()), truth)
-            key = unit_key(rules, candidate.id, _asked(context), [asdict(t) for t in own], truth and asdict(truth))
+            key = unit_key(rules, candidate.id, asked(context), [asdict(t) for t in own], truth and asdict(truth))
             decisions[key] = Made(tuple(chosen.decisions))
             if chosen.selected is not None and isinstance(chosen.selected.outcome, Trace):
                 kept[key] = Made((Quadruple(context, candidate, chosen.selected.outcome),))
@@ -406,28 +422,12 @@ class _Chunk:
         write_json(self.file.path, self.told)
         if self.tell is not None and step in TABLES:
             self.tell(step, self.number)
+        self.work.check()
         return [row for shard in shards for row in shard.rows]
-
-
-def _identity(sample: Sample) -> list[Any]:
-    """What a sample's rows are made from."""
-    return [sample.id, list(sample.sources), sample.instruction]
-
-
-def _edition(found: Sequence[Sample | Failure]) -> str:
-    """Hash of what rows carry of their samples and nothing is made from; "" without any origin and licence."""
-    samples = [one for one in found if isinstance(one, Sample)]
-    if not any(sample.origin or sample.licence for sample in samples):
-        return ""
-    return unit_key([[s.id, s.origin, s.licence, s.category, s.subset, s.split] for s in samples])
 
 
 def _given(one: Sample | Failure, unit: Made[Sample]) -> Made[Sample]:
     return replace(unit, rows=(one,)) if isinstance(one, Sample) and unit.rows else unit
-
-
-def _asked(context: Context) -> list[list[str]]:
-    return [[principle.question, principle.category] for principle in context.principles]
 
 
 def _ready(made: list[Made[T]]) -> list[Made[T]]:

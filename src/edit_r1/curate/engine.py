@@ -78,7 +78,11 @@ class Local:
                         work.run(number, lambda step, _: done(step))
                     return
                 with ThreadPoolExecutor(self.chunks_at_once) as threads:
-                    _all(threads, work.run, stage.chunks, self.chunks_at_once, done)
+                    try:
+                        _all(threads, work.run, stage.chunks, self.chunks_at_once, done)
+                    except BaseException:  # Ctrl-C among them
+                        work.stop()
+                        raise
             finally:
                 work.ledger.close()
             return

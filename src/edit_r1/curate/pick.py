@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,24 +52,6 @@ def usable(samples: Sequence[Sample]) -> tuple[list[Sample], list[Failure]]:
     return kept, failures
 
 
-def pick_random(samples: Sequence[Sample], count: int, seed: int, balanced: bool = False) -> list[Sample]:
-    """`count` samples drawn uniformly without replacement, in a seeded order.
-
-    Args:
-        balanced: draw from the categories in turn, as far as each has samples: two categories that both
-            have samples left differ by at most one.
-
-    Raises:
-        ValueError: when fewer than `count` samples are there, or for a negative `count`.
-    """
-    if not 0 <= count <= len(samples):
-        raise ValueError(f"count={count}: {len(samples)} samples are there to draw from")
-    queues = seeded_queues([sample.category if balanced else "" for sample in samples], seed)
-    longest = max(map(len, queues.values()), default=0)
-    turns = [int(queue[turn]) for turn in range(longest) for queue in queues.values() if turn < len(queue)]
-    return [samples[place] for place in turns[:count]]
-
-
 def seeded_queues(categories: Sequence[str], seed: int) -> dict[str, np.ndarray]:
     """The places of each category in a uniformly drawn order, int64; categories by their first place in that order.
 
@@ -82,30 +64,12 @@ def seeded_queues(categories: Sequence[str], seed: int) -> dict[str, np.ndarray]
     return {category: np.array(places, np.int64) for category, places in queues.items()}
 
 
-def pick_hard(
-    samples: Sequence[Sample], vlm: VLM, sampling: Sampling = FILTER_SAMPLING
-) -> tuple[list[Sample], list[HardVerdict], list[Failure]]:
-    """The samples that the filter calls hard, marked as subset "hard"; its reasons; and samples it gave no word on.
-
-    Raises:
-        ValueError: for an empty or over-long instruction (`usable` sorts these out).
-    """
-    found = judge_hard(samples, vlm, sampling)
-    verdicts = [one for one in found if isinstance(one, HardVerdict)]
-    kept = [
-        replace(sample, subset="hard")
-        for sample, one in zip(samples, found, strict=True)
-        if isinstance(one, HardVerdict) and one.hard
-    ]
-    return kept, verdicts, [one for one in found if isinstance(one, Failure)]
-
-
 def judge_hard(
     samples: Sequence[Sample], vlm: VLM, sampling: Sampling = FILTER_SAMPLING
 ) -> list[HardVerdict | Failure]:
     """The filter's word on each sample, in order; or why there is none, as an answer without a decision is none.
 
-    Raises as `pick_hard`.
+    Raises ValueError for an empty or over-long instruction (`usable` sorts these out).
     """
     requests = [hard_request(shown_sources(sample), sample.instruction) for sample in samples]
     answers = ask(vlm, requests, lambda _, answer: parse_hard(answer.text, answer.finish == "length"), sampling)

@@ -19,7 +19,7 @@ RULES: dict[str, tuple[TieBreak, bool]] = {
     "no filter": ("neutral", False),
 }
 """Name to (tie-break, filter on). All three are measured on the same traces, whichever a curation uses."""
-COUNTED = 5
+COUNTED = 6
 """Version of what is counted of a chunk: one that was counted by an older one is counted anew."""
 
 
