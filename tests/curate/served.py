@@ -17,11 +17,13 @@ from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.images import encode_png
 from edit_r1.records import Sample
+from edit_r1.vlm import budget
 from edit_r1.vlm.openai import OpenAIVLM, Prices
 from edit_r1.vlm.protocol import Sampling
 
 CONCURRENCY = 8
 WARM = Sampling(512, temperature=1.0, seed=3)
+budget.REFRESH_S = 0.0  # else it would depend on the clock what processes know of each other
 
 
 def _picture(*parts: object) -> bytes:
@@ -49,7 +51,7 @@ def build(url: str, count: int, retries: int = 8, **changes: Any) -> CurateStage
             url,
             name,
             concurrency=CONCURRENCY,
-            timeout_s=1.5,
+            timeout_s=3.0,
             max_retries=retries,
             backoff_s=0.02,
             prices=Prices(0.0, 1e4),
