@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from edit_r1.curate.ensemble import pool_votes
 from edit_r1.records import GoldVerdicts, PoolTrace
-from edit_r1.store import GOLD_VERDICTS, POOL_TRACES, Dataset, StoreError, read_json
+from edit_r1.store import GOLD_VERDICTS, POOL_TRACES, Dataset, StoreError, read_json, read_rows
 
 SHRINKAGE = 4.0
 """Verdicts of either kind, half of them right, that every member is taken to have given beside its own: with few gold
@@ -162,8 +162,6 @@ def _by_candidate(out: Path) -> Iterator[list[PoolTrace]]:
 
 
 def _shard_traces(path: Path) -> list[PoolTrace]:
-    from edit_r1.store import read_rows
-
     return [POOL_TRACES.from_row(row) for row in read_rows(path)]
 
 
