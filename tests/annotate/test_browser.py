@@ -85,6 +85,17 @@ def press(page: Page, key: str) -> str:
     return asked
 
 
+def loaded(page: Page, pairs: int) -> None:
+    """Waits until the pictures of so many pairs have arrived."""
+    page.wait_for_function(
+        "(count) => new Set(performance.getEntriesByType('resource')"
+        ".filter((one) => one.name.includes('/pictures/') && one.responseStatus === 200)"
+        ".map((one) => one.name)).size >= count",
+        arg=3 * pairs,
+        timeout=PATIENCE_MS,
+    )
+
+
 def settled(page: Page) -> None:
     """Waits until every answer is acknowledged."""
     page.wait_for_function(
@@ -119,8 +130,9 @@ def test_answers_survive_a_killed_server_and_a_closed_page(
     pressed = {}
     for number in range(8):
         pressed["Ann", press(page, keys[number % 4])] = KEYS[keys[number % 4]]
+    loaded(page, 8 + 3 + 1)  # those that follow, and what is in view after them
     server.stop()
-    for number in range(3):  # the pairs that are loaded already
+    for number in range(3):
         pressed["Ann", press(page, keys[number])] = KEYS[keys[number]]
     expect(page.locator("#state")).to_contain_text("wait", timeout=PATIENCE_MS)
     page.close()  # with three answers that nobody has acknowledged
