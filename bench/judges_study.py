@@ -5,86 +5,112 @@
 For every seed of `bench/demo_seeds.py`: a Bradley-Terry head (`edit-r1 train head tiny_head`: pictures and instruction
 to one score, no principles) is trained on the seed's pairs from the same pretrained model, then each judge goes through
 `edit-r1 evaluate reward` on the held-out pairs and `edit-r1 evaluate readiness` on the tiny editor's edits of the
-validation split, with the oracle as reference. All by the commands that a user has. Resumable: what is there is only
-read. Prints Markdown; documents and readiness pages lie in `--out`.
+validation split, with the oracle as reference. All by the commands that a user has. The edits are the same for every
+judge and seed, so they are sampled once. Resumable: what is there is only read. Prints Markdown; documents and
+readiness pages lie in `--out`.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import tyro
+from held_out import markdown
 
+from edit_r1.cli import main as edit_r1
+from edit_r1.evaluate.judging import pair_of
 from edit_r1.evaluate.reward import PairScore
+from edit_r1.evaluate.reward_report import preference_scores
 from edit_r1.stats import nested_ci
-from edit_r1.store import read_json
+from edit_r1.store import read_json, write_text
 from edit_r1.zoo.packaged import weights
 
 JUDGES = ("base", "sft", "gcpo", "head")
+COMPARED = (("gcpo", "head"), ("gcpo", "sft"), ("sft", "head"))
+Documents = Mapping[int, Mapping[str, Mapping[str, Any]]]
+"""By seed and judge."""
 
 
 def main(
-    runs: Path, out: Path, seeds: tuple[int, ...] = (0, 1, 2), contexts: int = 24, group: int = 8, ready: bool = True
+    runs: Path,
+    out: Path,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    judges: tuple[str, ...] = JUDGES,
+    contexts: int = 24,
+    group: int = 8,
+    ready: bool = True,
 ) -> None:
-    """runs: folder of seed-0, seed-1, ... contexts, group: of the readiness. ready: also measure that."""
-    found: dict[int, dict[str, dict[str, Any]]] = {}
+    """runs: folder of seed-0, seed-1, ... judges: of `JUDGES`. contexts, group: of the readiness. ready: also measure
+    that."""
+    pairs: dict[int, dict[str, Any]] = {}
+    fit: dict[int, dict[str, Any]] = {}
     for seed in seeds:
         run, here = runs / f"seed-{seed}", out / f"seed-{seed}"
-        head = here / "head/model"
-        if not head.exists():
+        models = {"base": weights("verifier-small"), "sft": run / "sft/model", "gcpo": run / "gcpo/model",
+                  "head": here / "head/model"}  # fmt: skip
+        if "head" in judges and not models["head"].exists():
             command("train", "head", "tiny_head", "--data", run / "data/pairs", "--out", here / "head",
                     "--seed", seed, "--resume")  # fmt: skip
-        models = {"base": weights("verifier-small"), "sft": run / "sft/model", "gcpo": run / "gcpo/model", "head": head}
-        for name in JUDGES:
+        for name in judges:
             document = here / f"{name}.json"
             if not document.exists():
                 command("evaluate", "reward", "--data", run / "data/test", "--model", models[name], "--out", document,
                         "--cache", here / "cache", codes=(0, 3))  # fmt: skip
-            found.setdefault(seed, {})[name] = read_json(document)
-            page = here / f"ready-{name}.html"
-            if ready and not page.exists():
+            pairs.setdefault(seed, {})[name] = read_json(document)
+            verdict = here / f"ready-{name}.json"
+            if ready and not verdict.exists():
                 traces = 1 if name == "head" else 4
-                command("evaluate", "readiness", "--data", "editworld", "--editor", "tiny", "--reference", "oracle",
-                        "--contexts", contexts, "--group", group, "--traces", traces, "--model", models[name], "--out",
-                        here / f"ready-{name}", "--html", page, codes=(0, 4))  # fmt: skip
-    print("\n".join(pairs_table(found)))
+                told = command("evaluate", "readiness", "--data", "editworld", "--editor", "tiny", "--reference",
+                               "oracle", "--contexts", contexts, "--group", group, "--traces", traces, "--model",
+                               models[name], "--out", out / "readiness", "--html", here / f"ready-{name}.html",
+                               "--json", codes=(0, 4))  # fmt: skip
+                write_text(verdict, told)
+            if ready:
+                fit.setdefault(seed, {})[name] = read_json(verdict)
+    print("\n".join(pairs_table(pairs)))
     if ready:
-        print("\n".join(ready_table(out, seeds)))
+        print("\n".join(ready_table(fit)))
 
 
-def command(*arguments: object, codes: tuple[int, ...] = (0,)) -> None:
+def command(*arguments: object, codes: tuple[int, ...] = (0,)) -> str:
+    """What the command writes to stdout. Ends the study when its exit code is none of `codes`."""
     told = [str(one) for one in arguments]
     print("edit-r1", *told, file=sys.stderr, flush=True)
-    code = subprocess.run([sys.executable, "-m", "edit_r1", *told], check=False, stdout=subprocess.DEVNULL).returncode
+    code: object = 0
+    with redirect_stdout(StringIO()) as written:
+        try:
+            edit_r1(told)
+        except SystemExit as end:
+            code = end.code or 0
     if code not in codes:
         raise SystemExit(f"edit-r1 {' '.join(told[:2])} ended with {code}")
+    return written.getvalue()
 
 
-def scores(document: dict[str, Any]) -> list[PairScore]:
+def scores(document: Mapping[str, Any]) -> list[PairScore]:
     """The winner's and the loser's score of every decided pair."""
-    rows = []
-    for pair in document["rows"]:
-        if pair["label"] == "tie":
-            continue
-        sides = (pair["first"], pair["second"]) if pair["label"] == "first" else (pair["second"], pair["first"])
-        rows.append(PairScore(pair["source"], pair["task"], "", "", sides[0]["score"], sides[1]["score"]))
-    return rows
+    return preference_scores([pair_of(row) for row in document["rows"]])
 
 
-def pairs_table(found: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
+def pairs_table(found: Documents) -> list[str]:
     """Half credit of each seed, and the differences over all seeds, seeds and sources both drawn anew."""
-    lines = ["| seed | " + " | ".join(JUDGES) + " |", "| --- " * (len(JUDGES) + 1) + "|"]
-    for seed, documents in found.items():
-        cells = [f"{100 * documents[name]['half_credit']:.1f}" for name in JUDGES]
-        lines.append(f"| {seed} | " + " | ".join(cells) + " |")
-    for name, other in (("gcpo", "head"), ("gcpo", "sft"), ("sft", "head")):
+    judges = list(next(iter(found.values())))
+    lines = markdown(
+        ("half credit %", *judges),
+        [[f"seed {seed}", *(_half_credit(documents[name]) for name in judges)] for seed, documents in found.items()],
+    )
+    for name, other in COMPARED:
+        if name not in judges or other not in judges:
+            continue
         gains, runs, sources = [], [], []
         for seed, documents in found.items():
-            both = zip(scores(documents[name]), scores(documents[other]), strict=True)
-            for a, b in both:
+            for a, b in zip(scores(documents[name]), scores(documents[other]), strict=True):
+                assert (a.winner_id, a.loser_id) == (b.winner_id, b.loser_id), "judged on the same pairs"
                 gains.append(a.half_credit - b.half_credit)
                 runs.append(seed)
                 sources.append(a.sample_id)
@@ -94,15 +120,19 @@ def pairs_table(found: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def ready_table(out: Path, seeds: tuple[int, ...]) -> list[str]:
-    """Every check of every judge."""
-    lines = ["| seed | judge | ready | checks missed |", "| --- | --- | --- | --- |"]
-    for seed in seeds:
-        for name in JUDGES:
-            document = read_json(out / f"seed-{seed}/ready-{name}/readiness.json")
+def _half_credit(document: Mapping[str, Any]) -> str:
+    lost = f" ({document['unparsed']} of {document['pairs']} pairs unparsed)" if document["unparsed"] else ""
+    return f"{100 * document['half_credit']:.1f}{lost}"
+
+
+def ready_table(found: Documents) -> list[str]:
+    """What each judge's verdict is, and the checks that it missed."""
+    rows = []
+    for seed, documents in found.items():
+        for name, document in documents.items():
             missed = [check["name"] for check in document["checks"] if check["passed"] is False]
-            lines.append(f"| {seed} | {name} | {'yes' if document['ready'] else 'no'} | {', '.join(missed)} |")
-    return lines
+            rows.append([str(seed), name, "yes" if document["ready"] else "no", ", ".join(missed)])
+    return markdown(("seed", "judge", "ready", "checks missed"), rows)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,16 @@ def test_mistakes_are_one_line(capsys: Capture, tmp_path: Path, flags: tuple[obj
     assert (code, out) == (1, "") and said in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("flags", [("--traces", 4), ("--traces", 1, "--value", "verdicts")], ids=str)
+def test_a_head_gives_one_number(capsys: Capture, tmp_path: Path, flags: tuple[object, ...]) -> None:
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head/reward_head.json").write_text("{}")
+    where = ("--model", tmp_path / "head", "--out", tmp_path / "out")
+    code, out, err = run(capsys, "--data", "editworld", "--editor", "tiny", *where, *flags)
+    assert (code, out) == (1, "") and "--traces 1 --value score" in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [

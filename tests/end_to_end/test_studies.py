@@ -43,6 +43,24 @@ def test_preferences_are_learned_from_in_every_way(
     assert (out / "seed-0/dpo/model/model.safetensors").stat().st_mtime_ns == trained
 
 
+def test_the_judges_are_compared_and_found_fit_or_not(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = study("judges_study", monkeypatch)
+    out = tmp_path / "judges"
+    common = {"seeds": (0,), "judges": ("gcpo", "head"), "contexts": 2, "group": 2}
+    bench["main"](runs, out, **common)
+    printed = capsys.readouterr().out
+    assert "gcpo - head: " in printed and "| 0 | head | no | " in printed
+    for name in ("gcpo", "head"):
+        document = json.loads((out / f"seed-0/ready-{name}.json").read_text())
+        assert document["contexts"] == document["group"] == 2 and (out / f"seed-0/ready-{name}.html").is_file()
+    assert len(list((out / "readiness/editors").glob("*/edits/*.png"))) == 4, "one set of edits for all judges"
+    (out / "seed-0/head/model/reward_head.json").unlink()  # nothing is judged again
+    bench["main"](runs, out, **common)
+    assert capsys.readouterr().out == printed
+
+
 def test_every_cell_of_the_ablation_learns_from_the_same_quadruples(runs: Path, monkeypatch: Any) -> None:
     bench = study("cold_start_ablation", monkeypatch)
     data = bench["curated"](runs / "seed-0")

@@ -27,6 +27,7 @@ from edit_r1.evaluate.readiness_run import (
 )
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Judgment, Principle, Sample
+from edit_r1.verifier.head_judge import HeadJudge
 from edit_r1.verifier.scoring import ScoreItem, Verifier
 from edit_r1.verifier.traces import write_trace
 from edit_r1.vlm.protocol import Completion, Request, Sampling
@@ -117,6 +118,53 @@ def test_a_judge_that_is_gone_ends_the_run_and_leaves_nothing_false(tmp_path: Pa
     with pytest.raises(ValueError, match="gives no answers"):
         judge_groups(store(tmp_path, Judge(fails=True)), edits, JudgeAsked(2), score_of)
     assert not list((tmp_path / "judgments").glob("*"))
+
+
+class Flaky(Judge):
+    """Every second trace never comes."""
+
+    def _answer(self, request: Request, trace: int) -> Completion:
+        return Completion("", 0, "error", "gone") if trace % 2 else super()._answer(request, trace)
+
+
+def test_traces_that_never_came_are_no_unparsed_ones_and_are_asked_for_again(tmp_path: Path) -> None:
+    edits = made(tmp_path, [[100, 120], [255, 140]])
+    groups = judge_groups(store(tmp_path, Flaky()), edits, JudgeAsked(4), score_of)
+    assert (groups.lost, groups.unparsed, groups.traces) == (8, 2, 8)
+    assert measure(groups, [], 4, None, None).unparsed == 2 / 8
+    assert not list((tmp_path / "judgments").glob("*")), "half of an answer was kept as the whole one"
+    again = Judge()
+    whole = judge_groups(store(tmp_path, again), edits, JudgeAsked(4), score_of)
+    assert (whole.lost, whole.traces, len(again.asked)) == (0, 16, 4)
+
+
+class Head:
+    """A head whose logit is the mean level over 100."""
+
+    name = "head"
+    simulated = True
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def logits(self, requests: Sequence[Request]) -> list[float | str]:
+        self.asked += len(requests)
+        return [float(decode_rgb(request.images[-1]).mean()) / 100 for request in requests]
+
+
+def test_a_head_is_asked_once_and_never_measures_its_own_choice(tmp_path: Path) -> None:
+    head = Head()
+    kept = JudgmentStore(tmp_path / "judgments", HeadJudge(head))  # type: ignore[arg-type]
+    asked = JudgeAsked(1, draws=False)
+    groups = judge_groups(kept, made(tmp_path, [[100, 120, 140], [60, None, 200]]), asked, score_of)
+    assert groups.rewards_CG[0][0] == pytest.approx(10 / (1 + np.exp(-1))) and head.asked == 5
+    measured = measure(groups, probe_edits(kept, groups, None, asked, score_of), 1, None, None)
+    assert measured.reliability.single == 1 and measured.reliability.var_traces == 0
+    assert measured.lift is None, "its own answer, read twice, says nothing of its choice"
+    assert (measured.unparsed, measured.probed) == (0, 2)
+    truths = [[1.0, 2.0, 3.0], [4.0, 5.0]]
+    assert measure(groups, [], 1, truths, "people").lift.share == pytest.approx(1)
+    assert judged_as(HeadJudge(head), "a") != judged_as(HeadJudge(head), "b")  # type: ignore[arg-type]
 
 
 def test_a_damaged_judgment_is_told(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_lora_is_merged(checkpoint: Path, preferences: list[Preference], tmp_pat
     assert len(HeadJudge(ScalarVLM.load(model)).score_many(items(preferences)[:2])) == 2
 
 
-def test_only_an_evaluation_opens_it(trained: Path, tmp_path: Path) -> None:
+def test_only_evaluations_open_it(trained: Path, tmp_path: Path) -> None:
     assert judge_kind(ModelChoice(model=str(trained))) == "head"
     with pytest.raises(ValueError, match="leave --judge holistic out"):
         judge_kind(ModelChoice(model=str(trained)), "holistic")

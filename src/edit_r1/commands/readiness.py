@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the rest is imported where it is used, so that other comman
     from edit_r1.evaluate.readiness_run import Probed
     from edit_r1.records import Judgment
     from edit_r1.train.rewards import RewardSettings
+    from edit_r1.verifier.head_judge import HeadJudge
     from edit_r1.verifier.scoring import Verifier
 
 Thresholds = Annotated[ReadinessThresholds, tyro.conf.arg(name="")]
@@ -60,16 +61,23 @@ def evaluate_readiness(
     """
     from edit_r1.evaluate.editor_runs import begin
     from edit_r1.evaluate.judge_identity import judge_identity
+    from edit_r1.evaluate.judges import judge_kind
     from edit_r1.evaluate.probes import NO_EDIT
     from edit_r1.evaluate.readiness_verdict import verdict
     from edit_r1.report.terminal import quiet_libraries
     from edit_r1.store import write_json
     from edit_r1.train.rewards import RewardSettings
-    from edit_r1.zoo.packaged import open_chosen, weights
+    from edit_r1.zoo.packaged import weights
 
     check_traces(traces)
     models.check()
     editor.check()
+    head = judge_kind(models) == "head"
+    if head and (traces > 1 or value != "score"):
+        raise ValueError(
+            f"--traces {traces} --value {value}: a discriminative head gives one number and no checklist; use "
+            "--traces 1 --value score"
+        )
     if contexts < 2 or group < 2:
         raise ValueError(f"--contexts {contexts} --group {group}: at least 2 of each are compared")
     read = _read(data, contexts, allow_outside, models, reference)
@@ -80,13 +88,13 @@ def evaluate_readiness(
     with ExitStack() as stack:
         name, made = sampled(editor, models, read, tasks, list(range(seed, seed + group)), out)
         identity = judge_identity(models.model or weights("verifier-small-rrm"), models.endpoint, models.adapter)
-        verifier = stack.enter_context(open_chosen(models))
+        judge = _opened(models, head, stack)
         edits = [made[start : start + group] for start in range(0, len(made), group)]
-        measured, probed = _measured(verifier, identity, edits, name, out, traces, seed, reference, settings)
+        measured, probed = _measured(judge, identity, edits, name, out, traces, seed, reference, settings)
     checks = verdict(measured, thresholds, NO_EDIT)
     document = {
         "ready": not any(check.passed is False for check in checks),
-        "judge": _judge(verifier, identity, traces, settings),
+        "judge": _judge(judge, identity, traces, settings),
         "editor": name,
         "data": Path(data).name,  # the path itself is this machine's
         "revision": read.revision,
@@ -118,8 +126,19 @@ def _told(document: dict[str, Any], probed: Sequence[Probed], html: Path | None,
     return BELOW
 
 
+def _opened(models: Models, head: bool, stack: ExitStack) -> Verifier | HeadJudge:
+    """The judge, closed with the stack. Raises ModelError (a ValueError)."""
+    if head:
+        from edit_r1.evaluate.judges import open_head
+
+        return open_head(models)
+    from edit_r1.zoo.packaged import open_chosen
+
+    return stack.enter_context(open_chosen(models))
+
+
 def _measured(
-    verifier: Verifier,
+    judge: Verifier | HeadJudge,
     identity: str,
     edits: Sequence[Sequence[MadeEdit]],
     editor: str,
@@ -129,32 +148,41 @@ def _measured(
     reference: str | None,
     settings: RewardSettings,
 ) -> tuple[Measured, list[Probed]]:
-    """Groups, reference and probes. Raises ValueError where judge or reference give nothing."""
+    """Groups, reference and probes; says how many traces never came. Raises ValueError where judge or reference give
+    nothing."""
     from edit_r1.evaluate.readiness_run import JudgeAsked, JudgmentStore, judge_groups, judged_as, measure, probe_edits
     from edit_r1.report.terminal import batch_progress
     from edit_r1.train.rewards import grade_of, judgment_reward
+    from edit_r1.verifier.head_judge import HeadJudge
 
     def reward(judgment: Judgment) -> float | None:
         return judgment_reward(grade_of(judgment), settings)
 
-    folder, asked = out / "judgments" / judged_as(verifier, identity), JudgeAsked(traces, seed)
+    folder = out / "judgments" / judged_as(judge, identity)
+    asked = JudgeAsked(traces, seed, draws=not isinstance(judge, HeadJudge))
     with batch_progress("judging") as progress:
-        groups = judge_groups(JudgmentStore(folder, verifier, progress), edits, asked, reward)
+        groups = judge_groups(JudgmentStore(folder, judge, progress), edits, asked, reward)
+    if groups.lost:
+        complain(f"{groups.lost} traces never came; the same command asks for them again")
     truths = None if reference is None else _reference(reference, groups.edits, out, editor)
     with batch_progress("probing") as progress:
-        probed = probe_edits(JudgmentStore(folder, verifier, progress), groups, truths, asked, reward)
+        probed = probe_edits(JudgmentStore(folder, judge, progress), groups, truths, asked, reward)
     return measure(groups, probed, traces, truths, _reference_name(reference), seed=seed), probed
 
 
-def _judge(verifier: Verifier, identity: str, traces: int, settings: RewardSettings) -> dict[str, Any]:
-    """What was judged and rewarded, as `require_ready` compares it."""
+def _judge(judge: Verifier | HeadJudge, identity: str, traces: int, settings: RewardSettings) -> dict[str, Any]:
+    """What was judged and rewarded, as `require_ready` compares it; a head has neither mode nor variant."""
+    from edit_r1.verifier.head_judge import HEAD_VERSION, HeadJudge
     from edit_r1.verifier.prompts import PROMPT_VERSIONS
 
+    if isinstance(judge, HeadJudge):
+        asked = {"mode": None, "variant": None, "prompts": HEAD_VERSION}
+    else:
+        asked = {"mode": judge.mode, "variant": judge.variant, "prompts": PROMPT_VERSIONS[judge.variant]}
     return {
-        "model": verifier.vlm.name, "identity": identity, "mode": verifier.mode, "variant": verifier.variant,
-        "prompts": PROMPT_VERSIONS[verifier.variant], "traces": traces, "value": settings.value,
+        "model": judge.vlm.name, "identity": identity, **asked, "traces": traces, "value": settings.value,
         "weights": list(settings.weights), "gate": settings.gate, "gate_threshold": settings.gate_threshold,
-        "simulated": verifier.vlm.simulated,
+        "simulated": judge.vlm.simulated,
     }  # fmt: skip
 
 

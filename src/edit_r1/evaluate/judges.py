@@ -51,14 +51,20 @@ def open_judge(models: ModelChoice, kind: JudgeKind) -> EditJudge:
     assert models.model is not None, "checked by the command"
     models.check()
     if kind == "head":
-        from edit_r1.vlm.scalar_head import ScalarVLM
-
-        if "," in models.device or models.backend != "transformers":
-            raise ValueError("a discriminative head runs by transformers on one device: name one with --device")
-        head = ScalarVLM.load(models.model, models.device, models.dtype, adapter=models.adapter)
-        return HeadJudge(head, models.max_pixels)
+        return open_head(models)
     verifier = models.verifier()
     return verifier if kind == "checklist" else HolisticJudge(verifier.vlm, models.max_pixels)
+
+
+def open_head(models: ModelChoice) -> HeadJudge:
+    """The chosen folder's discriminative head. Raises ValueError for several devices, ModelError (one too)."""
+    from edit_r1.vlm.scalar_head import ScalarVLM
+
+    assert models.model is not None, "has_head was asked"
+    if "," in models.device or models.backend != "transformers":
+        raise ValueError("a discriminative head runs by transformers on one device: name one with --device")
+    head = ScalarVLM.load(models.model, models.device, models.dtype, adapter=models.adapter)
+    return HeadJudge(head, models.max_pixels)
 
 
 def judge_identity(models: ModelChoice, kind: JudgeKind) -> str:

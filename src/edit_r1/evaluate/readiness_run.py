@@ -34,6 +34,7 @@ from edit_r1.records import Judgment, Principle, Unparsed
 from edit_r1.stats import Estimate
 from edit_r1.store import StoreError, read_json, write_json
 from edit_r1.store.tables import outcome_from_row, outcome_to_row
+from edit_r1.verifier.head_judge import HEAD_VERSION, HeadJudge
 from edit_r1.verifier.items import ScoreItem, question_key
 from edit_r1.verifier.judgments import aggregate
 from edit_r1.verifier.scoring import Verifier
@@ -57,13 +58,16 @@ class JudgeAsked:
     traces: int
     """N; 1 is greedy."""
     seed: int = 0
+    draws: bool = True
+    """False for a judge that samples nothing (a discriminative head): asked again it says the same, so its repeats are
+    its one answer, and no other draw of it can measure what its choice gains."""
 
 
 class JudgmentStore:
-    """A verifier whose judgments are kept in a folder."""
+    """A judge whose judgments are kept in a folder."""
 
-    def __init__(self, folder: Path, verifier: Verifier, progress: Progress | None = None) -> None:
-        self.folder, self.verifier, self.progress = folder, verifier, progress
+    def __init__(self, folder: Path, judge: Verifier | HeadJudge, progress: Progress | None = None) -> None:
+        self.folder, self.judged_by, self.progress = folder, judge, progress
         self.done = self.planned = 0
 
     def judge(self, items: Sequence[ScoreItem], traces: int, temperature: float | None, seed: int) -> list[Judgment]:
@@ -87,14 +91,14 @@ class JudgmentStore:
         order = list(missing)
         for start in range(0, len(order), CHUNK):
             chunk = order[start : start + CHUNK]
-            judged = self.verifier.score_many([missing[name] for name in chunk], traces, temperature, seed + start)
+            judged = self.judged_by.score_many([missing[name] for name in chunk], traces, temperature, seed + start)
             for name, judgment in zip(chunk, judged, strict=True):
                 found[name] = judgment
-                if not _unanswered(judgment):
+                if not lost_calls(judgment):
                     self._write(name, judgment)
             if all(_unanswered(judgment) for judgment in judged):
                 reason = next(one.reason for one in judged[0].outcomes if isinstance(one, Unparsed))
-                raise ValueError(f"{self.verifier.vlm.name} gives no answers ({reason}); the same command goes on")
+                raise ValueError(f"{self.judged_by.vlm.name} gives no answers ({reason}); the same command goes on")
             self._told(len(chunk))
         return [found[name] for name in names]
 
@@ -120,21 +124,29 @@ class JudgmentStore:
             principles = [Principle(one["question"], one["category"]) for one in row["principles"]]
             outcomes = [outcome_from_row(one) for one in row["outcomes"]]
             asked = item.principles or principles
-            return aggregate(outcomes, asked, self.verifier.vlm.name, row["seconds"], self.verifier.vlm.simulated)
+            model = self.judged_by.vlm
+            return aggregate(outcomes, asked, model.name, row["seconds"], model.simulated)
         except (KeyError, TypeError, StoreError) as error:
             raise StoreError(f"{path}: not a judgment that was written here ({error}): remove it") from error
 
 
+def lost_calls(judgment: Judgment) -> int:
+    """Traces of it that never came. With any, it is not kept, and a later run asks for all of them again."""
+    return sum(isinstance(one, Unparsed) and one.failed_call for one in judgment.outcomes)
+
+
 def _unanswered(judgment: Judgment) -> bool:
-    """No trace of it came; a later run asks again."""
+    """No trace of it came, and not because the edit could not be asked about."""
     lost = [one for one in judgment.outcomes if isinstance(one, Unparsed) and one.failed_call]
     return bool(lost) and len(lost) == len(judgment.outcomes) and "no answer came" in lost[0].reason
 
 
-def judged_as(verifier: Verifier, identity: str) -> str:
-    """Name of the folder of a verifier's judgments: everything about it that shapes them, hashed."""
-    told = [identity, verifier.mode, verifier.variant, verifier.max_new_tokens, verifier.max_pixels,
-            verifier.principles_vlm.name]  # fmt: skip
+def judged_as(judge: Verifier | HeadJudge, identity: str) -> str:
+    """Name of the folder of a judge's judgments: everything about it that shapes them, hashed."""
+    if isinstance(judge, HeadJudge):
+        told = [identity, HEAD_VERSION, judge.max_pixels]
+    else:
+        told = [identity, judge.mode, judge.variant, judge.max_new_tokens, judge.max_pixels, judge.principles_vlm.name]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
@@ -149,10 +161,15 @@ class Groups:
     repeats_CGN: tuple[tuple[tuple[float, ...], ...], ...]
     """The reward of each parsed trace alone."""
     unparsed: int
-    """Traces without a score."""
+    """Traces that came and hold no score."""
     traces: int
+    """Traces that came."""
     seconds: float
     """Of all judgments that the reward is made of."""
+    lost: int = 0
+    """Traces that never came: nothing is known of them."""
+    draws: bool = True
+    """As `JudgeAsked.draws`."""
 
     @property
     def judged(self) -> int:
@@ -165,19 +182,24 @@ def judge_groups(
     """Judges every edit as training would, and by repeated traces. Raises ValueError as `JudgmentStore.judge`."""
     kept = [[edit for edit in group if edit.path is not None] for group in groups]
     items = [score_item(edit.task, edit.image()) for group in kept for edit in group]
-    store.planned += len(items) * (2 if asked.traces == 1 else 1)
+    sampled_beside = asked.draws and asked.traces == 1
+    store.planned += len(items) * (2 if sampled_beside else 1)
     judgments = store.judge(items, asked.traces, None, asked.seed)
-    repeated = judgments if asked.traces > 1 else store.judge(items, REPEATS, 1.0, asked.seed)
+    repeated = store.judge(items, REPEATS, 1.0, asked.seed) if sampled_beside else judgments
     rewards = iter([reward(judgment) for judgment in judgments])
-    repeats = iter([tuple(trace_rewards(judgment, reward)) for judgment in repeated])
+    times = 1 if asked.draws else 2
+    repeats = iter([times * tuple(trace_rewards(judgment, reward)) for judgment in repeated])
+    lost = sum(lost_calls(judgment) for judgment in repeated)
     return Groups(
         tuple(group[0].task for group in groups),
         tuple(tuple(group) for group in kept),
         tuple(tuple(next(rewards) for _ in group) for group in kept),
         tuple(tuple(next(repeats) for _ in group) for group in kept),
-        sum(judgment.unparsed for judgment in repeated),
-        sum(judgment.traces for judgment in repeated),
+        sum(judgment.unparsed for judgment in repeated) - lost,
+        sum(judgment.traces for judgment in repeated) - lost,
         sum(judgment.seconds for judgment in judgments),
+        lost,
+        asked.draws,
     )
 
 
@@ -311,7 +333,7 @@ def measure(
         accuracy = near_pair_accuracy(judged, truths, near, seed)
         lift_by = str(reference)
     else:
-        halves = [_halves(group) for group in groups.repeats_CGN]
+        halves = [_halves(group) for group in groups.repeats_CGN] if groups.draws else []
         lift = best_of_g_lift([half[0] for half in halves], [half[1] for half in halves], seed)
         lift_by = "other traces of the judge"
     names = [name for name in probes.PROBES if any(name in one.scores for one in probed)] or list(probes.PROBES)

@@ -122,7 +122,9 @@ def verdict(measured: Measured, thresholds: ReadinessThresholds, no_edit: Sequen
             _of(None if m.lift is None else m.lift.gain),
             t.min_lift,
             lambda value: f"{value:+.2f} points over the group's mean{_share(m.lift)}, by {m.lift_by}",
-            "the judge's favourites are no better than the rest: train the judge before the editor",
+            "give a reference, or more edits of each context"
+            if m.lift is None
+            else "the judge's favourites are no better than the rest: train the judge before the editor",
             above=t.min_lift,
         ),
     ]

@@ -96,7 +96,8 @@ def readiness_list(document: Mapping[str, Any]) -> RenderableType:
     failed = sum(check["passed"] is False for check in document["checks"])
     end = Text("ready", "bold green") if document["ready"] else Text(f"not ready: {failed} failed", "bold red")
     judge = document["judge"]
-    about = f"{judge['model']}, {judge['traces']} traces, rewarded: {judge['value']}; {document['editor']}; "
+    traces = f"{judge['traces']} {'trace' if judge['traces'] == 1 else 'traces'}"
+    about = f"{judge['model']}, {traces}, rewarded: {judge['value']}; {document['editor']}; "
     about += f"{document['contexts']} contexts of {document['group']} edits"
     return Group(grid, Text(), end, Text(_plain(about), "dim"))
 

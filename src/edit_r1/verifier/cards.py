@@ -35,7 +35,8 @@ def read_card(folder: str | Path) -> ModelCard:
     path = Path(folder) / CARD_NAME
     if has_head(folder):
         raise ModelError(
-            f"{folder}: a discriminative head, which gives a score and no checklist: `evaluate reward` alone opens it"
+            f"{folder}: a discriminative head, which gives a score and no checklist: `evaluate reward` and `evaluate "
+            "readiness` open it, nothing else does"
         )
     if not path.is_file():
         return ModelCard()

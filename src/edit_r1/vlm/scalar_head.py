@@ -98,6 +98,7 @@ class ScalarVLM:
     def __init__(self, vlm: TransformersVLM, weight_1D: torch.Tensor) -> None:
         self.vlm = vlm
         self.name = vlm.name
+        self.simulated = vlm.simulated
         self.weight_1D = weight_1D.to(vlm.model.device)
 
     @classmethod
