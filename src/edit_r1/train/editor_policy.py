@@ -1,8 +1,9 @@
 """The weights that editor training changes: LoRA or all, their reference, optimiser, average and state.
 
 The master weights are float32, always: at bf16's resolution of 2^-8 an update of 1e-4 is rounded away, the
-probability ratio stays 1 and the reward stays flat. Products are bf16 where the frozen base is (LoRA), or where the
-editor's settings ask for it (`bf16_products`, LoRA and full), in rollout and replay alike.
+probability ratio stays 1 and the reward stays flat. Products are bf16 where the frozen base is (LoRA, its own products
+too: `train.adapter`), or where the editor's settings ask for it (`bf16_products`, LoRA and full), in rollout and replay
+alike.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any, Generic
 
 import torch
-from peft import LoraConfig
 from torch import Tensor, nn
 
 from edit_r1.editors.flow import E, FlowEditor
 from edit_r1.records import Context
 from edit_r1.store import new_folder
+from edit_r1.train.adapter import add_lora, lora_config
 from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor_stage import EditorRLStage
 from edit_r1.train.editor_state import newest_state, write_state
@@ -54,9 +55,9 @@ class EditorPolicy(Generic[E]):
         transformer.eval()
         transformer.requires_grad_(False)
         self._frozen: FlowEditor[E] | None = None
-        self._lora = lora_config(editor, stage) if stage.lora_rank > 0 else None
+        self._lora = lora_config(editor.lora_targets, stage.lora_rank) if stage.lora_rank > 0 else None
         if self._lora is not None:
-            _add_lora(transformer, self._lora, stage.seed)
+            add_lora(transformer, self._lora, stage.seed)
         else:
             if stage.loss.kl_beta > 0:
                 self._frozen = editor.with_transformer(copy.deepcopy(transformer))
@@ -269,23 +270,3 @@ def contexts_digest(contexts: Sequence[Context]) -> str:
         for content in (sample.id.encode(), sample.instruction.encode(), sample.source, *sample.references, *asked):
             digest.update(len(content).to_bytes(8, "big") + content)
     return digest.hexdigest()
-
-
-def lora_config(editor: FlowEditor[E], stage: EditorRLStage) -> LoraConfig:
-    """alpha is twice the rank, as everywhere for these editors."""
-    return LoraConfig(
-        r=stage.lora_rank,
-        lora_alpha=2 * stage.lora_rank,
-        target_modules=list(editor.lora_targets),
-        init_lora_weights="gaussian",
-    )
-
-
-def _add_lora(transformer: Any, config: LoraConfig, seed: int) -> None:
-    """A fresh adapter in float32; B starts at 0, so that the policy starts as the reference."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        transformer.add_adapter(config)
-    for name, parameter in transformer.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.float()

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
-from peft import LoraConfig, inject_adapter_in_model
+from peft import inject_adapter_in_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,6 +28,7 @@ from edit_r1.editors.architecture import Architecture, Part
 from edit_r1.editors.flux2_klein import klein_lora_targets
 from edit_r1.editors.flux_kontext import FluxKontextEditor
 from edit_r1.editors.qwen_image_edit import QwenImageEditor
+from edit_r1.train.adapter import lora_config, round_for_products
 
 BLOCKS = {
     "FluxTransformer2DModel": ("num_layers", "num_single_layers"),
@@ -189,9 +190,9 @@ def prepared(architecture: Architecture, training: Training, blocks: Sequence[in
     transformer.eval()
     if training.lora_rank:
         transformer.requires_grad_(False)
-        targets = list(lora_targets(architecture, transformer))
-        config = LoraConfig(r=training.lora_rank, lora_alpha=2 * training.lora_rank, target_modules=targets)
-        inject_adapter_in_model(config, transformer, low_cpu_mem_usage=True)
+        targets = lora_targets(architecture, transformer)
+        inject_adapter_in_model(lora_config(targets, training.lora_rank), transformer, low_cpu_mem_usage=True)
+        round_for_products(transformer)
     if training.checkpointing:
         transformer.enable_gradient_checkpointing()
     return transformer
