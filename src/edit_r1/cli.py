@@ -22,6 +22,7 @@ from edit_r1.commands.best_of import best_of_command
 from edit_r1.commands.curate import curate_look, curate_run, curate_status, curate_weigh
 from edit_r1.commands.doctor import doctor
 from edit_r1.commands.evaluate_editor import evaluate_editor
+from edit_r1.commands.evaluate_gsb import evaluate_gsb
 from edit_r1.commands.evaluate_reward import evaluate_reward
 from edit_r1.commands.intake import curate_intake
 from edit_r1.commands.preferences import (
@@ -336,6 +337,7 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("preferences", "audit"): preferences_audit,
     ("evaluate", "reward"): evaluate_reward,
     ("evaluate", "editor"): evaluate_editor,
+    ("evaluate", "gsb"): evaluate_gsb,
     ("evaluate", "readiness"): evaluate_readiness,
     ("annotate",): annotate,
     ("annotate", "status"): annotate_status,

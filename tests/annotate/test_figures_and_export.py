@@ -54,7 +54,10 @@ def test_figures(answered: SimpleNamespace) -> None:
     assert (figures["pairs"], figures["wanted"], figures["complete"], figures["answers"]) == (12, 3, 11, 35)
     ann, bob, eve = figures["annotators"]
     gold = sum(one["gold"]["asked"] for one in (ann, bob, eve))
-    assert figures["open"] == 1 and figures["per_minute"] == pytest.approx((35 + gold + 1) / 10)  # one is skipped
+    assert figures["open"] == 1 and figures["per_minute"] == pytest.approx(35 + gold + 1)  # one is skipped
+    for now, minutes in ((310.0, 5), (609.9, 9.99833), (2000.0, 10)):
+        recent = 0 if now > 610 else 36 + gold
+        assert measure(answered.database, now)["per_minute"] == pytest.approx(recent / minutes, rel=1e-4)
     assert [one["name"] for one in (ann, bob, eve)] == ["Ann", "Bob", "Eve"]
     assert (ann["answers"], ann["skipped"], bob["same_share"]) == (11, 1, pytest.approx(1 / 12))
     assert ann["others"]["mean"] == pytest.approx(10 / 22) and eve["others"]["mean"] == 0
@@ -142,7 +145,11 @@ def test_a_study_ends_with_gsb(tmp_path: Path, kit: SimpleNamespace) -> None:
     study = gsb_of(database)
     assert study is not None and (study["good"], study["same"], study["bad"], study["n"]) == (12, 4, 4, 20)
     assert study["gsb"] == pytest.approx(0.4) and study["ci95"][0] < 0.4 < study["ci95"][1]
+    answer_all(database, "Eve", lambda pair: "second")
+    assert gsb_of(database, ["Eve"]) == study
+    with pytest.raises(ValueError, match="--leave-out 'Zoe': no such annotator"):
+        gsb_of(database, ["Zoe"])
     database.close()
     again, _ = kit.open(tmp_path)  # the study is remembered
-    assert gsb_of(again) == study
+    assert gsb_of(again, ["Eve"]) == study and gsb_of(again)["bad"] == 14
     again.close()

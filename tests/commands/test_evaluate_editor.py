@@ -151,6 +151,17 @@ def test_mistakes_are_one_line(capsys: Capture, tmp_path: Path, flags: tuple[obj
     assert said in err and err.startswith("edit-r1: ") and err.count("\n") == 1
 
 
+def test_a_judge_that_shows_one_source_is_not_asked_about_two(capsys: Capture, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture(1))
+    row = {"source": ["a.png", "b.png"], "instruction": "Put b into a", "id": "two"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    where = ("--benchmark", "folder", "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "out", "--edits", tmp_path)
+    asked = ("--judge", "viescore", "--endpoint", "http://127.0.0.1:1/v1", "--model", "judge")
+    code, out, err = run(capsys, *where, *asked)
+    assert (code, out) == (1, "") and "task two has 2: use --judge verifier" in err and err.count("\n") == 1
+
+
 def test_the_packaged_verifier_judges_editworld_only(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture(1))
     (tmp_path / "rows.jsonl").write_text(json.dumps({"source": "a.png", "instruction": "Make it red", "id": "a"}))

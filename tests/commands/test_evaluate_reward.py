@@ -232,10 +232,12 @@ def test_an_edit_without_an_answer_is_counted_and_asked_again(
     server = fake_openai(answer)
     folder = made.write_compass(tmp_path / "hub")
     flags = ("--endpoint", server.url, "--model", "judge", "--cache", tmp_path / "cache")
-    document, err = run(capsys, "--benchmark", "compass", "--data", folder, *flags)
+    document, err = run(capsys, "--benchmark", "compass", "--data", folder, *flags, "--out", tmp_path / "a.json")
     assert (document["failed"], document["unparsed"]) == (1, 1)
     assert document["official"] == pytest.approx(2 / 6)
     assert "content filter" in err and err.count("\n") == 1
+    found, err = run(capsys, "--compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert found["a"]["failed"] == 1 and err.count("a.json: 1 edits have no whole answer") == 2
     refuse = False
     document, err = run(capsys, "--benchmark", "compass", "--data", folder, *flags)
     assert (document["failed"], document["unparsed"], err) == (0, 0, "")

@@ -183,6 +183,21 @@ def test_our_verifier_grades_by_checklist_and_asks_again_when_unread() -> None:
     assert judge.settings["prompts"] == "compact-1"
 
 
+class OneLost(Scripted):
+    """The second answer to every request never comes."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        rows = super().generate(requests, sampling, n)
+        return [[row[0], Completion("", 0, "error", "gone"), *row[2:]] for row in rows]
+
+
+def test_a_mean_of_fewer_traces_says_so() -> None:
+    trace = write_trace(["seen"] * 2, (1, 0), 6.5, "both", "compact", [])
+    judge = VerifierEditJudge(Verifier(OneLost(lambda *_: trace), variant="compact"), traces=3)
+    (grade,) = judge.grade([edit(1)], retries=2)
+    assert grade.score == 6.5 and grade.failed_call and "no answer came" in str(grade.reason) and grade.unparsed == 0
+
+
 def test_a_judge_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="holistic ones are"):
         HolisticJudge("verifier", Scripted(lambda *_: ""))

@@ -77,6 +77,8 @@ class Counter:
         return [self._one(self.table.get(edit.task.sample.id, 5.0)) for edit in edits]
 
     def _one(self, score: float | str | None) -> Grade:
+        if score == "partly":
+            return Grade(4.0, {"score": 4.0, "half": 2.0}, failed_call=True, reason="no answer came")
         if score == "gone":
             return Grade(None, {}, failed_call=True, reason="no answer came")
         if score is None:
@@ -136,6 +138,12 @@ def test_grades_are_kept_one_by_one_and_an_outage_is_no_grade(tmp_path: Path) ->
     again = Counter({"t/2": 8.0})
     graded = grade_edits(tmp_path, "painter", again, "files:1", made, retries=1)
     assert again.asked == ["t/2"] and graded[2].grade.score == 8.0
+    # Half of an answer is told of now, and asked for again as a whole.
+    partly = Counter({task.sample.id: "partly" for task in TASKS})
+    graded = grade_edits(tmp_path, "painter", partly, "files:0", made)
+    assert graded[0].grade.score == 4.0 and graded[0].reason == "no answer came"
+    whole = Counter()
+    assert grade_edits(tmp_path, "painter", whole, "files:0", made)[0].grade.score == 5.0 and len(whole.asked) == 4
     # More retries ask again about what could not be read; a replaced picture is graded anew.
     made[0].path.write_bytes(picture(99))
     more = Counter({"t/1": 3.0})

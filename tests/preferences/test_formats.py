@@ -56,10 +56,35 @@ def test_tiger_keeps_the_order_and_knows_a_picture_of_a_group_again(paint: Paint
         "overall_score_1": 6, "overall_score_2": 5,
     }  # fmt: skip
     one = read("tiger", row)
-    other = read("tiger", row | {"id": "7_BvC", "candidate_1": paint(2), "candidate_2": paint(3), "ranking": "A=B"})
+    other = read("tiger", row | {"id": "7_BvC", "candidate_1": paint(2), "candidate_2": paint(3), "ranking": "B=C"})
     assert (one.choice, other.choice, one.origin) == ("first", "same", "3pair/7_AvB")
     assert one.second.id == other.first.id and one.context.sample.id == other.context.sample.id
     assert one.context.sample.split == "test" and one.ratings == (Rating("overall", 6.0, 5.0),)
+
+
+@pytest.mark.parametrize(
+    ("columns", "ranking", "choice"),
+    [
+        ({}, "A>B", "first"),
+        ({}, "A<B", "second"),
+        ({"id": "7"}, "A=B=Bad", "same"),
+        ({"id": "7", "comparison_type": "AvsB"}, "A=B=Good", "same"),
+        ({"id": "7_AvC"}, "C>A", "second"),
+        ({"id": "7", "comparison_type": "BvsD"}, "B>D", "first"),
+        ({"id": "7_BvC"}, "C > A > B", "second"),
+    ],
+)
+def test_tiger_reads_every_label_of_the_public_rows(
+    paint: Paint, columns: dict[str, str], ranking: str, choice: str
+) -> None:
+    row = {"instruction": "Remove it.", "source_image": paint(0), "candidate_1": paint(1), "candidate_2": paint(2)}
+    assert read("tiger", row | columns | {"ranking": ranking}).choice == choice
+
+
+def test_tiger_refuses_a_ranking_of_other_edits(paint: Paint) -> None:
+    row = {"instruction": "Remove it.", "source_image": paint(0), "candidate_1": paint(1), "candidate_2": paint(2)}
+    with pytest.raises(ValueError, match="expected B>C, C>B or B=C"):
+        read("tiger", row | {"id": "7_BvC", "ranking": "A>B"})
 
 
 def test_vs_and_compass_name_winners_and_their_order_is_drawn(paint: Paint) -> None:

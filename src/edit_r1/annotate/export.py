@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from edit_r1.annotate.database import Database
 from edit_r1.annotate.pictures import Pictures
+from edit_r1.annotate.progress import check_left_out
 from edit_r1.records import Choice, GoldVerdicts, Preference, Verdict
 from edit_r1.store import GOLD_VERDICTS, PREFERENCES, Dataset
 from edit_r1.store.tables import preference_from_row
@@ -45,9 +46,7 @@ def export(database: Database, pictures: Pictures, out: Path, leave_out: Collect
         StoreError: when something cannot be read or written, or `out` holds other answers.
     """
     rows = database.rows(_ANSWERS)
-    names = {row[0] for row in database.rows("SELECT name FROM annotators")}
-    if unknown := sorted(set(leave_out) - names):
-        raise ValueError(f"--leave-out {unknown[0]!r}: no such annotator; known are {', '.join(sorted(names))}")
+    check_left_out(database, leave_out)
     rows = [row for row in rows if row["name"] not in leave_out]
     skipped = sum(row["choice"] == "skip" for row in rows)
     rows = [row for row in rows if row["choice"] != "skip"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -15,12 +15,14 @@ from edit_r1.preferences.agreement import against_others, chance_of_guessing, kr
 from edit_r1.stats import Estimate, bootstrap_ci, proportion
 
 PACE_WINDOW_S = 600.0
-"""The pace is that of the last ten minutes."""
+"""The pace is that of the last ten minutes, or since the first answer where that is less than ten minutes ago."""
+LEAST_WINDOW_S = 60.0
+"""Of a task's first answers: a pace over seconds would jump about."""
 GUESSING = 0.05
 """An annotator whose gold answers a guesser would reach with at least this probability is not told from one."""
 
 _ANSWERS = """
-SELECT a.number, a.pair, a.choice, a.seconds, a.at, n.name, s.turned, p.gold, p.record
+SELECT a.number, a.pair, a.choice, a.seconds, a.at, n.name, s.turned, p.gold
 FROM answers a JOIN annotators n ON n.number = a.annotator
 JOIN showings s ON s.annotator = a.annotator AND s.pair = a.pair JOIN pairs p ON p.number = a.pair
 WHERE a.undone IS NULL ORDER BY a.number
@@ -55,6 +57,9 @@ def measure(database: Database, now: float) -> dict[str, Any]:
     answers = [list(unit.values()) for unit in units]
     names = [row[0] for row in database.rows("SELECT name FROM annotators ORDER BY number")]
     seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
+    window = PACE_WINDOW_S
+    if rows:
+        window = min(PACE_WINDOW_S, max(LEAST_WINDOW_S, now - min(row["at"] for row in rows)))
     recent = sum(row["at"] > now - PACE_WINDOW_S for row in rows)
     return {
         "task": database.task,
@@ -64,7 +69,7 @@ def measure(database: Database, now: float) -> dict[str, Any]:
         "complete": sum(row[0] >= wanted for row in counts),
         "answers": sum(len(unit) for unit in units),
         "open": sum(max(0, wanted - row[0]) for row in counts),
-        "per_minute": recent / (PACE_WINDOW_S / 60),
+        "per_minute": recent / (window / 60),
         "median_seconds": median(seconds) if seconds else None,
         "agreement": {
             "raw": _estimate(raw_agreement(answers)),
@@ -78,24 +83,33 @@ def measure(database: Database, now: float) -> dict[str, Any]:
     }
 
 
-def gsb_of(database: Database) -> dict[str, Any] | None:
+def gsb_of(database: Database, leave_out: Collection[str] = ()) -> dict[str, Any] | None:
     """A study's result, (G - B) / (G + S + B), or None where the task is no study of two editors.
 
     Every answer is a comparison; the interval draws whole pairs, because the answers to one pair are not independent.
+
+    Args:
+        leave_out: names of annotators whose answers do not count.
 
     Returns:
         {"new", "other": editors, "good", "same", "bad", "gsb": -1 to 1 or None, "ci95": [low, high] or None, "n",
         "pairs"}.
 
     Raises:
+        ValueError: for a name to leave out that is nobody's.
         StoreError: as `Database.rows`.
     """
+    check_left_out(database, leave_out)
     editors = database.meta("study")
     if editors is None:
         return None
     new, other = json.loads(editors)
     worth = {"first": 1.0, "same": 0.0, "second": -1.0}
-    rows = [row for row in database.rows(_ANSWERS) if row["gold"] is None and row["choice"] != "skip"]
+    rows = [
+        row
+        for row in database.rows(_ANSWERS)
+        if row["gold"] is None and row["choice"] != "skip" and row["name"] not in leave_out
+    ]
     counted = {choice: sum(row["choice"] == choice for row in rows) for choice in worth}
     document: dict[str, Any] = {
         "new": new, "other": other,
@@ -106,6 +120,13 @@ def gsb_of(database: Database) -> dict[str, Any] | None:
         estimate = bootstrap_ci([worth[row["choice"]] for row in rows], [row["pair"] for row in rows])
         document |= {"gsb": estimate.mean, "ci95": estimate.ci95}
     return document
+
+
+def check_left_out(database: Database, names: Collection[str]) -> None:
+    """Raises ValueError for a name that is no annotator's."""
+    known = {row[0] for row in database.rows("SELECT name FROM annotators")}
+    if unknown := sorted(set(names) - known):
+        raise ValueError(f"--leave-out {unknown[0]!r}: no such annotator; known are {', '.join(sorted(known))}")
 
 
 def _annotator(

@@ -27,18 +27,22 @@ def annotate(directory: Folder, /, settings: Settings = DEFAULTS) -> int:
     return 0
 
 
-def annotate_status(directory: Folder, /, json: bool = False) -> int:
+Names = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+def annotate_status(directory: Folder, /, leave_out: Names = (), json: bool = False) -> int:
     """Show a task's progress, pace, agreement and, for a study of two editors, GSB.
 
     Args:
         directory: the task's folder.
+        leave_out: name of an annotator whose answers do not count in GSB; all else is of everybody.
     """
     from edit_r1.annotate.database import FILE_NAME, Database
     from edit_r1.annotate.progress import gsb_of, measure
 
     database = Database(directory / FILE_NAME)
     try:
-        document = {**measure(database, time.time()), "gsb": gsb_of(database)}
+        document = {**measure(database, time.time()), "gsb": gsb_of(database, leave_out)}
     finally:
         database.close()
     if json:
@@ -54,7 +58,7 @@ def annotate_export(
     directory: Folder,
     /,
     out: Path,
-    leave_out: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    leave_out: Names = (),
     json: bool = False,
 ) -> int:
     """Write a task's answers as a data set of preferences.
@@ -62,7 +66,7 @@ def annotate_export(
     Args:
         directory: the task's folder.
         out: folder of the new data set; continued where it was stopped.
-        leave_out: name of an annotator whose answers are not written.
+        leave_out: name of an annotator whose answers are not written, nor counted in a study's GSB.
     """
     from edit_r1.annotate.database import FILE_NAME, Database
     from edit_r1.annotate.export import export
@@ -71,7 +75,8 @@ def annotate_export(
 
     database = Database(directory / FILE_NAME)
     try:
-        document = {**export(database, Pictures(directory / "pictures"), out, leave_out), "gsb": gsb_of(database)}
+        written = export(database, Pictures(directory / "pictures"), out, leave_out)
+        document = {**written, "gsb": gsb_of(database, leave_out)}
     finally:
         database.close()
     if json:

@@ -68,6 +68,7 @@ def evaluate_editor(
     editor.check()
     _check(benchmark, kind, models, samples, retries, traces, most)
     read = _read(benchmark, data, most, seed, allow_outside)
+    _check_sources(kind, read)
     begin(out, read)
     tasks, seeds = read.of_language(language).part(most).tasks, list(range(seed, seed + samples))
     quiet_libraries()
@@ -100,6 +101,9 @@ def evaluate_editor(
         from edit_r1.report.evaluation import editor_table
 
         Console().print(editor_table(document))
+    partly = sum(one["partly_answered"] for one in documents.values())
+    if partly:
+        complain(f"{partly} edits lack a part of their traces, which never came; the same command asks again")
     if document["scored"]:
         return 0
     complain(f"no answer could be read: {next((one.reason for one in graded[own] if one.reason), '')}")
@@ -140,6 +144,16 @@ def _read(benchmark: str, data: str | None, most: int, seed: int, allow_outside:
             f"{benchmark} needs its data: add --data DIR; docs/evaluate_editor.md tells where it comes from"
         )
     return read_benchmark(benchmark, data, allow_outside)
+
+
+def _check_sources(kind: JudgeKind, read: EditorBenchmark) -> None:
+    """Raises ValueError where a judge that shows one source picture would be asked about an edit of several."""
+    several = next((task.sample for task in read.tasks if task.sample.references), None)
+    if several is not None and kind in ("viescore", "imgedit"):
+        raise ValueError(
+            f"--judge {kind} shows one source picture, and task {several.id} has {1 + len(several.references)}: "
+            "use --judge verifier"
+        )
 
 
 def _open_judge(

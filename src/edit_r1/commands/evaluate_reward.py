@@ -80,6 +80,10 @@ def evaluate_reward(options: Options = DEFAULTS, models: Models = PACKAGED) -> i
         if options.out is not None:
             write_json(options.out, document)
         _show(document, options.json)
+        for one in (a, b):
+            if one.failed:
+                told = f"{one.name}: {one.failed} edits have no whole answer, and their comparisons may count as wrong"
+                complain(f"{told}; judge them again before you compare")
         return 0
     if models.model is None:
         complain("evaluate reward needs the judge's model: add --model PATH, or --endpoint URL --model NAME")
@@ -169,11 +173,12 @@ def _result_of(name: str, options: RewardOptions, models: ModelChoice, benchmark
         if not options.data:
             raise ValueError(f"--compare {name}: judging with a model needs --data; or name a file that --out wrote")
         judged, _ = _evaluate(options, replace(models, model=name), benchmark)
-        return Result(name, benchmark.name, judged.hash, judged.pairs)
+        return Result(name, benchmark.name, judged.hash, judged.pairs, len(judged.failed))
     document = read_json(name)
     try:
         pairs = [pair_of(row) for row in document["rows"]]
-        return Result(name, str(document["benchmark"]), str(document["dataset"]["hash"]), pairs)
+        hashed, failed = str(document["dataset"]["hash"]), int(document.get("failed", 0))
+        return Result(name, str(document["benchmark"]), hashed, pairs, failed)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{name}: not a result of `evaluate reward --out` ({type(error).__name__}: {error}): write it anew"

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from edit_r1.evaluate.editor_benchmarks import Task
 from edit_r1.images import MAX_JUDGED_PIXELS, ImageError, judged_pictures
-from edit_r1.records import CATEGORIES, Judgment, Trace, Unparsed
+from edit_r1.records import CATEGORIES, Judgment, Unparsed
 from edit_r1.verifier.answer_text import BadAnswer, answer_of
 from edit_r1.verifier.loose_json import json_values
 from edit_r1.verifier.prompts import PROMPT_VERSIONS
@@ -56,7 +56,7 @@ class Grade:
     unparsed: int = 0
     """Answers that could not be read, those asked for again included."""
     failed_call: bool = False
-    """No answer came at all: the edit was not judged, and is asked about again by the next run."""
+    """An answer never came: the grade is not kept, and the next run asks again. With a score it is of fewer traces."""
     reason: str | None = None
     """Why there is no score."""
     texts: tuple[str, ...] = ()
@@ -356,8 +356,9 @@ def _graded(judgment: Judgment) -> Grade:
     shares = {name: None if mean is None else 10 * mean for name, mean in judgment.categories.items()}
     texts = tuple(outcome.text for outcome in judgment.outcomes)
     lost = [outcome for outcome in judgment.outcomes if isinstance(outcome, Unparsed)]
+    gone = [outcome.reason for outcome in lost if outcome.failed_call and "no answer came" in outcome.reason]
+    reason = next(iter([*gone, *(outcome.reason for outcome in lost)]), "no trace")
     if judgment.score is None:
-        failed = bool(lost) and all(outcome.failed_call and "no answer came" in outcome.reason for outcome in lost)
-        return Grade(None, {"score": None, **shares}, 0, failed, lost[0].reason if lost else "no trace", texts)
-    assert any(isinstance(outcome, Trace) for outcome in judgment.outcomes)
-    return Grade(judgment.score, {"score": judgment.score, **shares}, texts=texts)
+        return Grade(None, {"score": None, **shares}, 0, bool(gone), reason, texts)
+    parts = {"score": judgment.score, **shares}
+    return Grade(judgment.score, parts, 0, bool(gone), reason if gone else None, texts)

@@ -239,10 +239,11 @@ def grade_edits(
         grades = judge.grade(asked, retries)
         seconds = (time.monotonic() - began) / len(places)
         for place, one, grade in zip(places, asked, grades, strict=True):
-            graded[place] = GradedEdit(edits[place], None if grade.failed_call else grade, grade.reason)
+            gone = grade.failed_call and grade.score is None
+            graded[place] = GradedEdit(edits[place], None if gone else grade, grade.reason)
             if not grade.failed_call:
                 _write_grade(folder, edits[place], one.image, grade, retries, seconds)
-        if all(grade.failed_call for grade in grades):
+        if all(grade.failed_call and grade.score is None for grade in grades):
             raise ValueError(f"{judge.name} gives no answers ({grades[0].reason}); the same command goes on from here")
     if progress is not None:
         progress(len(graded), len(edits))

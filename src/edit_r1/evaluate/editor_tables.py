@@ -2,7 +2,8 @@
 
 The official number is the unweighted mean over task types of each type's mean (GEdit-Bench and ImgEdit-Bench alike).
 Beside it stand the mean over edits with its interval, and how many edits have no picture, no answer or no readable
-answer. None of those enters a mean, and none is replaced by a number. Numbers are in the judge's own range.
+answer. None of those enters a mean, and none is replaced by a number; an edit of which some of several traces never
+came has the mean of the others and is counted too. Numbers are in the judge's own range.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def editor_document(
         **asdict(whole),
         "no_picture": sum(one.edit.path is None for one in graded),
         "no_answer": sum(one.edit.path is not None and one.grade is None for one in graded),
+        "partly_answered": sum(one.grade is not None and one.grade.failed_call for one in graded),
         "unparsed": sum(one.grade is not None and one.grade.score is None for one in graded),
         "unparsed_answers": sum(one.grade.unparsed for one in graded if one.grade is not None),
         "retries": retries,

@@ -148,6 +148,8 @@ class Result:
     hash: str
     """Of the benchmark's rows."""
     pairs: list[JudgedPair]
+    failed: int = 0
+    """Edits for which an answer never came; their comparisons are counted as unparsed."""
 
 
 def compare_results(
@@ -187,7 +189,10 @@ def _place(pair: JudgedPair) -> tuple[Any, ...]:
 
 def _side(benchmark: Benchmark, result: Result, pairs: Sequence[JudgedPair], by: By) -> dict[str, Any]:
     report = _report(benchmark, pairs, by, 0)
-    return {"judge": result.name, **{name: report[name] for name in ("official", "half_credit", "unparsed")}}
+    return {
+        "judge": result.name, **{name: report[name] for name in ("official", "half_credit", "unparsed")},
+        "failed": result.failed,
+    }  # fmt: skip
 
 
 def _json(estimate: Estimate) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Column names and labels are those of the public data (docs/preferences.md names the revisions):
 
 - editreward: TIGER-Lab/EditReward-Data, two outputs left and right, scores of both, a vote;
-- tiger: TIGER-Lab/EditReward-Bench, candidates 1 (A) and 2 (B), a ranking "A>B", "B>A" or "A=B";
+- tiger: TIGER-Lab/EditReward-Bench, two candidates of a group of two to four, a ranking (`verifier.tiger_labels`);
 - vs: EditScore/EditReward-Bench, two outputs of which the first is the winner, a dimension;
 - compass: DogNeverSleep/EditReward-Compass, winner and loser, "preference" or "tie", a dimension;
 - jsonl: our own, a row each with source, first, second, instruction and choice.
@@ -27,6 +27,7 @@ from edit_r1.records import Candidate, Choice, Context, Preference, Rating, Samp
 from edit_r1.verifier.inputs import check_unicode, picture_of, principles_of
 from edit_r1.verifier.items import context_key
 from edit_r1.verifier.prompts import check_instruction
+from edit_r1.verifier.tiger_labels import choice_of, letters_of
 
 WHOLE = "overall"
 """The dimension of a benchmark that means the edit as a whole: no aspect of its own."""
@@ -218,12 +219,13 @@ _TIGER_SCALES = {
 def _tiger(row: Mapping[str, Any]) -> PairParts:
     first, first_seed = _editor(_text(row, "model_1"))
     second, second_seed = _editor(_text(row, "model_2"))
+    names = letters_of(_text(row, "comparison_type"), _text(row, "id")) or ("A", "B")
     return PairParts(
         source=row["source_image"],
         first=row["candidate_1"],
         second=row["candidate_2"],
         instruction=row["instruction"],
-        choice=_one_of(row, "ranking", {"A>B": "first", "B>A": "second", "A=B": "same"}),
+        choice=choice_of(_text(row, "ranking"), names),
         annotator="tiger",
         first_editor=first,
         second_editor=second,
@@ -333,7 +335,14 @@ FORMATS: dict[Kind, Format] = {
     "tiger": Format(
         _tiger,
         ("source_image", "candidate_1", "candidate_2", "instruction", "ranking"),
-        ("id", "dataset", "model_1", "model_2", *(name for pair in _TIGER_SCALES.values() for name in pair)),
+        (
+            "id",
+            "dataset",
+            "comparison_type",
+            "model_1",
+            "model_2",
+            *(name for pair in _TIGER_SCALES.values() for name in pair),
+        ),
         split="test",
     ),
     "vs": Format(

@@ -110,7 +110,7 @@ class RatioSettings:
     trained on like the others."""
     flip_rate: float = 0.0
     """Share of labels taken to be wrong, [0, 0.5): each label's probability is mixed with its opposite's (ours;
-    `algo.gcpo`). `preferences.votes.agreement` estimates it from pairs that several annotators judged."""
+    `algo.gcpo`). `preferences.votes.flip_rate` estimates it from pairs that several annotators judged."""
     length_limit: int = 0
     """Tokens of a trace above which each costs `length_cost`; used only with a cost."""
     length_cost: float = 0.0

@@ -19,14 +19,10 @@ from itertools import combinations
 import numpy as np
 
 from edit_r1.evaluate.benchmarks.opening import RawRow
-from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Label, Official, make_pair, text_of
+from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Official, make_pair, text_of
+from edit_r1.verifier.tiger_labels import SUFFIX, choice_of, letters_of
 
 _SIZES = (2, 3, 4)
-_TYPE = re.compile(r"([A-D])\s*_?vs?_?\s*([A-D])", re.IGNORECASE)
-_SUFFIX = re.compile(r"_([A-D])vs?([A-D])$", re.IGNORECASE)
-_CHAIN = re.compile(r"[A-D](?:\s*>\s*[A-D]){2,3}", re.IGNORECASE)
-"""The order of a whole group."""
-_RANKING = re.compile(r"\s*([A-D])\s*([><=])\s*([A-D])(?:\s*=\s*(?:good|bad))?\s*", re.IGNORECASE)
 
 
 def read(row: RawRow) -> BenchPair:
@@ -35,10 +31,11 @@ def read(row: RawRow) -> BenchPair:
     name = text_of(values, "id")
     size = _size(values.get("num_candidates"), values.get("dataset"), name)
     names = _names(text_of(values, "comparison_type", empty=True), name, size)
+    choice = choice_of(text_of(values, "ranking"), names)
     return make_pair(
         row, name, values["source_image"], text_of(values, "instruction"), values["candidate_1"],
-        values["candidate_2"], _label(text_of(values, "ranking"), names), task=f"K={size}",
-        group=_SUFFIX.sub("", name), names=names, candidates=size,
+        values["candidate_2"], "tie" if choice == "same" else choice, task=f"K={size}",
+        group=SUFFIX.sub("", name), names=names, candidates=size,
     )  # fmt: skip
 
 
@@ -55,26 +52,11 @@ def _size(count: object, dataset: object, name: str) -> int:
 
 def _names(comparison: str, name: str, size: int) -> tuple[str, str]:
     """Letters of the two edits, by `comparison_type` or the id's suffix; A and B where a pair needs neither."""
-    found = _TYPE.fullmatch(comparison) or _SUFFIX.search(name)
-    letters = (found[1].upper(), found[2].upper()) if found else ("A", "B")
+    found = letters_of(comparison, name)
+    letters = found or ("A", "B")
     if (not found and size > 2) or letters[0] == letters[1] or max(letters) > "ABCD"[size - 1]:
         raise ValueError(f"comparison_type {comparison!r} of {name!r}: expected two of the letters {'ABCD'[:size]}")
     return letters
-
-
-def _label(ranking: str, names: tuple[str, str]) -> Label:
-    if _CHAIN.fullmatch(ranking):
-        order = [letter for letter in ranking.upper() if letter in "ABCD"]
-        if set(names) <= set(order) and len(set(order)) == len(order):
-            return "first" if order.index(names[0]) < order.index(names[1]) else "second"
-    found = _RANKING.fullmatch(ranking)
-    if not found or {found[1].upper(), found[3].upper()} != set(names):
-        first, second = names
-        raise ValueError(f"ranking {ranking[:40]!r}: expected {first}>{second}, {second}>{first} or {first}={second}")
-    if found[2] == "=":
-        return "tie"
-    best = found[1] if found[2] == ">" else found[3]
-    return "first" if best.upper() == names[0] else "second"
 
 
 def groups_of(answers: Sequence[Answer]) -> list[list[Answer]]:
