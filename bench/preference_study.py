@@ -170,7 +170,8 @@ class OnPolicyDPO(BestTrace):
         self.reference.eval().requires_grad_(False)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        groups = len(inputs["advantages"]) / self.stage.traces
+        # Of a whole step: TRL's losses divide by its forwards themselves, and its trainer then does not.
+        groups = len(inputs["advantages"]) / self.stage.traces * self.current_gradient_accumulation_steps
         teaching, _ = rows_that_teach(inputs)
         rows = without_padding(teaching)
         new_B = self._trace_log_probability(model, rows)

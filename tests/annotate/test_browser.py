@@ -242,6 +242,42 @@ def test_views_move_together_and_the_checklist_is_kept(
     assert f'"{left}": [1, null]' in verdicts and f'"{right}": [null, 0]' in verdicts
 
 
+def test_panes_of_other_shapes_show_the_same_part(
+    tmp_path: Path, kit: SimpleNamespace, serve: Any, open_page: Any
+) -> None:
+    """On a phone the source's pane is wide and the edits' are tall."""
+    server = serve(kit.write_task(tmp_path, 2), "--gold-every", "0")
+    page = open_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    join(page, server.url, "Ann")
+
+    def seen(x: float = 0.5, y: float = 0.5) -> list[list[float]]:
+        """Of each pane: the point of the square picture, as shares of it, under the pane's point (x, y)."""
+        found: list[list[float]] = page.evaluate(
+            "([x, y]) => [...document.querySelectorAll('.layer')].map((one) => {"
+            " const a = one.getBoundingClientRect(), b = one.parentElement.getBoundingClientRect();"
+            " const side = Math.min(a.width, a.height);"
+            " return [0.5 + (b.left + x * b.width - a.left - a.width / 2) / side,"
+            " 0.5 + (b.top + y * b.height - a.top - a.height / 2) / side] })",
+            [x, y],
+        )
+        return found
+
+    boxes = [page.locator(f".pane[data-side={side}] .view").bounding_box() for side in ("source", "left")]
+    assert boxes[0]["width"] > boxes[0]["height"] and boxes[1]["width"] < boxes[1]["height"]
+    assert all(point == pytest.approx([0.5, 0.5], abs=1e-3) for point in seen())
+    held = seen(0.3, 0.4)[1]
+    page.mouse.move(boxes[1]["x"] + 0.3 * boxes[1]["width"], boxes[1]["y"] + 0.4 * boxes[1]["height"])
+    page.mouse.wheel(0, -400)
+    expect(page.locator("#panes.zoomed")).to_be_visible(timeout=PATIENCE_MS)
+    zoomed = seen()
+    assert zoomed[0] != pytest.approx([0.5, 0.5], abs=0.01)
+    assert all(point == pytest.approx(zoomed[0], abs=1e-3) for point in zoomed)
+    assert seen(0.3, 0.4)[1] == pytest.approx(held, abs=5e-3), "the point under the pointer stays"
+    page.locator("#zoom-in").click()
+    moved = seen()
+    assert all(point == pytest.approx(moved[0], abs=1e-3) for point in moved)
+
+
 def middle(page: Page, side: str, share: float) -> tuple[float, float]:
     box = page.locator(f".pane[data-side={side}] .view").bounding_box()
     assert box is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,10 @@ def test_traces_that_never_came_are_no_unparsed_ones_and_are_asked_for_again(tmp
     assert (groups.lost, groups.unparsed, groups.traces) == (8, 2, 8)
     assert measure(groups, [], 4, None, None).unparsed == 2 / 8
     assert not list((tmp_path / "judgments").glob("*")), "half of an answer was kept as the whole one"
+    (edit,) = made(tmp_path, [[100]])[0]
+    unasked = replace(edit, task=replace(edit.task, sample=replace(edit.task.sample, instruction="")))
+    bad = judge_groups(store(tmp_path, Judge()), [[edit, unasked]], JudgeAsked(2), score_of)
+    assert (bad.lost, bad.unparsed, bad.traces) == (0, 2, 4), "an edit that cannot be asked about is no lost call"
     again = Judge()
     whole = judge_groups(store(tmp_path, again), edits, JudgeAsked(4), score_of)
     assert (whole.lost, whole.traces, len(again.asked)) == (0, 16, 4)

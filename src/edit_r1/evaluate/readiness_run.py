@@ -94,7 +94,7 @@ class JudgmentStore:
             judged = self.judged_by.score_many([missing[name] for name in chunk], traces, temperature, seed + start)
             for name, judgment in zip(chunk, judged, strict=True):
                 found[name] = judgment
-                if not lost_calls(judgment):
+                if not _failed_calls(judgment):
                     self._write(name, judgment)
             if all(_unanswered(judgment) for judgment in judged):
                 reason = next(one.reason for one in judged[0].outcomes if isinstance(one, Unparsed))
@@ -130,15 +130,18 @@ class JudgmentStore:
             raise StoreError(f"{path}: not a judgment that was written here ({error}): remove it") from error
 
 
+def _failed_calls(judgment: Judgment) -> list[Unparsed]:
+    """Traces of it that are none. With any, it is not kept, and a later run asks for all of them again."""
+    return [one for one in judgment.outcomes if isinstance(one, Unparsed) and one.failed_call]
+
+
 def lost_calls(judgment: Judgment) -> int:
-    """Traces of it that never came. With any, it is not kept, and a later run asks for all of them again."""
-    return sum(isinstance(one, Unparsed) and one.failed_call for one in judgment.outcomes)
+    """How many of its traces never came, as opposed to those of an edit that could not be asked about."""
+    return sum("no answer came" in one.reason for one in _failed_calls(judgment))
 
 
 def _unanswered(judgment: Judgment) -> bool:
-    """No trace of it came, and not because the edit could not be asked about."""
-    lost = [one for one in judgment.outcomes if isinstance(one, Unparsed) and one.failed_call]
-    return bool(lost) and len(lost) == len(judgment.outcomes) and "no answer came" in lost[0].reason
+    return 0 < len(judgment.outcomes) == lost_calls(judgment)
 
 
 def judged_as(judge: Verifier | HeadJudge, identity: str) -> str:
@@ -161,9 +164,9 @@ class Groups:
     repeats_CGN: tuple[tuple[tuple[float, ...], ...], ...]
     """The reward of each parsed trace alone."""
     unparsed: int
-    """Traces that came and hold no score."""
+    """Traces without a score, those that never came left out."""
     traces: int
-    """Traces that came."""
+    """All but those that never came."""
     seconds: float
     """Of all judgments that the reward is made of."""
     lost: int = 0

@@ -6,9 +6,8 @@ const EVERY_MS = 5000;
 const byId = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const seconds = (value) => (value === null ? "–" : `${value.toFixed(value < 10 ? 1 : 0)} s`);
-const range = (ci, format) => (ci ? ` [${format(ci[0])}, ${format(ci[1])}]` : "");
-const estimate = (value) => (value === null ? "–" : percent(value.mean) + range(value.ci95, percent));
-const alpha = (value) => (value.alpha === null ? "–" : value.alpha.toFixed(2) + range(value.ci95, (end) => end.toFixed(2)));
+const range = (ci, format) => (ci ? `[${format(ci[0])}, ${format(ci[1])}]` : "");
+const estimate = (value) => (value === null ? "–" : `${percent(value.mean)} ${range(value.ci95, percent)}`.trim());
 
 function ago(value) {
   if (value === null) return "–";
@@ -17,15 +16,20 @@ function ago(value) {
   return `${(value / 3600).toFixed(0)} h ago`;
 }
 
-function tile(value, label) {
+function tile(value, label, interval = "") {
   const element = document.createElement("div");
   element.className = "tile";
   const number = document.createElement("b");
   number.textContent = value;
   const text = document.createElement("span");
   text.textContent = label;
-  element.append(number, text);
+  element.append(number, Object.assign(document.createElement("span"), { textContent: interval }), text);
   return element;
+}
+
+function alpha(value, label) {
+  const two = (end) => end.toFixed(2);
+  return tile(value.alpha === null ? "–" : two(value.alpha), label, range(value.ci95, two));
 }
 
 function gold({ right, asked, better_than_guessing: better }) {
@@ -72,10 +76,11 @@ function show(figures) {
     tile(seconds(figures.median_seconds), "median time of an answer"),
     tile(left, "left at this pace"),
   );
+  const { raw } = figures.agreement;
   byId("agreement").replaceChildren(
-    tile(estimate(figures.agreement.raw), "raw agreement"),
-    tile(alpha(figures.agreement.alpha_nominal), "Krippendorff’s alpha, nominal"),
-    tile(alpha(figures.agreement.alpha_ordinal), "Krippendorff’s alpha, ordinal"),
+    tile(raw ? percent(raw.mean) : "–", "raw agreement", range(raw?.ci95, percent)),
+    alpha(figures.agreement.alpha_nominal, "Krippendorff’s alpha, nominal"),
+    alpha(figures.agreement.alpha_ordinal, "Krippendorff’s alpha, ordinal"),
     tile(figures.agreement.alpha_nominal.units, "pairs compared"),
   );
   table(figures.annotators);

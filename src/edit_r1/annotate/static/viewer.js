@@ -14,15 +14,21 @@ export class Viewer {
     this.card = null;
     this.differing = false;
     this.pointers = new Map();
+    this.filled = new Map(); // of each view: the share of it that the whole picture takes, across and down
     this.fit();
-    for (const view of Object.values(this.views)) this.#listen(view);
+    const resized = new ResizeObserver(() => this.#measure());
+    for (const view of Object.values(this.views)) {
+      this.#listen(view);
+      resized.observe(view);
+    }
   }
 
   // Shows a card whose pictures are loaded, at full view.
   show(card) {
     this.card = card;
-    this.fit();
     for (const [side, view] of Object.entries(this.views)) view.replaceChildren(card.layers[side]);
+    this.#measure();
+    this.fit();
     if (this.differing) requestAnimationFrame(() => this.#drawDifferences()); // after the pictures are visible
   }
 
@@ -44,14 +50,15 @@ export class Viewer {
   }
 
   fit() {
-    this.#place(1, 0, 0);
+    this.#place(1, 0.5, 0.5);
   }
 
-  // x, y: the point that stays where it is, as a share of the pane.
-  zoom(factor, x = 0.5, y = 0.5) {
+  // x, y: the point that stays where it is, as shares of the view; without a view the middle of each stays.
+  zoom(factor, view = null, x = 0.5, y = 0.5) {
     const scale = Math.min(MOST, Math.max(1, this.scale * factor));
-    const ratio = scale / this.scale;
-    this.#place(scale, x - (x - this.x) * ratio, y - (y - this.y) * ratio);
+    const less = 1 / this.scale - 1 / scale;
+    const [across, down] = this.filled.get(view) ?? [1, 1];
+    this.#place(scale, this.x + ((x - 0.5) / across) * less, this.y + ((y - 0.5) / down) * less);
   }
 
   zoomIn() {
@@ -62,20 +69,37 @@ export class Viewer {
     this.zoom(1 / STEP);
   }
 
-  // By shares of the pane.
-  move(dx, dy) {
-    this.#place(this.scale, this.x + dx, this.y + dy);
+  // By shares of a view.
+  move(dx, dy, view = null) {
+    const [across, down] = this.filled.get(view) ?? [1, 1];
+    this.#place(this.scale, this.x - dx / (this.scale * across), this.y - dy / (this.scale * down));
   }
 
-  // Offsets are shares of the pane, so panes of different sizes show the same part.
+  // x, y: the point of the pictures, as shares of them, that lies in the middle of every view. So all show the same
+  // part, whatever the views' shapes.
   #place(scale, x, y) {
-    const within = (offset) => Math.min(0, Math.max(1 - scale, offset));
-    [this.scale, this.x, this.y] = [scale, within(x), within(y)];
+    const within = (middle, place) => {
+      const most = Math.max(0, ...[...this.filled.values()].map((shares) => shares[place])) || 1;
+      const half = Math.min(0.5, 0.5 / (scale * most)); // of what is seen where most of the view is filled
+      return Math.min(1 - half, Math.max(half, middle));
+    };
+    [this.scale, this.x, this.y] = [scale, within(x, 0), within(y, 1)];
     const style = this.root.style;
     style.setProperty("--scale", this.scale);
     style.setProperty("--x", this.x);
     style.setProperty("--y", this.y);
     this.root.classList.toggle("zoomed", scale > 1);
+  }
+
+  #measure() {
+    for (const view of Object.values(this.views)) {
+      const image = view.querySelector("img.edit");
+      const wide = image && view.clientHeight ? (image.naturalWidth * view.clientHeight) / (image.naturalHeight * view.clientWidth) : 1;
+      const shares = [Math.min(1, wide), Math.min(1, 1 / wide)];
+      this.filled.set(view, shares);
+      view.style.setProperty("--across", shares[0]);
+      view.style.setProperty("--down", shares[1]);
+    }
   }
 
   #listen(view) {
@@ -88,14 +112,14 @@ export class Viewer {
       (event) => {
         event.preventDefault();
         const { x, y } = share(event);
-        this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), x, y);
+        this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), view, x, y);
       },
       { passive: false },
     );
     view.addEventListener("dblclick", (event) => {
       const { x, y } = share(event);
       if (this.scale > 1) this.fit();
-      else this.zoom(3, x, y);
+      else this.zoom(3, view, x, y);
     });
     view.addEventListener("pointerdown", (event) => {
       view.setPointerCapture(event.pointerId);
@@ -110,10 +134,10 @@ export class Viewer {
         // Two fingers: what is between them stays between them.
         const [, other] = others[0];
         const distance = (point) => Math.hypot(point.x - other.x, point.y - other.y) || 1e-6;
-        this.move((now.x - before.x) / 2, (now.y - before.y) / 2);
-        this.zoom(distance(now) / distance(before), (now.x + other.x) / 2, (now.y + other.y) / 2);
+        this.move((now.x - before.x) / 2, (now.y - before.y) / 2, view);
+        this.zoom(distance(now) / distance(before), view, (now.x + other.x) / 2, (now.y + other.y) / 2);
       } else if (!others.length) {
-        this.move(now.x - before.x, now.y - before.y);
+        this.move(now.x - before.x, now.y - before.y, view);
       }
       this.pointers.set(event.pointerId, { view, ...now });
     });
