@@ -87,6 +87,8 @@ def _decode(text: str, label: str, max_bytes: int) -> bytes:
         bare = text[match.end() :]
     elif _ADDRESS.match(text[:40]):
         raise ValueError(f"{label}: an address ({text[:20]!r}...) is not fetched: send the image itself as base64")
+    if "\n" in bare or "\r" in bare:  # as the program base64 and MIME write it
+        bare = "".join(bare.splitlines())
     if len(bare) // 4 * 3 - 2 > max_bytes:
         raise ImageError(f"{label}: more than {max_bytes} bytes: save it smaller or as JPEG")
     try:
