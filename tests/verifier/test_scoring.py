@@ -300,7 +300,7 @@ BAD: list[tuple[dict, str]] = [
     ({"sources": (b"not an image",)}, "source image"),
     ({"sources": ()}, "0 source images"),
     ({"instruction": "  "}, "instruction is empty"),
-    ({"instruction": "make it \udcff"}, "which is no text"),
+    ({"instruction": "make it \udcff"}, "surrogate pair"),
     ({"instruction": "make it\x00red"}, "null byte"),
     ({"principles": (Principle("Is it \ud800?", IMAGE_QUALITY),)}, "principle 1 holds"),
     ({"instruction": "x" * (MAX_INSTRUCTION_CHARS + 1)}, "characters"),
