@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from edit_r1.vlm.openai import OpenAIVLM
 from edit_r1.vlm.openai_wire import read_answer
 from edit_r1.vlm.protocol import MAX_TOP_LOGPROBS, Completion, Request, Sampling, TokenChoices
 
@@ -212,6 +214,15 @@ def test_chat_tells_what_the_tokens_could_have_been(client: TestClient, model, m
     assert [one.top_logprobs for one in asked] == [MAX_TOP_LOGPROBS]
     (read,) = read_answer(response.content, 1).completions  # our own client reads it
     assert read.choices is not None and read.choices[0] == TokenChoices("8", (("9", -0.25), ("8", -1.5)))
+
+
+def test_chat_tells_when_an_endpoint_behind_it_is_gone(kit: SimpleNamespace, fake_openai: Any, reply: Any) -> None:
+    server = fake_openai(lambda body, number: reply({"error": "down"}, 503))
+    vlm = OpenAIVLM(server.url, "judge", max_retries=0)
+    with kit.make_client(vlm) as client:
+        answer = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}]})
+    vlm.close()
+    assert (answer.status_code, answer.json()["error"]["type"]) == (502, "server_error")  # a client asks again
 
 
 def test_chat_tells_what_the_model_could_not_do(kit: SimpleNamespace, client: TestClient) -> None:

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from edit_r1.serve.intake import check_text
 from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Seed, Temperature, Traces
 from edit_r1.serve.service import Chatting, Service
+from edit_r1.verifier.prompts import check_signs
+from edit_r1.vlm.paid import PaidVLM
 from edit_r1.vlm.protocol import MAX_TOP_LOGPROBS, Completion, Sampling, TokenChoices
 from edit_r1.vlm.protocol import Request as Question
 from edit_r1.web.answers import Answer
@@ -152,7 +153,8 @@ class ChatResponse(BaseModel):
 
 
 CHAT_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {**entry, "model": ChatError} for status, entry in ERRORS.items()
+    **{status: {**entry, "model": ChatError} for status, entry in ERRORS.items()},
+    502: {"model": ChatError, "description": "The endpoint behind this server gave no answer."},
 }
 
 
@@ -178,8 +180,10 @@ def routes(service: Service) -> APIRouter:
         if completions is None:
             return _refused(503, "the model failed twice: see the server's log", "server_error")
         errors = [one.error for one in completions if one.finish == "error"]
-        if errors:
-            return _refused(400, errors[0] or "the model gave no answer")
+        if errors:  # a local model's are the request's fault; an endpoint's may pass
+            behind = isinstance(service.verifier.vlm, PaidVLM)
+            kind = "server_error" if behind else "invalid_request_error"
+            return _refused(502 if behind else 400, errors[0] or "the model gave no answer", kind)
         return Answer(_document(completions, service.verifier.vlm.name, body.top_logprobs or 0))
 
     return router
@@ -203,13 +207,13 @@ def _question(messages: list[Message], service: Service) -> tuple[Question, int]
     if len(messages) == 2:
         if not isinstance(messages[0].content, str):
             raise ValueError("the system message must be a text")
-        system = check_text(messages[0].content, "the system message")
+        system = check_signs("the system message", messages[0].content)
     content = messages[-1].content
     parts: list[str | bytes] = []
     pixels = 0
     for part in [Part(type="text", text=content)] if isinstance(content, str) else content:
         if part.type == "text" and part.text is not None:
-            parts.append(check_text(part.text, "the user message"))
+            parts.append(check_signs("the user message", part.text))
         elif part.type == "image_url" and part.image_url is not None:
             data, size = service.read_image(part.image_url.url, "image")
             parts.append(data)
