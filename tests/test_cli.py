@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,8 @@ def test_instructions_are_checked_first(capsys: Capture, picture: Path, command:
     pictures = [picture] if command == "principles" else [picture, picture]
     for instruction, said in (("", "empty"), (" \n", "empty"), ("x" * (MAX_INSTRUCTION_CHARS + 1), "shorten")):
         assert said in fails(capsys, command, *pictures, "-i", instruction, "--model", "/nowhere/model")
+    latin = os.fsdecode(b"caf\xe9")  # what a terminal of another encoding hands over
+    assert "UTF-8" in fails(capsys, command, *pictures, "-i", latin, "--model", "/nowhere/model")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +277,80 @@ def test_score_and_rank_by_an_endpoint(
     assert (code, [row["score"] for row in json.loads(out)["ranking"]]) == (0, [6.5])
 
 
+def test_what_an_endpoint_took_is_told(capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any) -> None:
+    server = fake_openai(lambda body, number: TRACE)  # 10 tokens in, 4 out
+    where = (
+        "--endpoint",
+        server.url,
+        "--model",
+        "judge",
+        "--variant",
+        "compact",
+        "--price-in",
+        "1e6",
+        "--price-out",
+        "0",
+    )
+    asked = (picture, picture, "-i", "Make it blue", "--principles", principles_file, *where)
+    taken = {"requests": 2, "retries": 0, "failures": 0, "unmetered": 0, "prompt_tokens": 20, "completion_tokens": 8}
+    _, out, _ = run(capsys, "score", *asked, "--traces", "2", "--json")
+    assert json.loads(out)["usage"] == {**taken, "cost": 20.0}
+    _, out, _ = run(capsys, "score", *asked, "--traces", "2")
+    assert out.endswith("20 tokens in, 8 out; cost 20.0000\n")
+    _, out, _ = run(capsys, "rank", picture, *asked, "--json")
+    assert json.loads(out)["usage"] == {**taken, "cost": 20.0} and "usage" not in json.loads(out)["ranking"][0]
+    _, out, _ = run(capsys, "rank", picture, *asked)
+    assert out.endswith("20 tokens in, 8 out; cost 20.0000\n")
+
+
+def test_rank_by_a_server_that_refuses_to_tell_probabilities(
+    capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any, reply: Any
+) -> None:
+    server = fake_openai(lambda body, number: reply({"error": "no logprobs"}, 400) if "logprobs" in body else TRACE)
+    where = ("--endpoint", server.url, "--model", "judge", "--variant", "compact", "--principles", principles_file)
+    code, out, err = run(capsys, "rank", picture, picture, "-i", "x", *where, "--json")
+    assert (code, err) == (0, "")
+    assert [(row["score"], row["expected_score"]) for row in json.loads(out)["ranking"]] == [(6.5, None)]
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "extra"),
+    [
+        (("score", "PICTURE", "PICTURE", "-i", "x", "--model", "MODEL"), "transformers", "local"),
+        (("score", "PICTURE", "PICTURE", "-i", "x", "--model", "MODEL"), "torch", "local"),
+        (("serve", "--port", "0"), "uvicorn", "serve"),
+    ],
+)
+def test_a_light_installation_says_what_to_install(
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    picture: Path,
+    checkpoint: Path,
+    words: Any,
+    missing: str,
+    extra: str,
+) -> None:
+    places = {"PICTURE": picture, "MODEL": checkpoint}
+    for name in [name for name in sys.modules if name.startswith(("edit_r1.vlm.transformers", "edit_r1.serve.run"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Without(missing), *sys.meta_path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
+        monkeypatch.delitem(sys.modules, name)
+    said = fails(capsys, *(places.get(word, word) for word in words))
+    assert f"pip install 'edit-r1[{extra}]'" in said and missing in said
+
+
+class Without:
+    """A finder that finds no module of this name, as in an installation without it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] == self.name:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def test_a_gate_for_ci(capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any) -> None:
     server = fake_openai(lambda body, number: TRACE)
     asked = ("score", picture, picture, "-i", "x", "--principles", principles_file, "--json")
@@ -314,6 +392,26 @@ def test_another_model_writes_the_principles(capsys: Capture, picture: Path, fak
     assert (code, json.loads(out)["model"]) == (0, "writer")
     assert (len(writer.bodies), len(judge.bodies)) == (2, 1)
     assert {body["model"] for body in writer.bodies} == {"writer"}
+
+
+def test_what_another_model_wrote_is_kept_under_that_model(
+    capsys: Capture, picture: Path, fake_openai: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two writers of one name behind two addresses are two, and all commands share what one of them wrote."""
+    monkeypatch.setenv("EDIT_R1_CACHE", str(tmp_path))
+    judge = fake_openai(lambda body, number: TRACE)
+    where = ("--endpoint", judge.url, "--model", "judge", "--variant", "compact")
+    asked = []
+    for question in ("Is the cup blue?", "Is the cup still there?"):
+        rules = json.dumps([{"question": question, "category": CATEGORIES[0]}])
+        writer = fake_openai(lambda body, number, rules=rules: rules)
+        by = ("--principles-endpoint", writer.url, "--principles-model", "final")
+        _, out, _ = run(capsys, "score", picture, picture, "-i", "x", *where, *by, "--json")
+        assert json.loads(out)["principles"][0]["question"] == question
+        _, out, _ = run(capsys, "principles", picture, "-i", "x", *by, "--json")
+        assert json.loads(out)["principles"][0]["question"] == question and json.loads(out)["cached"]
+        asked.append(len(writer.bodies))
+    assert asked == [1, 1]
 
 
 @pytest.mark.parametrize(

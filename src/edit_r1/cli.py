@@ -45,6 +45,7 @@ from edit_r1.commands.shared import (
     check_answered,
     check_traces,
     complain,
+    missing_extra,
     open_verifier,
     print_json,
     unparsed,
@@ -83,6 +84,7 @@ def score(
         fail_under: end with code 4 when the score is below this, 0 to 10.
         html: file for a page with the pictures, their difference and the checklist.
     """
+    from edit_r1.verifier.batch import endpoint_usage
     from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.judgments import judgment_json
 
@@ -94,18 +96,19 @@ def score(
         judgment = verifier.score(
             asked.sources, asked.edited[0], instruction, asked.principles, traces, None, seed, expected
         )
+        usage = endpoint_usage(verifier)
     check_answered(judgment.outcomes)
     if html is not None:
         from edit_r1.report.judgment_page import write_judgment_page
 
         write_judgment_page(html, judgment, asked.sources, asked.edited[0], asked.instruction)
-    document = judgment_json(judgment)
+    document = {**judgment_json(judgment), "usage": usage}
     if json:
         print_json(document)
     else:
-        from edit_r1.report.terminal import checklist
+        from edit_r1.report.terminal import checklist, usage_line
 
-        Console().print(checklist(document))
+        Console().print(checklist(document), *usage_line(usage), sep="\n")
     if judgment.score is None:
         return unparsed(judgment.outcomes)
     if fail_under is not None and judgment.score < fail_under:
@@ -133,6 +136,7 @@ def rank(
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
     """
+    from edit_r1.verifier.batch import endpoint_usage
     from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.judgments import judgment_json
 
@@ -143,15 +147,16 @@ def rank(
     asked = read_question([source, *also_source], edited, instruction, principles)
     with open_verifier(models, asked.sources, asked.instruction) as verifier:
         ranked = verifier.rank(asked.sources, asked.edited, instruction, asked.principles, traces, seed=seed)
+        usage = endpoint_usage(verifier)
     outcomes = [outcome for one in ranked for outcome in one.judgment.outcomes]
     check_answered(outcomes)
     rows = [{"path": str(edited[one.index]), **judgment_json(one.judgment)} for one in ranked]
     if json:
-        print_json({"ranking": rows})
+        print_json({"ranking": rows, "usage": usage})
     else:
-        from edit_r1.report.terminal import ranking_table
+        from edit_r1.report.terminal import ranking_table, usage_line
 
-        Console().print(ranking_table(rows))
+        Console().print(ranking_table(rows), *usage_line(usage), sep="\n")
     if any(row["score"] is not None for row in rows):
         return 0
     return unparsed(outcomes)
@@ -386,6 +391,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 130
     except (ValueError, OSError) as error:
         complain(error)
+        code = FAILED
+    except ModuleNotFoundError as error:
+        remedy = missing_extra(error)
+        if remedy is None:
+            raise
+        complain(remedy)
         code = FAILED
     except MemoryError:
         complain("out of memory: use smaller images, fewer traces or a smaller model")

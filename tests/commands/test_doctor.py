@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from edit_r1.cli import main
-from edit_r1.doctor import examine
+from edit_r1.doctor import examine, machine
 from edit_r1.report.terminal import findings_list
 from edit_r1.verifier.choice import ModelChoice
 from edit_r1.zoo.packaged import weights
@@ -41,6 +41,20 @@ def test_a_model_that_is_not_there_ends_with_1(capsys: pytest.CaptureFixture[str
     code, out, err = run(capsys, "doctor", "--model", "/no/such/model")
     assert code == 1 and "no such folder" in out
     assert "1 failed" in out and "skip" in out
+
+
+def test_a_served_model_needs_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = machine.metadata.version
+
+    def version(name: str) -> str:
+        if name in machine.NEEDED:
+            raise machine.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(machine.metadata, "version", version)
+    found = {one.name: one.status for one in examine(ModelChoice(model="m", endpoint="http://127.0.0.1:1/v1"), None)}
+    assert found["versions"] != "fail" and found["model"] == "fail"  # nothing listens there
+    assert examine(ModelChoice(), None)[0].status == "fail"
 
 
 def test_a_device_that_is_not_there_skips_the_rest() -> None:

@@ -32,6 +32,12 @@ def test_an_old_package_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is not >=999" in found.measured and "numpy" in found.measured
 
 
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", ""])
+def test_what_is_no_device_is_a_finding(name: str) -> None:
+    found = machine.device_or_why(name)
+    assert found.status == "fail" and name in found.measured and found.remedy
+
+
 def test_dtypes_are_computed_not_guessed() -> None:
     found = machine.dtypes("cpu")
     assert found.status in ("ok", "warn")  # warn where bfloat16 is emulated

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from edit_r1.records import CATEGORIES
 from edit_r1.verifier.prompts import PROMPT_VERSIONS
+from edit_r1.verifier.traces import write_trace
+from edit_r1.vlm.openai import OpenAIVLM
 
 URL = "/v1/judge"
 
@@ -75,6 +79,38 @@ def test_an_item_that_breaks_its_call_costs_no_other_and_the_server_lives_on(
     assert health.json()["rewards"] == {"edit_rrm": ["degraded"]}
     assert judge(client, [kit.item(1)])[0]["score"] == 0.1
     assert client.get("/health").json()["status"] == "ok"
+
+
+def test_an_endpoint_that_is_gone_makes_the_server_degraded_and_broken_pictures_do_not(
+    kit: SimpleNamespace, fake_openai: Any, reply: Any
+) -> None:
+    gone = [True]
+    text = write_trace([None], [1], 7.0, "both", "compact")
+    server = fake_openai(lambda body, number: reply({"error": "down"}, 502) if gone[0] else text)
+    given = {"principles": [{"question": "Is it red?", "category": CATEGORIES[0]}]}
+    vlm = OpenAIVLM(server.url, "judge", max_retries=0)
+    with kit.make_client(vlm) as client:
+        status = lambda: client.get("/health").json()["status"]  # noqa: E731
+        for number in range(3):  # the header is whole and the pixels are not
+            broken = kit.b64(kit.picture(number, size=64)[:-30])
+            assert judge(client, [kit.item(1, edited=broken, **given)])[0]["score"] is None
+        assert (status(), server.bodies) == ("ok", [])
+        for _ in range(2):  # an item without an answer is asked about once more
+            assert "502" in judge(client, [kit.item(1, **given)])[0]["reason"]
+        assert status() == "degraded"
+        assert "edit_r1_batch_failures_total 4.0" in client.get("/metrics").text
+        gone[0] = False
+        assert judge(client, [kit.item(1, **given)])[0]["score"] == 7.0
+        assert status() == "ok"
+    vlm.close()
+
+
+def test_base64_may_be_broken_into_lines(kit: SimpleNamespace, client: TestClient) -> None:
+    """As the program base64 writes it."""
+    wrapped = base64.encodebytes(kit.picture(7, size=64)).decode()
+    assert wrapped.count("\n") > 1
+    (got,) = judge(client, [kit.item(7, edited=wrapped.replace("\n", "\r\n"), sources=[wrapped])])
+    assert (got["score"], got["reason"]) == (0.7, None)
 
 
 def test_concurrent_requests_are_judged_together_and_never_mixed_up(kit: SimpleNamespace) -> None:

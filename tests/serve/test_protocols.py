@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+
+from edit_r1.vlm.openai import OpenAIVLM
+from edit_r1.vlm.openai_wire import read_answer
+from edit_r1.vlm.protocol import MAX_TOP_LOGPROBS, Completion, Request, Sampling, TokenChoices
 
 # --- Flow-Factory -----------------------------------------------------------------------------------------------
 
@@ -153,7 +160,8 @@ def test_chat_answers_with_the_bare_text(kit: SimpleNamespace, client: TestClien
     document = answer.json()
     assert (document["object"], document["model"]) == ("chat.completion", "fake")
     said = {"role": "assistant", "content": "1 images, Look: <image>, Be brief., 64"}
-    assert document["choices"] == [{"index": n, "message": said, "finish_reason": "stop"} for n in (0, 1)]
+    choice = {"message": said, "finish_reason": "stop", "logprobs": None}
+    assert document["choices"] == [{"index": n, **choice} for n in (0, 1)]
     assert document["usage"]["completion_tokens"] == 14
     sampling = model.calls[-1][2]
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (0.0, 0.9, 0, 7)
@@ -163,6 +171,7 @@ def test_chat_answers_with_the_bare_text(kit: SimpleNamespace, client: TestClien
     ("changes", "said"),
     [
         ({"stream": True}, "stream"), ({"tools": [{}]}, "tools"), ({"stop": ["x"]}, "stop"),
+        ({"top_logprobs": 2}, "without logprobs"),
         ({"messages": []}, "roles"), ({"messages": [{"role": "assistant", "content": "x"}]}, "roles"),
         ({"messages": [{"role": "user", "content": ""}]}, "empty"),
         ({"messages": [{"role": "user", "content": "x\x00"}]}, "null byte"),
@@ -180,6 +189,40 @@ def test_chat_refuses_by_name(client: TestClient, changes: dict, said: str) -> N
     answer = client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
+
+
+def test_chat_tells_what_the_tokens_could_have_been(client: TestClient, model, monkeypatch) -> None:
+    chosen = (
+        TokenChoices("8", (("9", -0.25), ("8", -1.5), ("7", -math.inf))),
+        TokenChoices("!", (("</", -0.1),)),  # sampled, and not among the likeliest
+    )
+    answer = Completion("8!", 2, "stop", choices=chosen)
+    asked: list[Sampling] = []
+
+    def generate(requests: Sequence[Request], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        asked.append(sampling)
+        return [[answer] * n for _ in requests]
+
+    monkeypatch.setattr(model, "generate", generate)
+    body = {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 2}
+    response = client.post("/v1/chat/completions", json=body)
+    others = [{"token": "9", "logprob": -0.25}, {"token": "8", "logprob": -1.5}]
+    assert response.json()["choices"][0]["logprobs"]["content"] == [
+        {"token": "8", "logprob": -1.5, "top_logprobs": others},
+        {"token": "!", "logprob": -9999.0, "top_logprobs": [{"token": "</", "logprob": -0.1}]},
+    ]
+    assert [one.top_logprobs for one in asked] == [MAX_TOP_LOGPROBS]
+    (read,) = read_answer(response.content, 1).completions  # our own client reads it
+    assert read.choices is not None and read.choices[0] == TokenChoices("8", (("9", -0.25), ("8", -1.5)))
+
+
+def test_chat_tells_when_an_endpoint_behind_it_is_gone(kit: SimpleNamespace, fake_openai: Any, reply: Any) -> None:
+    server = fake_openai(lambda body, number: reply({"error": "down"}, 503))
+    vlm = OpenAIVLM(server.url, "judge", max_retries=0)
+    with kit.make_client(vlm) as client:
+        answer = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}]})
+    vlm.close()
+    assert (answer.status_code, answer.json()["error"]["type"]) == (502, "server_error")  # a client asks again
 
 
 def test_chat_tells_what_the_model_could_not_do(kit: SimpleNamespace, client: TestClient) -> None:

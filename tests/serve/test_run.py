@@ -18,8 +18,10 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from edit_r1.commands.serve import _open
 from edit_r1.serve import ServeSettings, start_server
 from edit_r1.serve.run import run
+from edit_r1.verifier.choice import ModelChoice
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.world.export import write_world_samples
 
@@ -96,6 +98,13 @@ def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "edit_r1.serve.run", None)
     with pytest.raises(ValueError, match=r"pip install 'edit-r1\[serve\]'"):
         start_server(ServeSettings(), never, lambda item: None)
+
+
+def test_an_endpoint_that_does_not_answer_yet_is_told_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    verifier = _open(ModelChoice(model="judge", endpoint="http://127.0.0.1:1/v1"), 8)
+    verifier.close()
+    told = capsys.readouterr().err
+    assert "cannot be reached" in told and "starts all the same" in told and told.count("\n") == 1
 
 
 def _jobs_taken(metrics: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,45 @@ def test_failures_are_never_cached(tmp_path: Path, failure: str | Completion) ->
     assert not better.is_cached([SOURCE], "x")
 
 
+def test_principles_that_cannot_be_read_are_drawn_once_more_by_sampling(tmp_path: Path) -> None:
+    model = Scripted(perfect("compact"))
+    right = model.answer
+    model.answer = lambda request, copy: right(request, copy) if model.calls[-1][2].temperature else "Nice picture!"
+    verifier = Verifier(model, variant="compact", cache=PrinciplesCache(tmp_path))
+    assert verifier.principles([SOURCE], "x") == PRINCIPLES
+    assert [sampling.temperature for _, _, sampling in model.calls] == [0.0, 1.0]
+    assert Verifier(Scripted(right), variant="compact", cache=PrinciplesCache(tmp_path)).principles([SOURCE], "x")
+    gone = Scripted(lambda request, copy: Completion("", 0, "error", "time-out"))
+    with pytest.raises(ModelError):
+        Verifier(gone, variant="compact").principles([SOURCE], "x")
+    assert len(gone.calls) == 1  # what never came is the backend's to ask again
+
+
+def test_known_principles_do_not_wait_for_others(tmp_path: Path) -> None:
+    """A server judges a known context while a slow model writes the principles of another."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def answer(request: Request, copy: int) -> str:
+        if "slow" in request.text:
+            entered.set()
+            assert gate.wait(30)
+        return write_principles(PRINCIPLES, "compact")
+
+    verifier = Verifier(Scripted(answer), variant="compact")
+    verifier.principles([SOURCE], "quick")
+    slow = threading.Thread(target=verifier.principles, args=([SOURCE], "slow"))
+    slow.start()
+    assert entered.wait(30)
+    known = threading.Thread(target=verifier.principles, args=([SOURCE], "quick"))
+    known.start()
+    known.join(20)
+    waiting = known.is_alive()
+    gate.set()
+    slow.join()
+    known.join()
+    assert not waiting
+
+
 def test_memory_forgets_the_oldest_principles_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "MAX_REMEMBERED", 2)
     model = Scripted(perfect("compact"))
@@ -260,6 +300,9 @@ BAD: list[tuple[dict, str]] = [
     ({"sources": (b"not an image",)}, "source image"),
     ({"sources": ()}, "0 source images"),
     ({"instruction": "  "}, "instruction is empty"),
+    ({"instruction": "make it \udcff"}, "surrogate pair"),
+    ({"instruction": "make it\x00red"}, "null byte"),
+    ({"principles": (Principle("Is it \ud800?", IMAGE_QUALITY),)}, "principle 1 holds"),
     ({"instruction": "x" * (MAX_INSTRUCTION_CHARS + 1)}, "characters"),
     ({"principles": ()}, "no principles"),
     ({"principles": (Principle("x", "Beauty"),)}, "Beauty"),

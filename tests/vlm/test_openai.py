@@ -242,7 +242,7 @@ def test_pictures_are_encoded_once_for_all_draws(
         count[0] += 1
         return encode_messages(request)
 
-    monkeypatch.setattr("edit_r1.vlm.openai.encode_messages", counted)
+    monkeypatch.setattr("edit_r1.vlm.openai_wire.encode_messages", counted)
     server = fake_openai(lambda body, number: "fine")
     connect(server.url).generate([Request((PICTURE, "a")), Request((PICTURE, "b"))], SAMPLED, n=4)
     assert count[0] == 2 and len(server.bodies) == 8
@@ -282,6 +282,31 @@ def test_other_refusals_are_final(
     assert len(server.bodies) == 1
     with pytest.raises(ModelError, match=said):
         vlm.check()
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_without_probabilities_is_asked_without(
+    fake_openai: Any, connect: Connect, reply: Any, status: int
+) -> None:
+    """`rank` asks for them to break ties, and some hosted models refuse every request that does."""
+    refusal = {"error": {"message": "logprobs are not supported with this model"}}
+    server = fake_openai(lambda body, number: reply(refusal, status) if "logprobs" in body else "fine")
+    vlm = connect(server.url)
+    asked = Sampling(9, temperature=0.0, top_logprobs=20)
+    ((one,),) = vlm.generate(ASK, asked)
+    assert (one.text, one.choices) == ("fine", None)
+    assert vlm.usage == Usage(requests=1, retries=1, prompt_tokens=10, completion_tokens=4)
+    assert vlm.generate(ASK, asked)[0][0].text == "fine"
+    assert ["logprobs" in body for body in server.bodies] == [True, False, False]  # it is remembered
+
+
+def test_what_is_refused_for_another_reason_says_so(fake_openai: Any, connect: Connect, reply: Any) -> None:
+    server = fake_openai(lambda body, number: reply({"error": "the picture is too small"}, 400))
+    vlm = connect(server.url)
+    for _ in range(2):
+        ((one,),) = vlm.generate(ASK, Sampling(9, temperature=0.0, top_logprobs=20))
+        assert one.finish == "error" and "the picture is too small" in (one.error or "")
+    assert ["logprobs" in body for body in server.bodies] == [True, False] * 2  # nothing was learned about the server
 
 
 def test_the_key_is_sent_and_never_told(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 from edit_r1.images import decode_pil, encode_png
 from edit_r1.records import IMAGE_QUALITY, Principle
@@ -235,6 +236,60 @@ def test_special_tokens_are_never_sampled(vlm: TransformersVLM, monkeypatch: pyt
     assert not special & set(drawn)
 
 
+def test_a_turn_ends_where_the_checkpoint_says(vlm: TransformersVLM, checkpoint: Path, tmp_path: Path) -> None:
+    """Gemma 3 ends its turns by a special token that is not the tokenizer's eos_token."""
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    own = vlm.processor.tokenizer.convert_tokens_to_ids("<|vision_end|>")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [vlm._ends[0], own]}))
+    other = TransformersVLM.load(folder, batch_size=8)
+    assert other.ends == sorted({*vlm.ends, own})
+    assert TransformersVLM(other.model, other.processor, "again").ends == other.ends  # wrapped once more
+    hot = Sampling(max_new_tokens=200, temperature=100.0)
+    ended = [one for row in other.generate(requests(2), hot, n=16) for one in row if one.finish == "stop"]
+    assert ended and all("vision_end" not in one.text for one in ended)
+    assert own in vlm._suppressed and own not in other._suppressed
+
+
+def test_a_template_that_writes_the_start_token_gets_no_second_one(checkpoint: Path) -> None:
+    vlm = TransformersVLM.load(checkpoint)
+    tokenizer = vlm.processor.tokenizer
+    tokenizer.bos_token = "<|im_start|>"  # the template begins with it
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
+    )
+    text = vlm.processor.apply_chat_template(to_messages(requests(1)[0]), tokenize=False, add_generation_prompt=True)
+    assert tokenizer(text)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
+    tokens = vlm._tensors([backend._Prepared(0, text, ())])["input_ids"][0].tolist()
+    assert tokens[0] == tokenizer.bos_token_id != tokens[1]
+
+
+@pytest.mark.parametrize("fits", [2, 1, 0])
+def test_a_batch_that_memory_does_not_hold_is_halved(
+    vlm: TransformersVLM, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    expected = vlm.generate(requests(5), GREEDY)
+    sample, refused = vlm._sample, []
+
+    def sparing(inputs: dict[str, torch.Tensor], *others: Any) -> torch.Tensor:
+        if len(inputs["input_ids"]) > fits:
+            refused.append(len(inputs["input_ids"]))
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        return sample(inputs, *others)
+
+    vlm.model.train()
+    monkeypatch.setattr(vlm, "_sample", sparing)
+    answers = vlm.generate(requests(5), GREEDY, n=2)
+    assert vlm.model.training  # a failed pass leaves the model as it was
+    vlm.model.eval()
+    assert refused
+    if fits:
+        assert answers == [row * 2 for row in expected]
+    else:
+        assert {one.finish for row in answers for one in row} == {"error"}
+        assert all(one.error and "out of memory" in one.error and "\n" not in one.error for one in answers[0])
+
+
 def test_a_bad_request_is_an_answer_of_its_own(vlm: TransformersVLM) -> None:
     good = requests(2)
     strip = encode_png(np.zeros((8, 4000, 3), dtype=np.uint8))  # Qwen's processor refuses aspect ratios above 200
@@ -336,6 +391,11 @@ def test_bad_settings(checkpoint: Path) -> None:
         TransformersVLM.load(checkpoint, adapter=checkpoint)
     with pytest.raises(ValueError, match="batch_size=0"):
         TransformersVLM.load(checkpoint, batch_size=0)
+    for device, said in (("gpu", "no device; use cpu"), ("", "no device"), ("cuda:99", "CUDA device")):
+        with pytest.raises(ModelError, match=said):
+            TransformersVLM.load(checkpoint, device=device)
+    with pytest.raises(ModelError, match="cannot be put on xpu"):
+        TransformersVLM.load(checkpoint, device="xpu")
 
 
 def test_an_adapter_is_merged(checkpoint: Path, tmp_path: Path) -> None:

@@ -43,6 +43,27 @@ def open_verifier(
     return open_chosen(models)
 
 
+EXTRAS = {
+    **dict.fromkeys(
+        ("torch", "torchvision", "transformers", "diffusers", "accelerate", "peft", "safetensors", "tokenizers"),
+        "local",
+    ),
+    **dict.fromkeys(("trl", "datasets", "matplotlib", "skimage"), "train"),
+    **dict.fromkeys(("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client"), "serve"),
+    "ray": "ray",
+}
+"""Module to the extra of this package that installs it; pyproject.toml has the whole lists."""
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """What to install for a module that is missing; None for one that no extra brings."""
+    name = (error.name or "").partition(".")[0]
+    if name not in EXTRAS:
+        return None
+    served = ", or name a served model with --endpoint, which needs none" if EXTRAS[name] == "local" else ""
+    return f"this needs {name}, which is not installed: pip install 'edit-r1[{EXTRAS[name]}]'{served}"
+
+
 def check_traces(traces: int) -> None:
     """ValueError for a number of traces out of range, before a model is opened."""
     from edit_r1.verifier.scoring import MAX_TRACES

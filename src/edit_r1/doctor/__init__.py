@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edit_r1.doctor.examples import EDITWORLD, examples_for
 from edit_r1.doctor.findings import Finding, finding_json, skipped
-from edit_r1.doctor.machine import device, dtypes, versions
+from edit_r1.doctor.machine import NEEDED, device_or_why, dtypes, versions
 from edit_r1.doctor.verifier import AFTER_LOADING, MODEL, examine_verifier, load
 from edit_r1.verifier.choice import ModelChoice
 
@@ -19,13 +19,13 @@ def examine(models: ModelChoice, editor: str | None) -> list[Finding]:
         editor: folder of an editor's pipeline; None examines none.
     """
     on = models.device.split(",")[0]
-    findings = [versions()]
+    findings = [versions(NEEDED if models.endpoint is None or editor is not None else ())]
     if models.endpoint is not None:
         findings += skipped(["device", "dtypes"], "the model runs behind an endpoint")
     elif findings[0].status == "fail":  # without torch there is nothing to load
         return findings + skipped(["device", "dtypes", MODEL, *AFTER_LOADING], "torch or transformers is missing")
     else:
-        findings.append(device(on))
+        findings.append(device_or_why(on))
         if findings[-1].status == "fail":
             return findings + skipped(["dtypes", MODEL, *AFTER_LOADING], f"there is no device {on}")
         findings.append(dtypes(on))

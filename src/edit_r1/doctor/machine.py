@@ -25,7 +25,7 @@ PACKAGES = (
 )
 """Whose versions are told; those of the extras may be missing."""
 NEEDED = ("torch", "torchvision", "transformers")
-"""Without these no model runs on this machine."""
+"""Without these no model runs on this machine; a served one needs none of them."""
 SIDE = 512
 """Rows of the measured square matrix product."""
 REPEATS = 5
@@ -75,6 +75,7 @@ def device(wanted: str) -> Finding:
     """Where models will run: the processor, or a GPU with its free memory. A GPU left idle is a warning."""
     import torch
 
+    torch.device(wanted)  # raises for what is none
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted.startswith("cuda"):
         if not gpus:
@@ -92,6 +93,14 @@ def device(wanted: str) -> Finding:
     if gpus:
         return Finding("device", "warn", f"{told}; {gpus} GPU idle", "--device cuda --dtype bfloat16", values)
     return Finding("device", "ok", told, None, values)
+
+
+def device_or_why(wanted: str) -> Finding:
+    """`device`, also where torch raises: for cuda:9 on a machine with one GPU, or a name that is none."""
+    found = attempt(lambda: device(wanted))
+    if isinstance(found, Finding):
+        return found
+    return Finding("device", "fail", f"{wanted}: {found}", "give cpu, cuda or, of several, cuda:1")
 
 
 def dtypes(on: str) -> Finding:

@@ -308,6 +308,22 @@ def batch_progress(doing: str = "judging") -> Iterator[Callable[[int, int], None
         yield show
 
 
+def usage_line(usage: Mapping[str, Any] | None) -> list[Text]:
+    """What was taken of an endpoint, one line; none without an endpoint."""
+    return [] if usage is None else [Text("; ".join(_taken(usage)), style="dim")]
+
+
+def _taken(usage: Mapping[str, Any]) -> list[str]:
+    parts = [f"{usage['prompt_tokens']:,} tokens in, {usage['completion_tokens']:,} out"]
+    if usage["unmetered"]:
+        parts[0] += f" ({usage['unmetered']} of {usage['requests']} answers without counts)"
+    if usage["cost"] is not None:
+        parts.append(f"cost {usage['cost']:.4f}")
+    if usage["retries"]:
+        parts.append(f"{usage['retries']} retries")
+    return parts
+
+
 def batch_line(summary: Mapping[str, Any]) -> str:
     """The JSON of `score-many --json` on one line."""
     counts = [f"{summary['scored']} scored"]
@@ -321,11 +337,7 @@ def batch_line(summary: Mapping[str, Any]) -> str:
     if usage is None:
         parts.append(f"{summary['tokens']:,} tokens generated")
     else:
-        parts.append(f"{usage['prompt_tokens']:,} tokens in, {usage['completion_tokens']:,} out")
-        if usage["cost"] is not None:
-            parts.append(f"cost {usage['cost']:.4f}")
-        if usage["retries"]:
-            parts.append(f"{usage['retries']} retries")
+        parts += _taken(usage)
     if summary["edits_per_second"] is not None:
         parts.append(f"{summary['edits_per_second']:.2f} edits/s")
     return _plain("; ".join([*parts, summary["out"]]))

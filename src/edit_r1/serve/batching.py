@@ -83,9 +83,15 @@ class Batcher:
         limits: BatchLimits,
         metrics: Metrics,
         calls: int = 1,
+        lost: Callable[[Sequence[Any]], bool] = lambda results: False,
     ) -> None:
-        """work: (key, payloads) to one result per payload, in order; called on `calls` threads at once."""
+        """
+        Args:
+            work: (key, payloads) to one result per payload, in order; called on `calls` threads at once.
+            lost: whether the results of a call say that the model gave no answer to any of them.
+        """
         self._work = work
+        self._lost = lost
         self._limits = limits
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
@@ -253,7 +259,9 @@ class Batcher:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             return [CallFailed(f"the model failed: {text[:300]}")] * len(batch)
         else:
-            self.failures_in_a_row = 0
+            lost = self._lost(results)
+            self.failures_in_a_row = self.failures_in_a_row + 1 if lost else 0
+            self._metrics.batch_failures.inc(int(lost))
             return results
         finally:
             self._metrics.judging_seconds.observe(time.monotonic() - start)

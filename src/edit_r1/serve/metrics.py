@@ -34,7 +34,9 @@ class Metrics:
             "edit_r1_unparsed_traces", "Traces of judged items that gave no score.", registry=self.registry
         )
         self.batch_failures = Counter(
-            "edit_r1_batch_failures", "Calls of the model that raised.", registry=self.registry
+            "edit_r1_batch_failures",
+            "Calls of the model that raised, or to which an endpoint gave no answer at all.",
+            registry=self.registry,
         )
         self.queued = Gauge("edit_r1_queue_items", "Items waiting for the model.", registry=self.registry)
         self.batch_items = Histogram(

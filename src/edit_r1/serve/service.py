@@ -20,7 +20,9 @@ from edit_r1.serve.intake import Incoming, Reader, Ready
 from edit_r1.serve.metrics import Metrics
 from edit_r1.serve.settings import ServeSettings
 from edit_r1.verifier.judgments import failed
+from edit_r1.verifier.parsing import NO_ANSWER
 from edit_r1.verifier.scoring import ScoreItem, Verifier
+from edit_r1.vlm.paid import PaidVLM
 from edit_r1.vlm.protocol import Completion, Request, Sampling
 
 Accepts = Callable[[ScoreItem], str | None]
@@ -56,7 +58,7 @@ class Service:
         limits = BatchLimits(
             settings.batch_size, int(settings.batch_megapixels * 1e6), settings.max_wait_ms / 1000, settings.queue
         )
-        self.batcher = Batcher(self._work, limits, self.metrics, settings.calls or 1)
+        self.batcher = Batcher(self._work, limits, self.metrics, settings.calls or 1, self._lost)
         self._accepts = accepts
         self._images = Limits(settings.max_image_mb * 2**20, int(settings.max_megapixels * 1e6))
         self._numbers = count()
@@ -205,6 +207,10 @@ class Service:
         judged = iter(self.verifier.score_many(asked, key.traces, key.temperature, key.seed))
         return [next(judged) if reason is None else self._failed(reason, key.traces) for reason in reasons]
 
+    def _lost(self, results: Sequence[Any]) -> bool:
+        """A call of an endpoint that is gone does not raise: it comes back without an answer to anything."""
+        return isinstance(self.verifier.vlm, PaidVLM) and bool(results) and all(map(_unanswered, results))
+
     def _reason_not_to_ask(self, item: ScoreItem) -> str | None:
         if self._accepts is None:
             return None
@@ -216,6 +222,13 @@ class Service:
 
 def _failed_call(judgment: Judgment) -> bool:
     return all(isinstance(one, Unparsed) and one.failed_call for one in judgment.outcomes)
+
+
+def _unanswered(result: Judgment | Sequence[Completion]) -> bool:
+    """Whether the model was asked and said nothing; False for an item that was not sent to it."""
+    if isinstance(result, Judgment):
+        return _failed_call(result) and NO_ANSWER in (reason(result) or "")
+    return all(one.finish == "error" for one in result)
 
 
 def reason(judgment: Judgment) -> str | None:

@@ -239,8 +239,7 @@ def load_trainable(
     model, processor = opened.model, opened.processor
     tokenizer = processor.tokenizer
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    ends = sorted({tokenizer.eos_token_id, pad})
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=pad)
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=opened.ends, pad_token_id=pad)
     model.train()
     if freeze_vision:
         vision_tower(model).requires_grad_(False)

@@ -137,18 +137,18 @@ def score_file(
         if done < inputs.rows:
             with open_verifier() as verifier:
                 start = time.monotonic()
-                _check_endpoints(verifier)
+                check_endpoints(verifier)
                 rows = read_inputs(inputs, done, options.allow_outside)
                 for first in range(done, inputs.rows, state["chunk"]):
                     part = list(islice(rows, state["chunk"]))
                     results = _judge(verifier, part, options, first, refuse)
                     if any(row["cause"] == NO_ANSWER for row in results):
-                        _check_endpoints(verifier)  # an outage is not to be written down as the fault of rows
+                        check_endpoints(verifier)  # an outage is not to be written down as the fault of rows
                     _append(file, journal, results)
-                    write_json(_record(out), {**state, "usage": _usage(verifier, state["usage"])})
+                    write_json(_record(out), {**state, "usage": endpoint_usage(verifier, state["usage"])})
                     if progress is not None:
                         progress(first + len(part), inputs.rows)
-                state["usage"] = _usage(verifier, state["usage"])
+                state["usage"] = endpoint_usage(verifier, state["usage"])
         summary = _summary(out, journal, state["usage"], inputs.rows - done, time.monotonic() - start)
         if journal != out:
             stream_rows(out, map(_flat, _lines(journal)), FEATURES)
@@ -224,13 +224,14 @@ def _endpoints(verifier: Verifier) -> list[OpenAIVLM]:
     return [model for model in models.values() if isinstance(model, OpenAIVLM)]
 
 
-def _check_endpoints(verifier: Verifier) -> None:
+def check_endpoints(verifier: Verifier) -> None:
+    """Asks each endpoint of the verifier one short question. Raises ModelError for one that does not answer."""
     for model in _endpoints(verifier):
         model.check()
 
 
-def _usage(verifier: Verifier, before: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What earlier calls and this one have taken of endpoints; None without one."""
+def endpoint_usage(verifier: Verifier, before: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """What has been taken of the verifier's endpoints, `Usage` as JSON, on top of `before`; None without one."""
     models = _endpoints(verifier)
     if not models:
         return None

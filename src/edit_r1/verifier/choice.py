@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from edit_r1.images import MAX_JUDGED_PIXELS
 from edit_r1.records import OutputMode
 from edit_r1.verifier.cards import read_card
+from edit_r1.verifier.principles_cache import PrinciplesCache, checkpoint_identity, default_cache
 from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
 from edit_r1.verifier.scoring import Backend, Verifier
+from edit_r1.vlm.address import read_address
 from edit_r1.vlm.openai import OpenAIVLM, Prices
 from edit_r1.vlm.protocol import VLM
 
@@ -86,6 +88,17 @@ class ModelChoice:
 
         return TransformersVLM.load(self.principles_model, device=self.device.split(",")[0], dtype=self.dtype)
 
+    def cache(self) -> PrinciplesCache | Literal["default"] | None:
+        """Where principles are kept on disk: that of --principles-model names this model, not the judge."""
+        if self.principles_model is None:
+            return "default"
+        kept = default_cache()
+        if kept is None:
+            return None
+        if self.principles_endpoint is not None:
+            return replace(kept, model=read_address(self.principles_endpoint)[0])
+        return replace(kept, model=checkpoint_identity(self.principles_model))
+
     def verifier(self, batch_size: int = 64) -> Verifier:
         """The verifier of `model`, which is not None. Raises ModelError (a ValueError) when it cannot be opened.
 
@@ -108,6 +121,7 @@ class ModelChoice:
                 principles_vlm=writer,
                 max_pixels=self.max_pixels,
                 principles_variant=variant,
+                cache=self.cache(),
             )
         devices = self.device.split(",")
         return Verifier.load(
@@ -121,6 +135,7 @@ class ModelChoice:
             principles_vlm=writer,
             max_pixels=self.max_pixels,
             principles_variant=variant,
+            cache=self.cache(),
             backend=self.backend,
         )
 
@@ -130,7 +145,10 @@ class ModelChoice:
         writer = self.writer()
         if writer is None or self.principles_model is None:
             return self.verifier()
-        return Verifier(writer, variant=read_card(self.principles_model).variant, max_pixels=self.max_pixels)
+        cache = self.cache()
+        assert cache != "default", "the default one is for a judge that writes them itself"
+        variant = read_card(self.principles_model).variant
+        return Verifier(writer, variant=variant, max_pixels=self.max_pixels, cache=cache)
 
     def _served(self, endpoint: str, model: str) -> OpenAIVLM:
         return OpenAIVLM(endpoint, model, self.api_key_env, self.concurrency, self.timeout, prices=self._prices())

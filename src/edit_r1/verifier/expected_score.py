@@ -29,9 +29,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from edit_r1.records import Trace, Unparsed
 from edit_r1.verifier.answer_text import BadAnswer, answer_of, find_score
 from edit_r1.verifier.loose_json import to_ascii_punctuation
-from edit_r1.vlm.protocol import TokenChoices
+from edit_r1.vlm.protocol import Completion, TokenChoices
 
 MIN_COVERAGE = 0.8
 """Least probability of the counted branches: with less, what was not seen may move the mean by 2 points."""
@@ -88,6 +89,12 @@ def expected_score(choices: Sequence[TokenChoices] | None, score: float) -> Expe
     if counted < MIN_COVERAGE:
         return None
     return ExpectedScore(total / counted, min(counted, 1.0))
+
+
+def expected_value(completion: Completion, outcome: Trace | Unparsed) -> float | None:
+    """E for what was parsed from a completion; None for an unparsed one, and as `expected_score`."""
+    found = expected_score(completion.choices, outcome.score) if isinstance(outcome, Trace) else None
+    return None if found is None else found.value
 
 
 def _first_token(choices: Sequence[TokenChoices], score: float) -> tuple[int, str, str] | None:

@@ -47,7 +47,19 @@ from edit_r1.verifier.loose_json import json_values, to_ascii_punctuation
 from edit_r1.verifier.prompts import MAX_PRINCIPLES, MAX_QUESTION_CHARS, SHORT_NAMES
 from edit_r1.vlm.protocol import Completion
 
-__all__ = ["MAX_TEXT_CHARS", "parse_completion", "parse_gold", "parse_principles", "parse_trace", "questions_of"]
+__all__ = [
+    "MAX_TEXT_CHARS",
+    "NO_ANSWER",
+    "parse_completion",
+    "parse_gold",
+    "parse_principles",
+    "parse_trace",
+    "parse_written",
+    "questions_of",
+]
+
+NO_ANSWER = "no answer came"
+"""How the reason of a failed call begins."""
 
 _LINE = re.compile(r"\s*+([0-9]{1,3})(?:[.):]\s++|、\s*+|\s++)(?:\[(\w++)\]\s*+)?(\S.*+)?")
 
@@ -87,7 +99,7 @@ def parse_completion(
 ) -> Trace | Unparsed:
     """`parse_trace` of a completion; one that never came is a failed call."""
     if completion.finish == "error":
-        reason = f"no answer came: {completion.error or 'unknown error'}"
+        reason = f"{NO_ANSWER}: {completion.error or 'unknown error'}"
         return Unparsed(completion.text, reason, completion.tokens, failed_call=True)
     return parse_trace(completion.text, principles, mode, completion.tokens, completion.finish == "length")
 
@@ -100,6 +112,13 @@ def parse_principles(text: str, truncated: bool = False) -> tuple[Principle, ...
         return _principles(answer_of(text))
     except BadAnswer as bad:
         return Unparsed(text, str(bad))
+
+
+def parse_written(completion: Completion) -> tuple[Principle, ...] | Unparsed:
+    """`parse_principles` of a completion; one that never came is a failed call."""
+    if completion.finish == "error":
+        return Unparsed(completion.text, f"{NO_ANSWER}: {completion.error}", failed_call=True)
+    return parse_principles(completion.text, truncated=completion.finish == "length")
 
 
 def parse_gold(

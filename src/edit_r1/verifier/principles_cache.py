@@ -14,9 +14,9 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edit_r1.records import Principle
 from edit_r1.store import StoreError, write_json
@@ -75,6 +75,20 @@ def default_cache() -> PrinciplesCache | None:
     # The convention: a relative path there is to be ignored.
     root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
     return PrinciplesCache(root / "edit-r1" / "principles")
+
+
+def chosen_cache(
+    cache: PrinciplesCache | Literal["default"] | None, model: str, another_writes: bool
+) -> PrinciplesCache | None:
+    """The cache of a verifier whose own model has the identity `model`.
+
+    another_writes: the principles come from another model. Names are no identity (two checkpoints may lie in folders
+    called "final"), so a cache for it has to name it, and the default one, which cannot, is not taken.
+    """
+    if another_writes:
+        return None if cache == "default" else cache
+    kept = default_cache() if cache == "default" else cache
+    return None if kept is None else replace(kept, model=model)
 
 
 def checkpoint_identity(path: str | Path, adapter: str | Path | None = None) -> str:

@@ -174,8 +174,9 @@ Output one JSON object and nothing else, the list as long as the principles and 
 
 
 def check_instruction(instruction: str) -> str:
-    """The instruction without surrounding space; ValueError when it is empty or over-long."""
+    """The instruction without surrounding space; ValueError when it is empty, over-long or no text."""
     text = instruction.strip()
+    check_signs("the instruction", text)
     if not text:
         raise ValueError("the instruction is empty: say in words what the edit should do")
     if len(text) > MAX_INSTRUCTION_CHARS:
@@ -200,10 +201,20 @@ def check_principles(principles: Sequence[Principle]) -> tuple[Principle, ...]:
             raise ValueError(
                 f"principle {number} has {len(question)} characters, at most {MAX_QUESTION_CHARS}: shorten or split it"
             )
+        check_signs(f"principle {number}", question)
         if principle.category not in CATEGORIES:
             raise ValueError(f"principle {number} has category {principle.category!r}: use one of {list(CATEGORIES)}")
         checked.append(Principle(question, principle.category))
     return tuple(checked)
+
+
+def check_signs(label: str, text: str) -> str:
+    """The text; ValueError, naming the `label`, for what no tokenizer, hash or file takes."""
+    if "\x00" in text:
+        raise ValueError(f"{label} holds a null byte: send plain text")
+    if any("\ud800" <= sign <= "\udfff" for sign in text):  # also what Python makes of arguments that are no UTF-8
+        raise ValueError(f"{label} holds half of a surrogate pair, or bytes that are no UTF-8: write it in UTF-8")
+    return text
 
 
 def check_sources(sources: Sequence[bytes]) -> tuple[bytes, ...]:

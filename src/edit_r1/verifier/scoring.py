@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from edit_r1.images import MAX_JUDGED_PIXELS, judged_pictures, judged_sources
-from edit_r1.records import Judgment, OutputMode, Principle, Trace, Unparsed
+from edit_r1.records import Judgment, OutputMode, Principle, Unparsed
 from edit_r1.verifier.cards import read_card
-from edit_r1.verifier.expected_score import expected_score
+from edit_r1.verifier.expected_score import expected_value
 from edit_r1.verifier.items import ScoreItem, check_item, check_pictures, context_key, examples_of
 from edit_r1.verifier.judgments import aggregate, best_first, failed, judgment_json, weighted_verdicts
-from edit_r1.verifier.parsing import parse_completion, parse_principles
-from edit_r1.verifier.principles_cache import PrinciplesCache, checkpoint_identity, default_cache
+from edit_r1.verifier.parsing import parse_completion, parse_written
+from edit_r1.verifier.principles_cache import PrinciplesCache, checkpoint_identity, chosen_cache
 from edit_r1.verifier.prompts import (
     PROMPT_VERSIONS,
     Variant,
@@ -130,7 +130,8 @@ class Verifier:
 
         device: several, such as ("cuda:0", "cuda:1") or ("cpu", "cpu"), load a replica each in a process of its own;
         a script then needs the usual `if __name__ == "__main__"`, and `close` (or `with`) ends them.
-        cache: of the principles that the model writes; "default" for the one of `default_cache`, None for none.
+        cache: of the principles that the model writes; "default" for the one of `default_cache`, None for none. What a
+        `principles_vlm` writes is kept on disk only in a cache that is given and names that model (`PrinciplesCache`).
         batch_size: sequences decoded at once, by each replica. backend: "vllm" runs it by `vlm.vllm.VLLM`, split over
         as many GPUs as there are devices, with a batch of its own making. Raises `edit_r1.vlm.errors.ModelError` (a
         ValueError).
@@ -148,9 +149,6 @@ class Verifier:
             vlm = TransformersVLM.load(path, device=device, dtype=dtype, batch_size=batch_size, adapter=adapter)
         else:
             vlm = TransformersReplicas(path, device, batch_size, dtype=dtype, adapter=adapter)
-        kept = default_cache() if cache == "default" else cache
-        if kept is not None and principles_vlm is None:
-            kept = replace(kept, model=checkpoint_identity(path, adapter))
         return cls(
             vlm,
             mode or card.mode,
@@ -160,7 +158,7 @@ class Verifier:
             max_new_tokens,
             max_pixels,
             principles_variant,
-            kept,
+            chosen_cache(cache, checkpoint_identity(path, adapter), principles_vlm is not None),
         )
 
     @classmethod
@@ -193,9 +191,6 @@ class Verifier:
 
         card = read_card(model)
         vlm = OpenAIVLM(endpoint, model, api_key_env, concurrency, timeout_s, server_n=server_n, prices=prices)
-        kept = default_cache() if cache == "default" else cache
-        if kept is not None and principles_vlm is None:
-            kept = replace(kept, model=vlm.endpoint)
         return cls(
             vlm,
             mode or card.mode,
@@ -205,7 +200,7 @@ class Verifier:
             max_new_tokens,
             max_pixels,
             principles_variant,
-            kept,
+            chosen_cache(cache, vlm.endpoint, principles_vlm is not None),
         )
 
     def close(self) -> None:
@@ -222,6 +217,8 @@ class Verifier:
 
     def principles(self, sources: Sequence[bytes], instruction: str) -> tuple[Principle, ...]:
         """The model's principles for a context, greedy; kept in memory, and in the cache, for the next question.
+
+        An answer without usable principles is drawn once more, sampled at temperature 1.
 
         Raises ValueError for bad input, `ModelError` (one too) when no answer came, `UnparsedPrinciples` when the
         answer holds no principles.
@@ -367,8 +364,10 @@ class Verifier:
 
     def _decompose(self, contexts: Sequence[tuple[tuple[bytes, ...], str]]) -> list[tuple[Principle, ...] | Unparsed]:
         """Principles for each context; each different context is asked about once, whatever threads ask."""
-        if not contexts:
-            return []
+        known = [self._principles.get(context_key(*context)) for context in contexts]
+        found = [one for one in known if one is not None]
+        if len(found) == len(known):  # not to wait while another thread has a model write others
+            return list(found)
         with self._writing:
             return self._decompose_in_turn(contexts)
 
@@ -388,19 +387,21 @@ class Verifier:
         }
         sampling = Sampling(MAX_NEW_TOKENS[self.principles_variant], temperature=0.0)
         entries = self._look_up(requests, sampling)
-        asked = {key: request for key, request in requests.items() if key not in self._principles}
         failures: dict[str, Unparsed] = {}
-        if asked:
-            answers = self.principles_vlm.generate(list(asked.values()), sampling, 1)
-            for key, answer in zip(asked, answers, strict=True):
-                parsed = _principles_of(answer[0])
+        left = {key: request for key, request in requests.items() if key not in self._principles}
+        for once in (sampling, replace(sampling, temperature=1.0, seed=1)):  # greedily the answer would be the same
+            answers = self.principles_vlm.generate(list(left.values()), once, 1) if left else []
+            for key, answer in zip(left, answers, strict=True):
+                parsed = parse_written(answer[0])
                 if isinstance(parsed, Unparsed):
                     failures[key] = parsed
                     continue
+                failures.pop(key, None)
                 self._principles[key] = parsed
                 if self.cache is not None:
                     about = {"model": self.principles_vlm.name, "instruction": unknown[key][1]}
                     self.cache.put(entries[key], parsed, about)
+            left = {key: left[key] for key, failure in failures.items() if not failure.failed_call}
         found = [failures[key] if key in failures else self._principles[key] for key in keys]
         for key in list(self._principles)[: max(0, len(self._principles) - MAX_REMEMBERED)]:  # the oldest first
             del self._principles[key]
@@ -430,19 +431,8 @@ class Verifier:
         outcomes = [parse_completion(completion, principles, self.mode) for completion in completions]
         expected = None
         if any(completion.choices is not None for completion in completions):
-            expected = [_expected(*pair) for pair in zip(completions, outcomes, strict=True)]
+            expected = [expected_value(*pair) for pair in zip(completions, outcomes, strict=True)]
         return aggregate(outcomes, principles, self.vlm.name, 0.0, simulated, expected)
 
     def _is_simulated(self, item: ScoreItem) -> bool:
         return self.vlm.simulated or (item.principles is None and self.principles_vlm.simulated)
-
-
-def _expected(completion: Completion, outcome: Trace | Unparsed) -> float | None:
-    found = expected_score(completion.choices, outcome.score) if isinstance(outcome, Trace) else None
-    return None if found is None else found.value
-
-
-def _principles_of(completion: Completion) -> tuple[Principle, ...] | Unparsed:
-    if completion.finish == "error":
-        return Unparsed(completion.text, f"no answer came: {completion.error}", failed_call=True)
-    return parse_principles(completion.text, truncated=completion.finish == "length")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -27,3 +28,12 @@ def to_messages(request: Request) -> list[dict[str, Any]]:
 def images_of(request: Request) -> list[Image.Image]:
     """The pictures in order, RGB. Raises `ImageError` (a ValueError) for one that cannot be read."""
     return [decode_pil(data) for data in request.images]
+
+
+def start_once(tokenizer: Any, texts: Sequence[str]) -> dict[str, bool]:
+    """What a processor is to be told beside rendered chats: no second start token where the template writes one.
+
+    Gemma's and Llama's templates do, and their tokenizers put another one before it.
+    """
+    start = tokenizer.bos_token
+    return {"add_special_tokens": False} if start and all(text.startswith(start) for text in texts) else {}

@@ -9,7 +9,8 @@ at once. A request that pauses for long holds no place of another. A server that
 a wrong address is told at once. One request's failure is one error completion.
 
 n answers are n requests with the seeds seed, seed+1, ..., because `transformers serve` and others ignore n;
-`server_n` asks for them in one. Greedy copies are one request. What is sent and read is in `openai_wire`.
+`server_n` asks for them in one. Greedy copies are one request. A server that refuses the request for the tokens'
+probabilities is asked without, once and from then on. What is sent and read is in `openai_wire`.
 
 The key is read from an environment variable, goes into one header, and stands in no message and no record.
 """
@@ -37,6 +38,7 @@ from edit_r1.vlm.openai_wire import (
     OWN_KEYS,
     Answer,
     LimitKey,
+    Messages,
     NoAnswer,
     encode_messages,
     encode_request,
@@ -64,6 +66,10 @@ Result = TypeVar("Result")
 
 class _Failed(Exception):
     """A request that failed; the message is one line without the key."""
+
+
+class _Refused(_Failed):
+    """A request that the server calls malformed."""
 
 
 class _Unlucky(_Failed):
@@ -140,6 +146,7 @@ class OpenAIVLM:
         self._usage_lock = threading.Lock()
         self._key = read_key(api_key_env)
         self._reached = False
+        self._without_choices = False
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         self._lanes = Lanes(
             headers,
@@ -247,7 +254,7 @@ class OpenAIVLM:
     async def _deal(self, calls: Iterator[Call], arrived: SimpleQueue[Answered | None]) -> None:
         """Sends each call when there is a place for it, and hands over what comes; None is the end."""
         problem: Exception | None = None
-        number, messages = 0, _Messages()
+        number, messages = 0, Messages()
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
@@ -271,38 +278,44 @@ class OpenAIVLM:
         finally:
             arrived.put(None)
 
-    async def _answer(
-        self, number: int, call: Call, messages: _Messages, arrived: SimpleQueue[Answered | None]
-    ) -> None:
+    async def _answer(self, number: int, call: Call, messages: Messages, arrived: SimpleQueue[Answered | None]) -> None:
         """One call, which has a place; never raises for what a server does."""
         try:
             try:
-                content = encode_request(
-                    messages.of(call.request), call.sampling, self.name, call.n, self._limit_key, self._extra
-                )
+                conversation = messages.of(call.request)
             except ValueError as error:  # a picture that cannot be read
                 self._pace.leave()
                 rows, usage = (Completion("", 0, "error", str(error)),) * call.n, Usage()
             else:
-                rows, usage = await self._ask(content, call.n)
+                rows, usage = await self._ask(conversation, call.sampling, call.n)
             arrived.put(Answered(number, rows, usage))
         finally:
             self._open.release()
 
-    async def _ask(self, content: bytes, n: int) -> tuple[tuple[Completion, ...], Usage]:
+    async def _ask(self, messages: bytes, sampling: Sampling, n: int) -> tuple[tuple[Completion, ...], Usage]:
         """n answers by one request, and what it took."""
-        answer, retries, problem = await self._post(content, n)
+        if self._without_choices:
+            sampling = replace(sampling, top_logprobs=0)
+        answer, retries, problem = await self._post(self._encoded(messages, sampling, n), n)
+        if sampling.top_logprobs and isinstance(problem, _Refused):  # they break ties: an answer without is worth more
+            await self._pace.enter(again=True)
+            plain = self._encoded(messages, replace(sampling, top_logprobs=0), n)
+            answer, again, problem = await self._post(plain, n)
+            self._without_choices |= answer is not None
+            retries += 1 + again
         usage = self._count(retries, answer)
         if answer is None:
             return (Completion("", 0, "error", str(problem)),) * n, usage
         rows = (row if row.error is None else replace(row, error=self._told(row.error)) for row in answer.completions)
         return tuple(rows), usage
 
+    def _encoded(self, messages: bytes, sampling: Sampling, n: int) -> bytes:
+        return encode_request(messages, sampling, self.name, n, self._limit_key, self._extra)
+
     async def _check(self) -> None:
         messages = encode_messages(Request(("Answer with one word: are you there?",)))
-        content = encode_request(messages, Sampling(16, temperature=0.0), self.name, 1, self._limit_key, self._extra)
         await self._pace.enter()
-        answer, retries, problem = await self._post(content, 1)
+        answer, retries, problem = await self._post(self._encoded(messages, Sampling(16, temperature=0.0), 1), 1)
         self._count(retries, answer)
         if problem is not None:
             raise ModelError(str(problem)) from problem
@@ -400,7 +413,7 @@ class OpenAIVLM:
             target = one_line(response.headers.get("location", "?"))
             raise _Failed(self._told(f"redirects to {target}: give that address"))
         if (status not in (408, 429) and status < 500) or error_code(payload) == "insufficient_quota":
-            raise _Failed(told)
+            raise (_Refused if status in (400, 422) else _Failed)(told)
         after = retry_after(response.headers.get("retry-after"))
         if after is not None and after > self._max_wait_s:
             raise _Failed(f"{told}; asks to come back in {after:.0f} s")
@@ -433,16 +446,3 @@ class OpenAIVLM:
         if self._on_request is not None:
             self._on_request(one)
         return one
-
-
-class _Messages:
-    """The messages of the last request as JSON: its draws are asked for one after the other, and pictures are long."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Request, bytes] | None = None
-
-    def of(self, request: Request) -> bytes:
-        """Raises ValueError for a picture that cannot be read."""
-        if self._last is None or self._last[0] is not request:
-            self._last = (request, encode_messages(request))
-        return self._last[1]

@@ -68,6 +68,19 @@ def encode_messages(request: Request) -> bytes:
     return b"[" + messages + b"]"
 
 
+class Messages:
+    """The messages of the last request as JSON: its draws are asked for one after the other, and pictures are long."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Request, bytes] | None = None
+
+    def of(self, request: Request) -> bytes:
+        """Raises ImageError (a ValueError) for a picture that cannot be read."""
+        if self._last is None or self._last[0] is not request:
+            self._last = (request, encode_messages(request))
+        return self._last[1]
+
+
 def encode_request(
     messages: bytes, sampling: Sampling, model: str, n: int, limit_key: LimitKey, extra: Mapping[str, Any]
 ) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edit_r1.vlm.chat import images_of, to_messages
+from edit_r1.vlm.chat import images_of, start_once, to_messages
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import Request
 
@@ -77,7 +77,8 @@ def encode(processor: Any, requests: Sequence[Request]) -> Any:
         for request in requests
     ]
     images = [images_of(request) for request in requests]
-    return processor(text=texts, images=images, padding=True, return_tensors="pt")
+    once = start_once(processor.tokenizer, texts)
+    return processor(text=texts, images=images, padding=True, return_tensors="pt", **once)
 
 
 def last_hidden_BD(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,9 +1,10 @@
 """Local vision-language models: any `AutoModelForImageTextToText` with its `AutoProcessor`.
 
 Sampling is explicit: the checkpoint's generation_config is discarded at loading, because fine-tunes
-ship top_k = 1 or repetition_penalty = 1.05, which would make N sampled traces identical. Special
-tokens other than the end of the answer are suppressed: a sampled image token would break the match
-of tokens and image features when the trace is trained on.
+ship top_k = 1 or repetition_penalty = 1.05, which would make N sampled traces identical. Its end
+tokens alone are kept: some models (Gemma 3) end a turn by another token than the tokenizer's.
+Special tokens other than the end of the answer are suppressed: a sampled image token would break
+the match of tokens and image features when the trace is trained on.
 
 Greedy answers do not depend on what else is in the batch (up to rounding). Sampled answers do: the
 seed is set once per batch, since transformers draws for all rows from one generator. The same
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from edit_r1.images import decode_pil
-from edit_r1.vlm.chat import to_messages
+from edit_r1.vlm.chat import start_once, to_messages
 from edit_r1.vlm.decoding import continue_prompts, read_prompts
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.growing_cache import growing_cache
@@ -85,7 +86,7 @@ class TransformersVLM:
         """`batch_size`: sequences decoded at once, n answers of a request counted n times.
 
         The model is used where it stands (device, dtype), in eval mode during `generate` only; its
-        generation_config is replaced by an empty one.
+        generation_config is replaced by one that holds its end tokens alone.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: at least 1 sequence is decoded at once")
@@ -98,14 +99,19 @@ class TransformersVLM:
         if tokenizer.eos_token_id is None:
             raise ModelError(f"{name}: the tokenizer names no end token: set eos_token in its tokenizer_config.json")
         self._pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self._ends = sorted({tokenizer.eos_token_id, self._pad})
+        self._ends = sorted({tokenizer.eos_token_id, self._pad, *_end_tokens(model)})
         config = model.config.to_dict()
         pictures = {config[key] for key in _VISION_TOKENS if isinstance(config.get(key), int)}
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self._suppressed = sorted((special | set(tokenizer.all_special_ids) | pictures) - set(self._ends))
         self._context: int = model.config.get_text_config().max_position_embeddings
-        model.generation_config = GenerationConfig()
+        model.generation_config = GenerationConfig(eos_token_id=self._ends)
         self._lock = threading.Lock()
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end an answer, ascending."""
+        return list(self._ends)
 
     @classmethod
     def load(
@@ -120,27 +126,31 @@ class TransformersVLM:
         """Opens a checkpoint folder (or a hub id). `adapter`: a PEFT folder, merged into the weights.
 
         Raises `ModelError` for a path that does not exist, a checkpoint that is not a vision-language
-        model with its processor, or weights that are damaged or incomplete.
+        model with its processor, weights that are damaged or incomplete, or a device that cannot hold them.
         """
         if dtype not in DTYPES:
             raise ModelError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelError(f"device={device!r}: this machine has no CUDA device; use cpu")
+        _check_device(device)
         name = str(path)
         _check_folder(name)
         processor = _load_processor(name)
         model = _load_model(name, DTYPES[dtype], attention)
         if adapter is not None:
             model = _merge_adapter(model, str(adapter))
-        return cls(model.to(device).eval(), processor, Path(name).name, batch_size)
+        try:
+            model = model.to(device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # no memory, or torch lacks this device
+            raise ModelError(f"{name}: cannot be put on {device} ({_one_line(error)}); use another --device") from error
+        return cls(model.eval(), processor, Path(name).name, batch_size)
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, n: int = 1, progress: Progress | None = None
     ) -> list[list[Completion]]:
         """n answers per request, in the order of the requests; see `VLM.generate`.
 
-        A request that cannot be read (broken image, longer than the model's context) comes back as n
-        completions with finish "error". Raises ValueError for sampling parameters out of range.
+        A request that cannot be read (broken image, longer than the model's context), or for which a GPU's memory
+        does not suffice when it is asked alone, comes back as n completions with finish "error". Raises ValueError for
+        sampling parameters out of range.
         """
         check_sampling(sampling, n)
         answers: list[list[Completion]] = [[] for _ in requests]
@@ -161,13 +171,31 @@ class TransformersVLM:
         for start in range(0, len(prepared), per_batch):
             batch = prepared[start : start + per_batch]
             with self._lock:
-                rows = self._answer(batch, replace(sampling, seed=sampling.seed + start), drawn)
+                rows = self._answer_in_memory(batch, replace(sampling, seed=sampling.seed + start), drawn)
             for item, row in zip(batch, rows, strict=True):
                 answers[item.index] = row * (n // drawn)
             done += len(batch)
             if progress is not None:
                 progress(done, len(requests))
         return answers
+
+    def _answer_in_memory(self, batch: Sequence[_Prepared], sampling: Sampling, n: int) -> list[list[Completion]]:
+        """`_answer`, in halves where the GPU's memory does not hold the batch."""
+        try:
+            return self._answer(batch, sampling, n)
+        except torch.OutOfMemoryError as error:
+            reason = _one_line(error)
+        # Only here, where the failed pass and its tensors are no longer held by the exception.
+        torch.cuda.empty_cache()
+        if len(batch) == 1:
+            told = f"out of memory ({reason}): use smaller pictures, fewer traces, --dtype bfloat16 or a smaller model"
+            return [[_failed(told)] * n]
+        half = len(batch) // 2
+        rest = replace(sampling, seed=sampling.seed + half)
+        return [
+            *self._answer_in_memory(batch[:half], sampling, n),
+            *self._answer_in_memory(batch[half:], rest, n),
+        ]
 
     def _answer(self, batch: Sequence[_Prepared], sampling: Sampling, n: int) -> list[list[Completion]]:
         """n completions for each request of a batch; requests that do not fit are errors."""
@@ -189,11 +217,13 @@ class TransformersVLM:
         was_training = self.model.training
         self.model.eval()
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(sampling.seed)
-            recorder = ChoiceRecorder(self.model, sampling.top_logprobs)
-            generated_NL = self._sample(inputs, sampling, n, recorder).cpu()
-        self.model.train(was_training)
+        try:
+            with torch.inference_mode(), torch.random.fork_rng(devices=devices):
+                torch.manual_seed(sampling.seed)
+                recorder = ChoiceRecorder(self.model, sampling.top_logprobs)
+                generated_NL = self._sample(inputs, sampling, n, recorder).cpu()
+        finally:
+            self.model.train(was_training)
         completions = [self._completion(row.tolist()) for row in generated_NL]
         if sampling.top_logprobs:
             alternatives = recorder.rows(generated_NL.shape[0])
@@ -210,6 +240,7 @@ class TransformersVLM:
             images=images if any(images) else None,
             padding=True,
             return_tensors="pt",
+            **start_once(self.processor.tokenizer, [item.text for item in batch]),
         )
         return dict(encoded.to(self.model.device, dtype=self.model.dtype))
 
@@ -261,6 +292,29 @@ def _decode(data: bytes, pictures: dict[bytes, Image.Image]) -> Image.Image:
 
 def _failed(reason: str) -> Completion:
     return Completion("", 0, "error", reason)
+
+
+def _end_tokens(model: Any) -> set[int]:
+    """What the checkpoint says of its end tokens: none, one or several. Those beyond its vocabulary are left out."""
+    told = model.generation_config.eos_token_id if model.generation_config is not None else None
+    tokens = told if isinstance(told, list | tuple) else [told]
+    vocabulary = model.config.get_text_config().vocab_size
+    return {token for token in tokens if isinstance(token, int) and 0 <= token < vocabulary}
+
+
+def _check_device(device: str) -> None:
+    """ModelError for what is no device of torch, or none of this machine."""
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"device={device!r}: no device; use cpu, cuda or, of several, cuda:1") from error
+    if kind.type != "cuda":
+        return
+    if not torch.cuda.is_available():
+        raise ModelError(f"device={device!r}: this machine has no CUDA device; use cpu")
+    count = torch.cuda.device_count()
+    if kind.index is not None and kind.index >= count:
+        raise ModelError(f"device={device!r}: this machine's CUDA devices are cuda:0 to cuda:{count - 1}")
 
 
 def _check_folder(name: str) -> None:

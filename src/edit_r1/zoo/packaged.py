@@ -7,10 +7,14 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from edit_r1.images import decode_rgb
 from edit_r1.report.terminal import quiet_libraries
+from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.choice import ModelChoice
+from edit_r1.verifier.principles_cache import PrinciplesCache
+from edit_r1.verifier.prompts import Variant
 from edit_r1.verifier.scoring import ScoreItem, Verifier
 from edit_r1.vlm.protocol import VLM
 from edit_r1.world.phrases import JOINTS, PHRASES
@@ -54,13 +58,26 @@ def weights(name: str) -> Path:
     return folder
 
 
-def packaged_verifier(principles_vlm: VLM | None = None, batch_size: int = 64) -> Verifier:
+def packaged_verifier(
+    principles_vlm: VLM | None = None,
+    batch_size: int = 64,
+    cache: PrinciplesCache | Literal["default"] | None = "default",
+    variant: Variant | None = None,
+) -> Verifier:
     """The tiny trained verifier, which knows EditWorld only (see `is_editworld`).
+
+    cache: as `Verifier.load`. variant: of the prompt of `principles_vlm`.
 
     Raises:
         ValueError: when this installation came without its weights, or they cannot be read.
     """
-    return Verifier.load(weights("verifier-small-rrm"), principles_vlm=principles_vlm, batch_size=batch_size)
+    return Verifier.load(
+        weights("verifier-small-rrm"),
+        principles_vlm=principles_vlm,
+        batch_size=batch_size,
+        principles_variant=variant,
+        cache=cache,
+    )
 
 
 def pretrain(name: str, out: Path, state: Path, minutes: float, seed: int, threads: int) -> bool:
@@ -81,7 +98,10 @@ def open_chosen(models: ModelChoice, batch_size: int = 64) -> Verifier:
     """
     if models.endpoint is None:
         quiet_libraries()
-    return packaged_verifier(models.writer(), batch_size) if models.model is None else models.verifier(batch_size)
+    if models.model is not None:
+        return models.verifier(batch_size)
+    variant = None if models.principles_model is None else read_card(models.principles_model).variant
+    return packaged_verifier(models.writer(), batch_size, models.cache(), variant)
 
 
 def refuse_foreign(item: ScoreItem) -> str | None:

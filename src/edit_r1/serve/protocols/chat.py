@@ -1,7 +1,7 @@
 """OpenAI's chat completions, for trainers that write the prompt themselves: the bare model, no principles, no score.
 
 One user message of texts and images (data URLs) with an optional system text, as the models here are asked. What
-would change the answer and is not offered (stream, tools, stop, logprobs, several turns) is refused by name.
+would change the answer and is not offered (stream, tools, stop, several turns) is refused by name.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from edit_r1.serve.intake import check_text
 from edit_r1.serve.protocols.common import ERRORS, EXAMPLE_IMAGE, Seed, Temperature, Traces
 from edit_r1.serve.service import Chatting, Service
-from edit_r1.vlm.protocol import Completion, Sampling
+from edit_r1.verifier.prompts import check_signs
+from edit_r1.vlm.paid import PaidVLM
+from edit_r1.vlm.protocol import MAX_TOP_LOGPROBS, Completion, Sampling, TokenChoices
 from edit_r1.vlm.protocol import Request as Question
 from edit_r1.web.answers import Answer
 
 MAX_TEXT_CHARS = 200_000
 """Longest conversation; far above any prompt of ours, and every model's context ends well before it."""
 MAX_IMAGES = 16
+UNLIKELY = -9999.0
+"""Log-probability of a generated token that is not among the `MAX_TOP_LOGPROBS` likeliest, as OpenAI tells it."""
 
 
 class ImageURL(BaseModel):
@@ -81,7 +84,10 @@ class ChatRequest(BaseModel):
     seed: Seed = 0
     n: Traces = 1
     stream: bool | None = None
-    logprobs: bool | None = None
+    logprobs: bool | None = Field(None, description="Also the log-probabilities of the generated tokens.")
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        None, description="With logprobs: so many alternatives for each token."
+    )
     tools: list[Any] | None = None
     stop: str | list[str] | None = None
 
@@ -107,12 +113,32 @@ class ChatMessage(BaseModel):
     content: str
 
 
+class TokenLogprob(BaseModel):
+    """A token as text, and the natural logarithm of its probability at temperature 1, before any truncation."""
+
+    token: str
+    logprob: float
+
+
+class ChosenToken(TokenLogprob):
+    """A generated token and what could have stood in its place, likeliest first."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class Logprobs(BaseModel):
+    """One entry per generated token."""
+
+    content: list[ChosenToken]
+
+
 class Choice(BaseModel):
     """One of n answers."""
 
     index: int
     message: ChatMessage
     finish_reason: Literal["stop", "length"]
+    logprobs: Logprobs | None = Field(description="null: not asked for, or the model gives none.")
 
 
 class ChatResponse(BaseModel):
@@ -127,7 +153,8 @@ class ChatResponse(BaseModel):
 
 
 CHAT_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {**entry, "model": ChatError} for status, entry in ERRORS.items()
+    **{status: {**entry, "model": ChatError} for status, entry in ERRORS.items()},
+    502: {"model": ChatError, "description": "The endpoint behind this server gave no answer."},
 }
 
 
@@ -153,18 +180,22 @@ def routes(service: Service) -> APIRouter:
         if completions is None:
             return _refused(503, "the model failed twice: see the server's log", "server_error")
         errors = [one.error for one in completions if one.finish == "error"]
-        if errors:
-            return _refused(400, errors[0] or "the model gave no answer")
-        return Answer(_document(completions, service.verifier.vlm.name))
+        if errors:  # a local model's are the request's fault; an endpoint's may pass
+            behind = isinstance(service.verifier.vlm, PaidVLM)
+            kind = "server_error" if behind else "invalid_request_error"
+            return _refused(502 if behind else 400, errors[0] or "the model gave no answer", kind)
+        return Answer(_document(completions, service.verifier.vlm.name, body.top_logprobs or 0))
 
     return router
 
 
 def _check_offered(body: ChatRequest) -> None:
     """ValueError for what would change the answer and is not offered."""
-    for name in ("stream", "logprobs", "tools", "stop"):
+    for name in ("stream", "tools", "stop"):
         if getattr(body, name):
             raise ValueError(f"{name} is not offered: leave it out")
+    if body.top_logprobs and not body.logprobs:
+        raise ValueError(f"top_logprobs={body.top_logprobs} without logprobs: send logprobs true, or leave both out")
 
 
 def _question(messages: list[Message], service: Service) -> tuple[Question, int]:
@@ -176,13 +207,13 @@ def _question(messages: list[Message], service: Service) -> tuple[Question, int]
     if len(messages) == 2:
         if not isinstance(messages[0].content, str):
             raise ValueError("the system message must be a text")
-        system = check_text(messages[0].content, "the system message")
+        system = check_signs("the system message", messages[0].content)
     content = messages[-1].content
     parts: list[str | bytes] = []
     pixels = 0
     for part in [Part(type="text", text=content)] if isinstance(content, str) else content:
         if part.type == "text" and part.text is not None:
-            parts.append(check_text(part.text, "the user message"))
+            parts.append(check_signs("the user message", part.text))
         elif part.type == "image_url" and part.image_url is not None:
             data, size = service.read_image(part.image_url.url, "image")
             parts.append(data)
@@ -205,20 +236,42 @@ def _sampling(body: ChatRequest, default_tokens: int) -> Sampling:
         top_k=max(0, body.top_k),  # -1 means every token elsewhere, 0 does here
         repetition_penalty=body.repetition_penalty,
         seed=body.seed,
+        top_logprobs=MAX_TOP_LOGPROBS if body.logprobs else 0,
     )
 
 
-def _document(completions: list[Completion], model: str) -> dict[str, Any]:
+def _document(completions: list[Completion], model: str, alternatives: int) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
         "choices": [
-            {"index": index, "message": {"role": "assistant", "content": one.text}, "finish_reason": one.finish}
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": one.text},
+                "finish_reason": one.finish,
+                "logprobs": _logprobs(one.choices, alternatives),
+            }
             for index, one in enumerate(completions)
         ],
         "usage": {"completion_tokens": sum(one.tokens for one in completions)},
+    }
+
+
+def _logprobs(choices: tuple[TokenChoices, ...] | None, alternatives: int) -> dict[str, Any] | None:
+    if choices is None:
+        return None
+    rows = [(one.token, [(text, max(UNLIKELY, value)) for text, value in one.alternatives]) for one in choices]
+    return {
+        "content": [
+            {
+                "token": token,
+                "logprob": max([value for text, value in others if text == token], default=UNLIKELY),
+                "top_logprobs": [{"token": text, "logprob": value} for text, value in others[:alternatives]],
+            }
+            for token, others in rows
+        ]
     }
 
 
