@@ -20,6 +20,7 @@ from edit_r1.images import (
     decode_pil,
     decode_rgb,
     encode_png,
+    encoded,
     from_float_CHW,
     from_tensor_CHW,
     judged_pictures,
@@ -166,6 +167,26 @@ def test_exif_orientation_is_applied() -> None:
     assert pixels.shape == (24, 16, 3)
     assert pixels[2, 8, 1] < 60
     assert pixels[20, 8, 1] > 200
+
+
+def test_pillow_images_are_encoded_as_files_are_decoded(tmp_path: Path) -> None:
+    pixels = pattern(12, 20)
+    assert encoded(b"bytes, whatever they are") == b"bytes, whatever they are"
+    assert (decode_rgb(encoded(Image.fromarray(pixels))) == pixels).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, clear = tmp_path / "turned.png", tmp_path / "clear.png"
+    Image.fromarray(pixels).save(turned, exif=exif)
+    Image.fromarray(np.dstack([pixels, pixels[..., :1]])).save(clear)
+    for path in (turned, clear):
+        with Image.open(path) as opened:
+            assert (decode_rgb(encoded(opened)) == decode_rgb(path.read_bytes())).all()
+    turned.write_bytes(turned.read_bytes()[:-40])
+    with Image.open(turned) as torn, pytest.raises(ImageError, match="cannot be read"):
+        encoded(torn)
+    for other in (pixels, str(clear), None):
+        with pytest.raises(ImageError, match=f"a picture is {type(other).__name__}: give an image file's bytes"):
+            encoded(other)
 
 
 def test_read_image_file_names_the_path(tmp_path: Path) -> None:

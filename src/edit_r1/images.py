@@ -46,6 +46,10 @@ _HARMLESS = {
 _WARNINGS_LOCK = threading.Lock()
 
 
+Picture = bytes | Image.Image
+"""An image as callers may give it: an encoded file's content, or Pillow's."""
+
+
 class ImageError(ValueError):
     """Bytes that are not an image we read, with what is wrong and what to do."""
 
@@ -135,6 +139,25 @@ def encode_png(pixels: np.ndarray | Image.Image, compress_level: int = 6) -> byt
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", compress_level=compress_level)
     return buffer.getvalue()
+
+
+def encoded(picture: Picture) -> bytes:
+    """Bytes as they are; a Pillow image as PNG, upright, 8-bit RGB, transparency laid over white.
+
+    Raises:
+        ImageError: for anything else.
+    """
+    if isinstance(picture, bytes):
+        return picture
+    if not isinstance(picture, Image.Image):
+        raise ImageError(
+            f"a picture is {type(picture).__name__}: give an image file's bytes, such as Path(name).read_bytes(), or a "
+            "Pillow image"
+        )
+    try:
+        return encode_png(_to_rgb(ImageOps.exif_transpose(picture)), compress_level=1)
+    except OSError as error:  # of a file that Pillow reads only now
+        raise ImageError(f"this Pillow image cannot be read ({error}): save the picture anew") from error
 
 
 def to_float_CHW(pixels_HWC: np.ndarray, signed: bool = False) -> np.ndarray:

@@ -230,7 +230,8 @@ def test_several_sources_are_numbered() -> None:
         ({"principles": [Principle("x", "Beauty")]}, "'Beauty'"),
         ({"sources": []}, "0 source images"),
         ({"sources": [b"s"] * 9}, "9 source images"),
-        ({"sources": b"png"}, "not bytes"),
+        ({"sources": b"png"}, "the sources are bytes: give a sequence"),
+        ({"sources": ["before.png"]}, "a picture is str: give an image file's bytes"),
     ],
 )
 def test_bad_input_is_refused(change: dict, message: str) -> None:

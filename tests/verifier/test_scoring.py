@@ -299,6 +299,7 @@ BAD: list[tuple[dict, str]] = [
     ({"edited": b""}, "edited image"),
     ({"sources": (b"not an image",)}, "source image"),
     ({"sources": ()}, "0 source images"),
+    ({"sources": SOURCE}, "the sources are bytes"),
     ({"instruction": "  "}, "instruction is empty"),
     ({"instruction": "make it \udcff"}, "surrogate pair"),
     ({"instruction": "make it\x00red"}, "null byte"),
@@ -319,6 +320,20 @@ def test_bad_input_raises_before_any_model_call(change: dict, message: str) -> N
     assert model.calls == []
     if "image: " in str(caught.value):
         assert isinstance(caught.value, ImageError)
+
+
+def test_pillow_images_are_judged_as_their_pixels() -> None:
+    def answer(request: Request, copy: int) -> str:
+        edited = encode_png(decode_pil(request.images[-1]))
+        return write_trace(["seen"] * 3, TRUTH[edited], SCORES[edited], "both", "compact", QUESTIONS)
+
+    source, blue, green = (decode_pil(one) for one in (SOURCE, BLUE, GREEN))
+    verifier = Verifier(Scripted(answer), variant="compact")
+    assert verifier.score([source], blue, "x", PRINCIPLES).score == SCORES[BLUE]
+    with pytest.raises(ImageError, match="a picture is str"):
+        verifier.score([source], "edited.png", "x", PRINCIPLES)
+    assert [one.index for one in verifier.rank([SOURCE], [green, BLUE], "x", PRINCIPLES)] == [1, 0]
+    assert Verifier(Scripted(perfect("compact")), variant="compact").principles([source], "x") == PRINCIPLES
 
 
 def test_one_bad_item_never_breaks_the_others() -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edit_r1.images import ImageError, decode_pil
+from edit_r1.images import ImageError, Picture, decode_pil, encoded
 from edit_r1.records import Principle
 from edit_r1.verifier.examples import Example, draw_examples
 from edit_r1.verifier.prompts import check_instruction, check_principles, check_sources
@@ -24,6 +24,14 @@ class ScoreItem:
     instruction: str
     principles: tuple[Principle, ...] | None = None
     """P; None lets the model write them."""
+
+
+def score_item(
+    sources: Sequence[Picture], edited: Picture, instruction: str, principles: Sequence[Principle] | None
+) -> ScoreItem:
+    """The item, its pictures encoded. Raises ValueError for no source, too many, or what is no picture."""
+    given = None if principles is None else tuple(principles)
+    return ScoreItem(check_sources(sources), encoded(edited), instruction, given)
 
 
 def context_key(sources: Sequence[bytes], instruction: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from edit_r1.images import Picture, encoded
 from edit_r1.records import (
     CATEGORIES,
     FEATURE_PRESERVATION,
@@ -217,13 +218,16 @@ def check_signs(label: str, text: str) -> str:
     return text
 
 
-def check_sources(sources: Sequence[bytes]) -> tuple[bytes, ...]:
-    """ValueError for no source image, too many, or one that is not bytes."""
+def check_sources(sources: Sequence[Picture]) -> tuple[bytes, ...]:
+    """The sources, encoded. ValueError for no source image, too many, or what is no sequence of pictures."""
+    given: object = sources
+    if isinstance(given, bytes | str) or not isinstance(given, Sequence):
+        raise ValueError(
+            f"the sources are {type(given).__name__}: give a sequence of images, bytes or Pillow's, such as [image]"
+        )
     if not 1 <= len(sources) <= MAX_SOURCES:
-        raise ValueError(f"{len(sources)} source images: give 1 to {MAX_SOURCES}, as a sequence of encoded images")
-    if not all(isinstance(source, bytes) for source in sources):
-        raise ValueError("the sources are not bytes: give a sequence of encoded images, such as [png_bytes]")
-    return tuple(sources)
+        raise ValueError(f"{len(sources)} source images: give 1 to {MAX_SOURCES}, as a sequence of images")
+    return tuple(encoded(source) for source in sources)
 
 
 def compact_principle(number: int, principle: Principle) -> str:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from edit_r1.images import MAX_JUDGED_PIXELS, judged_pictures, judged_sources
+from edit_r1.images import MAX_JUDGED_PIXELS, Picture, judged_pictures, judged_sources
 from edit_r1.records import Judgment, OutputMode, Principle, Unparsed
 from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.expected_score import expected_value
-from edit_r1.verifier.items import ScoreItem, check_item, check_pictures, context_key, examples_of
+from edit_r1.verifier.items import ScoreItem, check_item, check_pictures, context_key, examples_of, score_item
 from edit_r1.verifier.judgments import aggregate, best_first, failed, judgment_json, weighted_verdicts
 from edit_r1.verifier.parsing import parse_completion, parse_written
 from edit_r1.verifier.principles_cache import PrinciplesCache, checkpoint_identity, chosen_cache
@@ -215,7 +215,7 @@ class Verifier:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def principles(self, sources: Sequence[bytes], instruction: str) -> tuple[Principle, ...]:
+    def principles(self, sources: Sequence[Picture], instruction: str) -> tuple[Principle, ...]:
         """The model's principles for a context, greedy; kept in memory, and in the cache, for the next question.
 
         An answer without usable principles is drawn once more, sampled at temperature 1.
@@ -223,9 +223,10 @@ class Verifier:
         Raises ValueError for bad input, `ModelError` (one too) when no answer came, `UnparsedPrinciples` when the
         answer holds no principles.
         """
-        check_pictures(check_sources(sources), "source image")
+        pictures = check_sources(sources)
+        check_pictures(pictures, "source image")
         check_instruction(instruction)
-        written = self._decompose([(tuple(sources), instruction)])[0]
+        written = self._decompose([(pictures, instruction)])[0]
         if isinstance(written, Unparsed):
             if written.failed_call:
                 raise ModelError(f"no principles: {written.reason}")
@@ -240,14 +241,14 @@ class Verifier:
         """`principles` of many checked (sources, instruction) in one batch; a reason where there are none."""
         return self._decompose(contexts)
 
-    def is_cached(self, sources: Sequence[bytes], instruction: str) -> bool:
+    def is_cached(self, sources: Sequence[Picture], instruction: str) -> bool:
         """True when the principles of this context were read from the cache instead of being asked for."""
-        return context_key(tuple(sources), instruction) in self._from_cache
+        return context_key(check_sources(sources), instruction) in self._from_cache
 
     def score(
         self,
-        sources: Sequence[bytes],
-        edited: bytes,
+        sources: Sequence[Picture],
+        edited: Picture,
         instruction: str,
         principles: Sequence[Principle] | None = None,
         traces: int = 1,
@@ -260,14 +261,14 @@ class Verifier:
         One trace is greedy by default, several are sampled at temperature 1. expected: as in `score_many`. Raises
         ValueError for bad input.
         """
-        item = ScoreItem(tuple(sources), edited, instruction, None if principles is None else tuple(principles))
+        item = score_item(sources, edited, instruction, principles)
         check_item(item)
         return self.score_many([item], traces, temperature, seed, expected=expected)[0]
 
     def rank(
         self,
-        sources: Sequence[bytes],
-        edited: Sequence[bytes],
+        sources: Sequence[Picture],
+        edited: Sequence[Picture],
         instruction: str,
         principles: Sequence[Principle] | None = None,
         traces: int = 1,
@@ -281,8 +282,8 @@ class Verifier:
         of its tokens (see `verifier.expected_score`). Other ties keep the caller's order. Raises ValueError for bad
         input.
         """
-        given = None if principles is None else tuple(principles)
-        items = [ScoreItem(tuple(sources), image, instruction, given) for image in edited]
+        pictures = check_sources(sources)
+        items = [score_item(pictures, image, instruction, principles) for image in edited]
         for item in items:
             check_item(item)
         judgments = self.score_many(items, traces, temperature, seed, expected=expected)
