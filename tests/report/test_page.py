@@ -29,8 +29,8 @@ def _data() -> ReportData:
         "tpr": 0.9,
         "tnr": None,
         "pairs": 10,
-        "mean_of_4": {"half_credit": 0.61},
-        "stress": {"half_credit": 0.55, "pairs": 7},
+        "mean_of_4": {"half_credit": 0.61, "unparsed": 0, "pairs": 4},
+        "stress": {"half_credit": 0.55, "unparsed": 7, "pairs": 7},
         "tasks": {"colour": 0.6},
     }
     editor = {"oracle": 4.0, "ci95": None, "contexts": 3, "edits": 6, "categories": {"colour": 4.0}}
@@ -74,7 +74,8 @@ def test_everything_is_on_the_page_and_escaped(tmp_path: Path) -> None:
     assert "Is &lt;it&gt; red?" in text
     assert "the oracle disagrees" in text
     assert 'class="wrong"' in text
-    assert "60.0" in text
+    assert "60.0" in text and "61.0" in text
+    assert "55.0" not in text  # of seven pairs none of which could be read
     assert text.count("<svg") >= 3
     assert "less accurate" in text
 
@@ -84,6 +85,7 @@ def test_every_model_of_a_run_with_controls_has_bars_of_its_own(tmp_path: Path) 
     verifier, editor = dict(data.metrics["verifier"]), dict(data.metrics["editor"])
     verifier["base"] = verifier["sft"] | {"unparsed": 10, "half_credit": 0.0, "tasks": {"colour": 0.0}}
     verifier["sft_continued"] = verifier["sft"]
+    verifier["gcpo_minus_control"] = {"delta": -0.01, "ci95": [-0.02, 0.005]}
     editor |= {name: editor["after"] | {"categories": {"colour": 7.0}} for name in ("sft_reward", "best_of_g")}
     editor["after_minus_best_of_g"] = {"mean": -3.0, "ci95": [-4.0, -2.0]}
     metrics = {**data.metrics, "verifier": verifier, "editor": editor}
@@ -92,7 +94,9 @@ def test_every_model_of_a_run_with_controls_has_bars_of_its_own(tmp_path: Path) 
     assert [name in drawn["editor_bars"] for name in legend] == [True, True, True, True, False, False]
     assert [name in drawn["verifier_bars"] for name in legend] == [False, False, False, False, False, True]
     text = write_report(replace(data, metrics=metrics), tmp_path / "report.html").read_text()
-    assert "10 of 10" in text
+    row = text[text.index("base (sees") :].split("</tr>")[0]
+    assert row.split("<td>")[1:6] == ["–</td>", "–</td>", "–</td>", "–</td>", "10 of 10</td>"]
+    assert "against SFT continued for as long: -1.0, -2.0 to 0.5" in text
     assert "fine-tuned on the best of G (control): -3.00 (-4.00 to -2.00)" in text
 
 

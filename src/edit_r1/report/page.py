@@ -10,13 +10,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from edit_r1.records import FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING
 from edit_r1.report.charts import bars_svg, curve_svg
 from edit_r1.report.data import ReportData
 from edit_r1.report.pictures import data_uri
 from edit_r1.store import write_text
-
-SHORT = {INSTRUCTION_FOLLOWING: "follow", FEATURE_PRESERVATION: "keep", IMAGE_QUALITY: "quality"}
 
 VERIFIER_NAMES = {
     "base": ("base (sees, does not judge)", "base"),
@@ -45,6 +42,11 @@ def _interval(pair: list[float] | None, scale: float = 1.0, digits: int = 1) -> 
     return "–" if pair is None else f"{scale * pair[0]:.{digits}f} to {scale * pair[1]:.{digits}f}"
 
 
+def _of_read(value: Any, row: Mapping[str, Any]) -> Any:
+    """None where no pair of the row could be read: what an answer is worth that was never given is no number."""
+    return value if row["unparsed"] < row["pairs"] else None
+
+
 def _signed(value: float, scale: float = 1.0, digits: int = 1) -> str:
     return f"{scale * value:+.{digits}f}"
 
@@ -53,7 +55,7 @@ def write_report(data: ReportData, path: Path) -> Path:
     """Draw `data` as one HTML file at `path`, whole or not at all."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        uri=data_uri, number=_number, percent=_percent, interval=_interval, signed=_signed, short=SHORT.__getitem__
+        uri=data_uri, number=_number, percent=_percent, interval=_interval, signed=_signed, of_read=_of_read
     )
     template = environment.from_string(files("edit_r1.report").joinpath("page.html.j2").read_text("utf-8"))
     write_text(path, template.render(data=data, **_drawn(data)))
