@@ -283,9 +283,9 @@ def world_pretrain(
     """
     from edit_r1.zoo.packaged import pretrain
 
-    out = out or Path("weights") / model
-    done = pretrain(model, out, state or Path(".state/zoo") / model, minutes, seed, threads)
-    print(f"{'finished' if done else 'paused: call again to continue'}: {out}")
+    out, state = out or Path("weights") / model, state or Path(".state/zoo") / model
+    done = pretrain(model, out, state, minutes, seed, threads)
+    print(f"finished: {out}" if done else f"paused, its state is in {state}: call again to continue")
     return 0
 
 

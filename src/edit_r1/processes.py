@@ -10,6 +10,7 @@ import ctypes
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -100,6 +101,17 @@ def _wait_and_end() -> None:
         os._exit(1)
 
 
+def end_at_interrupt() -> None:
+    """To be called in a new process: at Ctrl-C, which a terminal sends to all, it ends without a word.
+
+    A second later, so that the starter, which says what is to be said, has learned of it before it misses the process.
+    """
+    signal.signal(signal.SIGINT, lambda *_: threading.Timer(_AFTER_STARTER_S, os._exit, (130,)).start())
+
+
+_AFTER_STARTER_S = 1.0
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -173,4 +185,5 @@ def begin_worker() -> None:
     global _is_worker
     _is_worker = True
     end_with_starter()
+    end_at_interrupt()
     one_core()

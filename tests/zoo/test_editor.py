@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,8 @@ import torch
 from diffusers import AutoencoderKL, FluxKontextPipeline
 from torch import nn
 
+from edit_r1.cli import main
+from edit_r1.store import StoreError
 from edit_r1.world.render import render
 from edit_r1.world.scenes import sample_scene
 from edit_r1.zoo import editor, editor_text, loop, muon, vae
@@ -73,6 +78,55 @@ def test_a_run_cut_in_pieces_ends_where_an_uncut_one_does(tmp_path: Path) -> Non
         assert torch.equal(value, final.module.state_dict()[name])
         assert torch.equal(whole.average.weights[name], final.average.weights[name])
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"junk" * 50])
+def test_a_damaged_state_is_one_line_with_a_remedy(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.pt"
+    _linear_run(path, loop.LoopConfig(steps=5, batch_size=1, learning_rate=1e-2)).save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(StoreError, match=r"a\.pt: damaged, or the state of another model: remove it"):
+        _linear_run(path, loop.LoopConfig(steps=5, batch_size=1, learning_rate=1e-2))
+
+
+def test_a_state_of_another_model_or_seed_is_refused(tmp_path: Path) -> None:
+    path, module = tmp_path / "a.pt", nn.Linear(3, 2)
+    loop.start(module, torch.optim.AdamW(module.parameters()), path, seed=3).save(path)
+    with pytest.raises(ValueError, match="a run of seed 3, not 0: give --seed 3"):
+        loop.start(module, torch.optim.AdamW(module.parameters()), path, seed=0)
+    wider = nn.Linear(4, 2)
+    with pytest.raises(StoreError, match="of another model"):
+        loop.start(wider, torch.optim.AdamW(wider.parameters()), path, seed=3)
+
+
+def test_a_full_disk_keeps_the_state_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, path = loop.LoopConfig(steps=5, batch_size=1, learning_rate=1e-2), tmp_path / "a.pt"
+    run = _linear_run(path, config)
+    run.save(path)
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    run.step = 4
+    with pytest.raises(StoreError, match="No space left on device"):
+        run.save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("flags", [("--minutes", "nan"), ("--minutes", "-1"), ("--threads", "0"), ("--seed", "-1")])
+@pytest.mark.parametrize("model", ["editor", "verifier-small"])
+def test_a_pretraining_that_cannot_be_is_refused_in_one_line(
+    model: str, flags: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["world", "pretrain", model, *flags, "--state", str(tmp_path / "state"), "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert end.value.code == 1
+    assert f"{flags[0].removeprefix('--')}=" in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_passed_deadline_trains_and_writes_nothing(tmp_path: Path) -> None:
@@ -291,5 +345,5 @@ def test_pretraining_in_two_pieces_exports_a_pipeline_that_edits(
 
 @pytest.mark.parametrize(("minutes", "steps", "threads"), [(-1, 5, 1), (1, 0, 1), (1, 5, 0)])
 def test_impossible_budgets_are_refused(tmp_path: Path, minutes: float, steps: int, threads: int) -> None:
-    with pytest.raises(ValueError, match="use positive numbers"):
+    with pytest.raises(ValueError, match="must be 0 or more|at least 1 is needed"):
         editor.pretrain_editor(tmp_path / "o", tmp_path / "s", minutes, steps=steps, threads=threads)

@@ -60,10 +60,13 @@ def curve_svg(curve: Curve) -> str:
 
 
 def bars_svg(title: str, rows: Mapping[str, Mapping[str, float]], limit: float, chance: float | None = None) -> str:
-    """Grouped horizontal bars: rows name -> {series: value}, from 0 to `limit`."""
+    """Grouped horizontal bars: rows name -> {series: value}, from 0 to `limit`; what is missing has no bar.
+
+    chance: where a dotted line stands, in the values' unit.
+    """
     with plt.rc_context(_STYLE):
         series = list(dict.fromkeys(name for values in rows.values() for name in values))
-        figure, axes = plt.subplots(figsize=(6.4, 0.26 * len(rows) * max(2, len(series)) + 0.9))
+        figure, axes = plt.subplots(figsize=(4.6, 0.13 * len(rows) * max(2, len(series)) + 0.9))
         _draw_bars(axes, rows, series)
         axes.set_yticks(range(len(rows)), list(rows))
         axes.invert_yaxis()
@@ -71,12 +74,15 @@ def bars_svg(title: str, rows: Mapping[str, Mapping[str, float]], limit: float, 
         if chance is not None:
             axes.axvline(chance, color="#adb5bd", linewidth=1, linestyle=":")
         axes.set_title(title, fontsize=10, loc="left", color="#212529")
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        # Below the axes, so that the bars have the whole width of a phone.
+        below = -0.36 / axes.get_position().height / figure.get_figheight()
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, below), ncols=2)
         return _svg(figure)
 
 
 def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, float]], series: Sequence[str]) -> None:
     height = 0.8 / len(series)
     for index, (name, colour) in enumerate(zip(series, COLOURS, strict=False)):
-        places = [row - 0.4 + (index + 0.5) * height for row in range(len(rows))]
-        axes.barh(places, [values.get(name, 0.0) for values in rows.values()], height * 0.9, color=colour, label=name)
+        shown = [(row, values[name]) for row, values in enumerate(rows.values()) if name in values]
+        places = [row - 0.4 + (index + 0.5) * height for row, _ in shown]
+        axes.barh(places, [value for _, value in shown], height * 0.9, color=colour, label=name)

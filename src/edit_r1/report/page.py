@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,25 +10,23 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from edit_r1.records import FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING
 from edit_r1.report.charts import bars_svg, curve_svg
 from edit_r1.report.data import ReportData
 from edit_r1.report.pictures import data_uri
 from edit_r1.store import write_text
 
-SHORT = {INSTRUCTION_FOLLOWING: "follow", FEATURE_PRESERVATION: "keep", IMAGE_QUALITY: "quality"}
-
 VERIFIER_NAMES = {
-    "base": "base (sees, does not judge)",
-    "sft": "SFT",
-    "sft_continued": "SFT continued, same compute (control)",
-    "gcpo": "SFT + GCPO",
+    "base": ("base (sees, does not judge)", "base"),
+    "sft": ("SFT", "SFT"),
+    "sft_continued": ("SFT continued, same compute (control)", "SFT continued"),
+    "gcpo": ("SFT + GCPO", "SFT + GCPO"),
 }
+"""Each one's name in the table and, short, in the chart."""
 EDITOR_NAMES = {
-    "before": "before RL",
-    "after": "after RL, reward: GCPO verifier",
-    "sft_reward": "after RL, reward: SFT verifier (control)",
-    "best_of_g": "fine-tuned on the best of G (control)",
+    "before": ("before RL", "before RL"),
+    "after": ("after RL, reward: GCPO verifier", "after RL"),
+    "sft_reward": ("after RL, reward: SFT verifier (control)", "reward: SFT verifier"),
+    "best_of_g": ("fine-tuned on the best of G (control)", "best of G"),
 }
 
 
@@ -43,6 +42,11 @@ def _interval(pair: list[float] | None, scale: float = 1.0, digits: int = 1) -> 
     return "–" if pair is None else f"{scale * pair[0]:.{digits}f} to {scale * pair[1]:.{digits}f}"
 
 
+def _of_read(value: Any, row: Mapping[str, Any]) -> Any:
+    """None where no pair of the row could be read: what an answer is worth that was never given is no number."""
+    return value if row["unparsed"] < row["pairs"] else None
+
+
 def _signed(value: float, scale: float = 1.0, digits: int = 1) -> str:
     return f"{scale * value:+.{digits}f}"
 
@@ -51,7 +55,7 @@ def write_report(data: ReportData, path: Path) -> Path:
     """Draw `data` as one HTML file at `path`, whole or not at all."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        uri=data_uri, number=_number, percent=_percent, interval=_interval, signed=_signed, short=SHORT.__getitem__
+        uri=data_uri, number=_number, percent=_percent, interval=_interval, signed=_signed, of_read=_of_read
     )
     template = environment.from_string(files("edit_r1.report").joinpath("page.html.j2").read_text("utf-8"))
     write_text(path, template.render(data=data, **_drawn(data)))
@@ -60,29 +64,27 @@ def write_report(data: ReportData, path: Path) -> Path:
 
 def _drawn(data: ReportData) -> dict[str, Any]:
     verifier, editor = data.metrics["verifier"], data.metrics["editor"]
-    shown = {name: verifier[name] for name in VERIFIER_NAMES if name in verifier}
-    categories = sorted({category for result in shown.values() for category in result.get("tasks", {})})
-    by_category = {
-        category: {
-            VERIFIER_NAMES[name].split(" (")[0]: result["tasks"][category]
-            for name, result in shown.items()
-            if category in result.get("tasks", {})
-        }
-        for category in categories
-    }
-    editors = {name: editor[name] for name in EDITOR_NAMES if name in editor}
-    kinds = sorted({kind for result in editors.values() for kind in result.get("categories", {})})
-    by_kind = {
-        kind: {EDITOR_NAMES[name].split(",")[0]: result["categories"][kind] for name, result in editors.items()}
-        for kind in kinds
-        if all(kind in result.get("categories", {}) for result in editors.values())
-    }
+    verifiers = {names: verifier[key] for key, names in VERIFIER_NAMES.items() if key in verifier}
+    editors = {names: editor[key] for key, names in EDITOR_NAMES.items() if key in editor}
+    # A verifier of which no pair could be read has no accuracy to draw.
+    judging = {short: row["tasks"] for (_, short), row in verifiers.items() if row["unparsed"] < row["pairs"]}
+    painting = {short: row["categories"] for (_, short), row in editors.items()}
     return {
-        "verifiers": [(VERIFIER_NAMES[name], result) for name, result in shown.items()],
-        "editors": [(EDITOR_NAMES[name], result) for name, result in editors.items()],
+        "verifiers": [(name, row) for (name, _), row in verifiers.items()],
+        "editors": [(name, row) for (name, _), row in editors.items()],
+        "against": [
+            (name, editor[f"after_minus_{key}"])
+            for key, (name, _) in EDITOR_NAMES.items()
+            if f"after_minus_{key}" in editor
+        ],
         "curves": [Markup(curve_svg(curve)) for curve in data.curves],  # our own SVG, made from numbers
-        "verifier_bars": Markup(bars_svg("Half-credit accuracy by kind of edit", by_category, 1.0, 0.5))
-        if by_category
-        else "",
-        "editor_bars": Markup(bars_svg("Oracle score by kind of edit", by_kind, 10.0)) if by_kind else "",
+        "verifier_bars": _bars("Half-credit accuracy by kind of edit", judging, 1.0, 0.5),
+        "editor_bars": _bars("Oracle score by kind of edit", painting, 10.0),
     }
+
+
+def _bars(title: str, series: Mapping[str, Mapping[str, float]], limit: float, chance: float | None = None) -> str:
+    """A bar for each series and kind of edit; empty without any."""
+    kinds = sorted({kind for values in series.values() for kind in values})
+    rows = {kind: {name: values[kind] for name, values in series.items() if kind in values} for kind in kinds}
+    return Markup(bars_svg(title, rows, limit, chance)) if rows else ""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edit_r1.processes import end_with_starter, one_core, process_context
+from edit_r1.processes import end_at_interrupt, end_with_starter, one_core, process_context
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import Completion, Request, Sampling
 from edit_r1.vlm.transformers import Progress, TransformersVLM
@@ -118,6 +118,7 @@ class TransformersReplicas:
 def _load(path: str, device: str, options: dict[str, Any]) -> None:
     global _replica, _problem
     end_with_starter()
+    end_at_interrupt()
     if device == "cpu":
         one_core()
     try:

@@ -44,7 +44,7 @@ from edit_r1.zoo.editor_text import (
     build_t5_tokenizer,
     instruction_corpus,
 )
-from edit_r1.zoo.loop import LoopConfig, Run, start, train
+from edit_r1.zoo.loop import LoopConfig, Run, check_call, start, train
 from edit_r1.zoo.muon import MatrixOptimiser
 from edit_r1.zoo.vae import LATENT_CHANNELS, encode, pretrain_vae
 
@@ -360,10 +360,9 @@ def pretrain_editor(
     Returns:
         True when the model is finished. Nothing is exported before the transformer's first state exists.
     """
-    if minutes < 0 or steps < 1 or threads < 1:
-        raise ValueError(
-            f"minutes={minutes}, steps={steps}, threads={threads}: use positive numbers (minutes may be 0)"
-        )
+    check_call(minutes, threads, seed)
+    if steps < 1:
+        raise ValueError(f"steps={steps}: at least 1 is needed")
     deadline = time.monotonic() + 60 * minutes
     torch.set_num_threads(threads)
     vae = pretrain_vae(state_dir, deadline, seed)
@@ -375,7 +374,7 @@ def pretrain_editor(
     editor = TinyEditor(t5, clip, seed)
     config = replace(EDITOR_LOOP, steps=steps)
     optimiser = MatrixOptimiser(editor, config.learning_rate, config.weight_decay, config.betas, OUTER)
-    run = start(editor, optimiser, state_dir / "editor.pt")
+    run = start(editor, optimiser, state_dir / "editor.pt", seed)
     stream = PairStream(vae, t5, clip, seed, config.batch_size)
     forward = torch.compile(editor) if compiled else editor
 

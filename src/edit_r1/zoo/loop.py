@@ -8,6 +8,7 @@ decides only when a call pauses; the number of steps decides what the finished m
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from edit_r1.store import StoreError, writing
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,15 @@ class Run:
     """Optimiser steps done."""
     seconds: float = 0.0
     """Wall-clock seconds spent in all calls."""
+    seed: int = 0
+    """That the batches are drawn from."""
 
     def save(self, path: Path) -> None:
-        """Write the state atomically: a reader finds the old file or the new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the state atomically: a reader finds the old file or the new one.
+
+        Raises:
+            StoreError: when the disk is full or read-only; the state that was there stays.
+        """
         part = path.with_suffix(".part")
         state = {
             "module": self.module.state_dict(),
@@ -89,22 +97,54 @@ class Run:
             "average": self.average.weights,
             "step": self.step,
             "seconds": self.seconds,
+            "seed": self.seed,
         }
-        torch.save(state, part)
-        os.replace(part, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with part.open("wb") as file:
+                    torch.save(state, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
 
     def restore(self, path: Path) -> None:
-        """Continue from a saved state."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self.module.load_state_dict(state["module"])
+        """Continue from a saved state.
+
+        Raises:
+            StoreError: when the file is damaged or of another model.
+            ValueError: when it was trained from another seed.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            seed = state.get("seed", self.seed)  # states of before seeds were kept have none
+            self.module.load_state_dict(state["module"])
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, AttributeError) as error:
+            raise StoreError(
+                f"{path}: damaged, or the state of another model: remove it to begin anew, or name another --state"
+            ) from error
+        if seed != self.seed:
+            raise ValueError(f"{path}: a run of seed {seed}, not {self.seed}: give --seed {seed} or another --state")
         self.optimiser.load_state_dict(state["optimiser"])
         self.average.weights = state["average"]
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-def start(module: nn.Module, optimiser: torch.optim.Optimizer, path: Path) -> Run:
-    """A run of `module`, continued from `path` when a state lies there."""
-    run = Run(module, optimiser, Averaged(module))
+def check_call(minutes: float, threads: int, seed: int) -> None:
+    """Raises ValueError for a budget, a number of threads or a seed that no training can have."""
+    if not minutes >= 0:
+        raise ValueError(f"minutes={minutes}: must be 0 or more")
+    if threads < 1:
+        raise ValueError(f"threads={threads}: at least 1 is needed")
+    if seed < 0:
+        raise ValueError(f"seed={seed}: must be 0 or more")
+
+
+def start(module: nn.Module, optimiser: torch.optim.Optimizer, path: Path, seed: int = 0) -> Run:
+    """A run of `module`, continued from `path` when a state lies there. Raises as `Run.restore`."""
+    run = Run(module, optimiser, Averaged(module), seed=seed)
     if path.exists():
         run.restore(path)
     return run

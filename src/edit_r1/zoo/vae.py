@@ -207,7 +207,7 @@ def pretrain_vae(state: Path, deadline: float, seed: int) -> AutoencoderKL | Non
     optimiser = MatrixOptimiser(
         vae, VAE_LOOP.learning_rate, VAE_LOOP.weight_decay, VAE_LOOP.betas, outer=("conv_in", "conv_out")
     )
-    run = start(vae, optimiser, state / "vae.pt")
+    run = start(vae, optimiser, state / "vae.pt", seed)
 
     def loss_of(step: int) -> Tensor:
         pictures = sample_pictures(np.random.default_rng([seed, 1, step]), BATCH)

@@ -21,7 +21,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from edit_r1.train.optimizers import muon_and_adamw
 from edit_r1.zoo.lesson_batch import Course, batch_for
-from edit_r1.zoo.loop import Averaged, LoopConfig, Run, train
+from edit_r1.zoo.loop import Averaged, LoopConfig, Run, check_call, train
 from edit_r1.zoo.painted import grow_bank, load_bank
 from edit_r1.zoo.probe import probe
 from edit_r1.zoo.tokenizer import build_tokenizer
@@ -56,7 +56,7 @@ def open_run(size: str, state_dir: Path, seed: int, config: LoopConfig) -> tuple
     tokenizer = tokenizer_of(state_dir, seed)
     model = build_model(size, tokenizer, seed)
     optimiser = muon_and_adamw(model, config.learning_rate, config.weight_decay, config.betas)
-    run = Run(model, optimiser, Averaged(model))
+    run = Run(model, optimiser, Averaged(model), seed=seed)
     if (state_dir / "state.pt").exists():
         run.restore(state_dir / "state.pt")
     return run, tokenizer
@@ -89,10 +89,11 @@ def pretrain_verifier(
         True when all steps of the size's config are done.
 
     Raises:
-        ValueError: for a size that does not exist.
+        ValueError: for a size that does not exist, a budget, threads or a seed out of range, or as `Run.restore`.
     """
     if size not in CONFIGS:
         raise ValueError(f"size={size!r}: choose one of {', '.join(CONFIGS)}")
+    check_call(minutes, threads, seed)
     torch.set_num_threads(threads)
     config = CONFIGS[size]
     deadline = time.monotonic() + 60 * minutes
