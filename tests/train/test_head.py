@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,11 @@ def test_the_loss_is_bradley_terrys(rows: list[tuple[float, float]], center: flo
 def test_it_learns_the_order_and_keeps_the_layout(
     trained: Path, checkpoint: Path, preferences: list[Preference]
 ) -> None:
-    assert sorted(path.name for path in trained.parent.iterdir()) == ["curves.jsonl", "model", "stage.json"]
+    names = ["curves.jsonl", "data_card.md", "model", "stage.json"]
+    assert sorted(path.name for path in trained.parent.iterdir()) == names
+    card = (trained / "README.md").read_text()
+    assert "a scalar head, trained by Bradley-Terry" in card and "8 preference pairs" in card
+    assert "share of training pairs in the right order" in card and str(trained.parent) not in card
     curve = read_curves(trained.parent / "curves.jsonl")
     assert curve[-1]["accuracy"] > 0.9 and curve[-1]["loss"] < curve[0]["loss"]
     assert {MARKER, WEIGHTS, "model.safetensors", "config.json"} <= {path.name for path in trained.iterdir()}
@@ -73,6 +78,12 @@ def test_it_learns_the_order_and_keeps_the_layout(
     right = [winner > loser for winner, loser in zip(scores[::2], scores[1::2], strict=True)]  # type: ignore[operator]
     assert sum(right) > 0.9 * len(right)
     assert (judgments[0].principles, judgments[0].prompts, judgments[0].traces) == ((), "head-1", 1)
+
+
+def test_one_score_is_not_trained_on_several_aspects(checkpoint: Path, preferences: list[Preference]) -> None:
+    mixed = [replace(preferences[0], aspect="consistency"), *preferences[1:]]
+    with pytest.raises(ValueError, match="compared by consistency, the whole edit: one score is trained"):
+        train_head(HeadStage(str(checkpoint), "/nowhere", **SETTINGS), mixed)
 
 
 def test_a_batch_does_not_change_a_score(trained: Path, preferences: list[Preference]) -> None:

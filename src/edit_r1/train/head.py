@@ -24,8 +24,10 @@ from transformers import Trainer, TrainingArguments
 
 from edit_r1.images import judged_pictures
 from edit_r1.records import Candidate, Preference
-from edit_r1.train.pairs import Pair, pairs_of
+from edit_r1.store import write_text
+from edit_r1.train.pairs import Pair, check_one_aspect, pairs_of
 from edit_r1.train.trainer_arguments import supervised_arguments
+from edit_r1.train.verifier_card import VerifierFacts, head_card, preferences_card
 from edit_r1.train.verifier_run import (
     CurvesCallback,
     Precision,
@@ -36,6 +38,7 @@ from edit_r1.train.verifier_run import (
     identity_hash,
     load_trainable,
     lora_config,
+    read_curves,
     row_dataset,
     run_trainer,
     save_model,
@@ -199,10 +202,11 @@ def train_head(
     With `resume` a run that was stopped continues from its last checkpoint, and a finished one returns at once.
 
     Raises:
-        ValueError: without a decided pair, for pairs of another split than "train", a folder that holds another run, or
-            a model that cannot be opened or is a head already.
+        ValueError: without a decided pair, for pairs of another split than "train" or compared by several aspects, a
+            folder that holds another run, or a model that cannot be opened or is a head already.
     """
     pairs = pairs_of(preferences)
+    check_one_aspect(preferences)
     folder = RunFolder(Path(stage.out))
     data = identity_hash((pair.context.sample.id, pair.winner.id, pair.loser.id) for pair in pairs)
     folder.check(stage, data, resume)
@@ -227,6 +231,8 @@ def train_head(
         callbacks=[CurvesCallback(folder.curves, stage.max_seconds, progress)],
     )
     folder.claim(stage, data, trainer.accelerator)
+    if trainer.is_world_process_zero():
+        write_text(folder.data_card, preferences_card(preferences))
     run_trainer(trainer, folder)
     if trainer.is_world_process_zero():
         trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -234,7 +240,11 @@ def train_head(
         def add_head(partial: Path) -> None:
             write_head(partial, trained.weight_1D, HEAD_VERSION)
 
-        save_model(trained.backbone, processor, folder, stage.model, card, stage.stored, add=add_head)
+        facts = VerifierFacts(
+            "Bradley-Terry", stage, data, f"{len(pairs)} preference pairs", read_curves(folder.curves)
+        )
+        readme = head_card(facts)
+        save_model(trained.backbone, processor, folder, stage.model, card, stage.stored, readme=readme, add=add_head)
     trainer.accelerator.wait_for_everyone()
     return folder.model
 

@@ -77,6 +77,16 @@ def check_judgeable(preferences: Sequence[Preference], aspects: Literal["whole",
         )
 
 
+def check_one_aspect(preferences: Sequence[Preference]) -> None:
+    """Raises ValueError for pairs that were compared by different things: one number cannot order by all of them."""
+    aspects = sorted({preference.aspect or "the whole edit" for preference in preferences})
+    if len(aspects) > 1:
+        raise ValueError(
+            f"preferences compared by {', '.join(aspects)}: one score is trained, so keep those of one (edit-r1 "
+            "preferences import --aspect NAME)"
+        )
+
+
 def _label(row: Preference) -> float:
     """Probability that the winner is the better one, by its votes; 1 where there is one vote."""
     if row.soft_label is None:

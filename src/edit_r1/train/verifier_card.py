@@ -29,6 +29,8 @@ METRICS = {
     "entropy": "entropy of a token, nats",
     "score_winner": "mean score of winners, 0 to 10",
     "score_loser": "mean score of losers, 0 to 10",
+    "accuracy": "share of training pairs in the right order",
+    "margin": "mean difference of the winner's and the loser's logit",
 }
 """What a card tells of curves.jsonl, and in which words."""
 
@@ -38,7 +40,7 @@ class VerifierFacts:
     """What a model card tells."""
 
     method: str
-    """"SFT" or "GCPO"."""
+    """"SFT", "GCPO" or "Bradley-Terry"."""
     stage: Any
     """The stage that was run: a dataclass."""
     data_digest: str
@@ -52,6 +54,33 @@ class VerifierFacts:
 def verifier_card(facts: VerifierFacts) -> str:
     """README.md of a trained verifier, with the front matter that the hub reads."""
     stage = facts.stage
+    about = (
+        f"`{public_name(stage.model)}` after {facts.method}: it reads a source image, an edit of it, the instruction "
+        "and a checklist of principles, and writes 0/1 verdicts with evidence and a score from 0 to 10."
+    )
+    use = (
+        f"```\nedit-r1 score SOURCE EDITED -i TEXT --model .\n```\n\n`edit_r1.json` says how it is asked: prompts "
+        f"{stage.variant}, mode {stage.mode}."
+    )
+    return _model_card(facts, "trained to verify image edits", about, use)
+
+
+def head_card(facts: VerifierFacts) -> str:
+    """README.md of a discriminative head with its backbone."""
+    about = (
+        f"`{public_name(facts.stage.model)}` with a scalar head, trained by {facts.method}: it reads a source image, "
+        "an edit of it and the instruction, and gives one number, higher for the better edit. It writes no checklist, "
+        "and only its order was trained: as a score it is 10 times the sigmoid."
+    )
+    use = (
+        "```\nedit-r1 evaluate reward --data PAIRS --model .\n```\n\n`reward_head.json` marks it; the backbone beside "
+        "it opens as any checkpoint does."
+    )
+    return _model_card(facts, "trained to order image edits", about, use)
+
+
+def _model_card(facts: VerifierFacts, what: str, about: str, use: str) -> str:
+    stage = facts.stage
     base = public_name(stage.model)
     alarms = sum(len(line.get("alarms", ())) for line in facts.lines)
     front = [
@@ -61,14 +90,11 @@ def verifier_card(facts: VerifierFacts) -> str:
     ]  # fmt: skip
     parts = [
         "\n".join(front),
-        f"# {base.rsplit('/', 1)[-1]}, trained to verify image edits with edit-r1",
-        f"`{base}` after {facts.method}: it reads a source image, an edit of it, the instruction and a checklist of "
-        f"principles, and writes 0/1 verdicts with evidence and a score from 0 to 10. Steps: "
-        f"{facts.lines[-1]['step'] if facts.lines else 0}. Data: {facts.rows}.",
+        f"# {base.rsplit('/', 1)[-1]}, {what} with edit-r1",
+        f"{about} Steps: {facts.lines[-1]['step'] if facts.lines else 0}. Data: {facts.rows}.",
         f"Licence: not set. Before publishing {LICENCE.replace(' here', ' above')}.",
         "## Use",
-        f"```\nedit-r1 score SOURCE EDITED -i TEXT --model .\n```\n\n`edit_r1.json` says how it is asked: prompts "
-        f"{stage.variant}, mode {stage.mode}.",
+        use,
         "## Metrics of the training",
         _table(facts.lines, alarms),
         "First: the first logged step; last: the last one. Accuracy on held-out pairs is not measured by a training: "
