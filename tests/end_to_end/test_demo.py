@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from edit_r1.cli import main
 from edit_r1.demo import data, draw_report, loop, run_demo
+from edit_r1.store import locked
 
 
 def test_metrics_have_the_contract_s_form(finished: Path) -> None:
@@ -46,6 +48,41 @@ def test_another_seed_is_refused(finished: Path, capsys: pytest.CaptureFixture[s
         main(["demo", "--size", "micro", "--seed", "1", "--out", str(finished)])
     assert end.value.code == 1
     assert "other settings" in capsys.readouterr().err
+
+
+def test_another_recipe_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after an update of the package: numbers of an old recipe are never told as the new one's."""
+    run = json.loads((finished / "run.json").read_text())
+    sizes = replace(loop.SIZES["micro"], sft_steps=4)
+    with pytest.raises(ValueError, match=r"another recipe \(sft.steps, sizes.sft_steps\): choose another --out"):
+        loop.Stages(finished, run["key"], loop.recipe_of(sizes, 0))
+    assert json.loads((finished / "run.json").read_text()) == run
+
+
+def test_two_demos_in_one_folder_are_refused(finished: Path) -> None:
+    with locked(finished / ".lock", "held"), pytest.raises(ValueError, match="another demo is at work in this folder"):
+        run_demo(finished, 0, "micro")
+
+
+def test_a_seed_below_0_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="seed=-1: must be 0 or more"):
+        run_demo(tmp_path / "run", -1, "micro")
+    assert not (tmp_path / "run").exists()
+
+
+def test_controls_stay_when_the_demo_is_run_without_them(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "controls"
+    shutil.copytree(finished, out)
+    metrics = run_demo(out, 0, "micro", controls=True)
+    assert {"gcpo_minus_control", "sft_continued"} <= set(metrics["verifier"])
+    assert {"sft_reward", "best_of_g", "after_minus_sft_reward", "after_minus_best_of_g"} <= set(metrics["editor"])
+    assert all("within_group" in metrics["verifier"][name] for name in ("sft", "gcpo", "sft_continued"))
+    assert "fine-tuned on the best of G" in capsys.readouterr().out
+    again = run_demo(out, 0, "micro")
+    assert again == metrics
+    assert "edit-r1 demo --seed 0 --size micro --controls" in (out / "report.html").read_text()
 
 
 def test_a_killed_demo_continues_and_ends_with_the_same_data(

@@ -6,15 +6,23 @@ finished shard, step or checkpoint, and ends with the same dataset hashes.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edit_r1.demo.data import make_cold_start, make_preferences
-from edit_r1.demo.measuring import collect_metrics, judge_editor, judge_pairs, print_summary, rank_within_groups
+from edit_r1.demo.measuring import (
+    RANKS,
+    collect_metrics,
+    judge_editor,
+    judge_pairs,
+    print_summary,
+    rank_within_groups,
+)
 from edit_r1.demo.showing import draw_report, judge_examples
 from edit_r1.demo.stages import Stages, Tick
 from edit_r1.processes import process_context
@@ -30,7 +38,7 @@ from edit_r1.recipes.tiny import (
     tiny_sft_continued,
 )
 from edit_r1.report.terminal import quiet_libraries
-from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, read_dataset, write_json
+from edit_r1.store import CONTEXTS, PREFERENCES, QUADRUPLES, locked, read_dataset, write_json
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor_run import EditorTraining
 from edit_r1.train.gcpo import train_gcpo
@@ -40,6 +48,7 @@ from edit_r1.train.processes import in_processes
 from edit_r1.train.rewards import CombinedReward
 from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.train.verifier_run import Progress
+from edit_r1.world.frozen import VERSION
 from edit_r1.zoo.packaged import weights
 
 PRELOAD = (
@@ -49,17 +58,32 @@ PRELOAD = (
 """Imported once for all processes of the demo."""
 
 
+CONTROLS = ("sft continued", "editor rl, sft reward", "best of g")
+"""Stages that train the controls."""
+
+
 def run_demo(out: Path, seed: int = 0, size: str = "demo", controls: bool = False) -> Mapping[str, Any]:
     """Run everything into `out`; returns and writes `metrics.json`, and writes `report.html`.
 
+    Controls that were trained there before stay in both, whatever `controls` is.
+
     Raises:
-        ValueError: for an unknown size, or a folder that holds a run with another seed or size.
+        ValueError: for an unknown size, a seed below 0, a folder that holds a run with another seed, size or recipe, or
+            one in which another demo is at work.
     """
     if size not in SIZES:
         raise ValueError(f"size={size!r}: choose one of {', '.join(SIZES)}")
+    if seed < 0:
+        raise ValueError(f"seed={seed}: must be 0 or more")
+    with locked(out / ".lock", "another demo is at work in this folder: wait for it, or choose another --out"):
+        return _run(out, seed, size, controls)
+
+
+def _run(out: Path, seed: int, size: str, controls: bool) -> Mapping[str, Any]:
     sizes = SIZES[size]
+    stages = Stages(out, f"{size}-{seed}", recipe_of(sizes, seed))
     process_context(PRELOAD)
-    stages = Stages(out, key=f"{size}-{seed}")
+    controls = controls or all(stages.done(name) for name in CONTROLS)
 
     stages.run("cold-start data", partial(make_cold_start, out, sizes, seed))
     stages.run("preferences", partial(make_preferences, out, sizes, seed))
@@ -72,8 +96,10 @@ def run_demo(out: Path, seed: int = 0, size: str = "demo", controls: bool = Fals
         models["sft_continued"] = out / "sft_continued/model"
     for name, path in models.items():
         stages.run(f"judge with {name}", partial(judge_pairs, out, name, path, sizes, seed))
-    judges = {name: path for name, path in models.items() if name != "base"}
-    stages.run("rank within groups", partial(rank_within_groups, judges, sizes, seed))
+    stages.run(RANKS, partial(rank_within_groups, {name: models[name] for name in ("sft", "gcpo")}, sizes, seed))
+    if controls and "sft_continued" not in stages.result(RANKS):
+        control = {"sft_continued": models["sft_continued"]}
+        stages.run(f"{RANKS}, control", partial(rank_within_groups, control, sizes, seed))
 
     editors: dict[str, Path] = {"before": weights("editor"), "after": out / "editor_after/editor"}
     stages.run("editor rl", partial(train_by_reward, out, "after", out / "gcpo/model", sizes, seed))
@@ -97,6 +123,27 @@ def run_demo(out: Path, seed: int = 0, size: str = "demo", controls: bool = Fals
     report = draw_report(out)
     print_summary(metrics, report)
     return metrics
+
+
+def recipe_of(sizes: TinySizes, seed: int) -> dict[str, Any]:
+    """What shapes a run's result besides the code: settings, the world's version, the weights that it starts from."""
+    return {
+        "sizes": asdict(sizes),
+        "sft": asdict(tiny_sft(Path(), "", sizes, seed)),
+        "gcpo": asdict(tiny_gcpo(Path(), "", sizes, seed)),
+        "editor": asdict(tiny_editor_nft(sizes, seed)),
+        "reward": asdict(tiny_reward()),
+        "world": VERSION,
+        "weights": {name: _content(weights(name)) for name in ("verifier-small", "editor")},
+    }
+
+
+def _content(model: Path) -> str:
+    """SHA-256 of a model's tensors."""
+    digest = hashlib.sha256()
+    for file in sorted(model.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 # --- trainings ------------------------------------------------------------------------------------------------------

@@ -77,6 +77,10 @@ def _tick_part(tick: Tick, before: int, weight: int, total: int, done: int, _: i
     tick(before + weight * done, total)
 
 
+RANKS = "rank within groups"
+"""Beginning of the names of the stages of `rank_within_groups`."""
+
+
 def rank_within_groups(models: Mapping[str, Path], sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
     """Rank correlation of score and oracle within groups of one editor's edits of one held-out context.
 
@@ -171,8 +175,10 @@ def collect_metrics(out: Path, stages: Stages, models: Sequence[str], editors: S
         }  # fmt: skip
         stored = json.loads((out / f"verdicts/{name}.json").read_text())["greedy"]["pairs"]
         pairs[name] = [PairScore(**row) for row in stored]
-    for name, correlation in stages.result("rank within groups").items():
-        verifier[name]["within_group"] = correlation
+    for stage in (name for name in stages.names() if name.startswith(RANKS)):
+        for name, correlation in stages.result(stage).items():
+            if name in verifier:
+                verifier[name]["within_group"] = correlation
     for label, other in (("gcpo_minus_sft", "sft"), ("gcpo_minus_control", "sft_continued")):
         if other in pairs:
             difference = compare_pairs(pairs["gcpo"], pairs[other])
@@ -187,8 +193,12 @@ def collect_metrics(out: Path, stages: Stages, models: Sequence[str], editors: S
     editor |= {
         "delta": {"mean": comparison.mean, "ci95": comparison.ci95},
         "gsb": comparison.gsb,
+        "gsb_ci95": comparison.gsb_ci95,
         "good_same_bad": [comparison.good, comparison.same, comparison.bad],
     }
+    for name in (name for name in editors if name not in ("before", "after")):
+        against = compare_editors(scores["after"], scores[name])
+        editor[f"after_minus_{name}"] = {"mean": against.mean, "ci95": against.ci95}
     hashes = {**stages.result("cold-start data")["hashes"], **stages.result("preferences")["hashes"]}
     seconds = {name: round(stages.seconds(name), 1) for name in stages.names()}
     return {"verifier": verifier, "editor": editor, "seconds": seconds, "hashes": hashes}
@@ -197,26 +207,35 @@ def collect_metrics(out: Path, stages: Stages, models: Sequence[str], editors: S
 def print_summary(metrics: Mapping[str, Any], report: Path) -> None:
     """The table at the end."""
     table = RichTable(title="EditWorld, held out", title_justify="left")
-    for column in ("", "half credit %", "95 %", "ties %", "TPR %", "TNR %"):
-        table.add_column(column, justify="left" if not column else "right")
+    for column in ("verifier", "half credit % (95 %)", "ties %", "unparsed", "TPR %", "TNR %"):
+        table.add_column(column, justify="left" if column == "verifier" else "right")
     for name, row in metrics["verifier"].items():
         if "half_credit" in row:
-            low, high = row["ci95"] or (float("nan"), float("nan"))
             rates = [f"{100 * row[key]:.1f}" if row[key] is not None else "–" for key in ("tie_rate", "tpr", "tnr")]
-            table.add_row(
-                f"verifier {name}", f"{100 * row['half_credit']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}", *rates
-            )
+            unparsed = f"{row['unparsed']} of {row['pairs']}"
+            table.add_row(name, _with_interval(row["half_credit"], row["ci95"]), rates[0], unparsed, *rates[1:])
     console = Console()
     console.print(table)
     for label, other in (("gcpo_minus_sft", "SFT"), ("gcpo_minus_control", "SFT continued for as long")):
         if label in metrics["verifier"]:
-            delta, ci95 = (metrics["verifier"][label][key] for key in ("delta", "ci95"))
-            low, high = ci95 or (float("nan"), float("nan"))
-            console.print(f"GCPO - {other}: {100 * delta:+.1f} points (95 % {100 * low:.1f} to {100 * high:.1f})")
+            row = metrics["verifier"][label]
+            console.print(f"GCPO - {other}, points: {_with_interval(row['delta'], row['ci95'], sign='+')}")
     editor = metrics["editor"]
-    low, high = editor["delta"]["ci95"] or (float("nan"), float("nan"))
     console.print(
-        f"editor, oracle score of 10: {editor['before']['oracle']:.2f} before, {editor['after']['oracle']:.2f} after "
-        f"({editor['delta']['mean']:+.2f}, 95 % {low:.2f} to {high:.2f})"
+        f"editor, oracle score of 10: {editor['before']['oracle']:.2f} before, {editor['after']['oracle']:.2f} after; "
+        f"difference {_with_interval(editor['delta']['mean'], editor['delta']['ci95'], 1, 2, '+')}"
     )
+    for name, told in (("sft_reward", "rewarded by the SFT verifier"), ("best_of_g", "fine-tuned on the best of G")):
+        if name in editor:
+            against = editor[f"after_minus_{name}"]
+            difference = _with_interval(against["mean"], against["ci95"], 1, 2, "+")
+            console.print(f"{told}: {editor[name]['oracle']:.2f}; after less this {difference}")
     console.print(f"report: {report}", soft_wrap=True)
+
+
+def _with_interval(
+    value: float, ci95: Sequence[float] | None, scale: float = 100, digits: int = 1, sign: str = ""
+) -> str:
+    """ "65.9 (63.0 to 68.7)"; without an interval the value alone."""
+    shown = f"{scale * value:{sign}.{digits}f}"
+    return shown if ci95 is None else f"{shown} ({scale * ci95[0]:.{digits}f} to {scale * ci95[1]:.{digits}f})"

@@ -131,8 +131,10 @@ def _context_views(out: Path, seed: int) -> list[ContextView]:
     gold = {item.candidate_id: item for item in read_dataset(cold, "gold", GOLD_VERDICTS)}
     views: list[ContextView] = []
     for context in read_dataset(cold, "contexts", CONTEXTS):
+        if len(views) == CONTEXTS_SHOWN:
+            break
         candidates = sorted(by_sample[context.sample.id], key=lambda candidate: _utility(context.sample, candidate))
-        if not candidates or candidates[0].id not in gold or len(views) == CONTEXTS_SHOWN:
+        if not candidates or candidates[0].id not in gold:
             continue
         choice = select(traces[candidates[0].id], gold[candidates[0].id], "neutral", True, seed)
         if choice.selected is None or min(choice.accuracies.values()) == 1.0:
@@ -287,7 +289,7 @@ def _curves(out: Path) -> list[Curve]:
             "generation",
             {"winner": _series(gcpo, "score_winner"), "loser": _series(gcpo, "score_loser")},
         ),
-        Curve("Editor RL: verifier's score (reward)", "iteration", {"reward": _series(editor, "reward_mean")}),
+        Curve("Editor RL: reward (gated verdicts), 0 to 10", "iteration", {"reward": _series(editor, "reward_mean")}),
         Curve("Editor RL: KL to the editor before", "iteration", {"KL": _series(editor, "kl")}),
     ]
     return [

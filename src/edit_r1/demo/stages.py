@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,16 +27,27 @@ QUIET_EVERY_S = 20.0
 class Stages:
     """The stages of one run in `out`; a finished one is skipped, its result and its seconds are kept."""
 
-    def __init__(self, out: Path, key: str) -> None:
-        """`key`: what must be the same for a run to continue; ValueError when the folder holds another run."""
+    def __init__(self, out: Path, key: str, recipe: Mapping[str, Any]) -> None:
+        """`key` and `recipe` (JSON): what must be the same for a run to continue.
+
+        Raises:
+            ValueError: when the folder holds another run. Settings that one of the two recipes does not know are not
+                compared: they are older or newer than the run.
+        """
         self.out = out
         self.key = key
         run = out / "run.json"
-        if run.exists() and read_json(run)["key"] != key:
+        if not run.exists():
+            write_json(run, {"key": key, "recipe": recipe})
+        found = read_json(run)
+        if found["key"] != key:
             raise ValueError(
-                f"{out}: holds a run with other settings ({read_json(run)['key']}, now {key}): choose another --out"
+                f"{out}: holds a run with other settings ({found['key']}, now {key}): choose another --out"
             )
-        write_json(run, {"key": key})
+        if changed := _changed(found.get("recipe", {}), json.loads(json.dumps(recipe))):
+            raise ValueError(
+                f"{out}: holds a run by another recipe ({', '.join(changed)}): choose another --out, or remove it"
+            )
         self._names: list[str] = []
         self._console = Console(stderr=True)
 
@@ -56,6 +68,10 @@ class Stages:
         with _Ticker(name, self._console, save_clock) as tick, standing_workers():
             result = work(tick)
         stage.finish({"seconds": save_clock(), "result": result})
+
+    def done(self, name: str) -> bool:
+        """Whether a stage is finished."""
+        return self._stage(name).done()
 
     def names(self) -> list[str]:
         """Stages in the order in which they ran."""
@@ -79,6 +95,17 @@ class Stages:
         """Time that a killed attempt had spent when it last reported progress."""
         clock = self.out / "stages" / f"{self._file(name)}.clock.json"
         return float(read_json(clock)) if clock.exists() else 0.0
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
+    """Names of the settings that both know and that differ."""
+    changed: list[str] = []
+    for name in sorted(before.keys() & now.keys()):
+        if isinstance(before[name], dict) and isinstance(now[name], dict):
+            changed += _changed(before[name], now[name], f"{within}{name}.")
+        elif before[name] != now[name]:
+            changed.append(f"{within}{name}")
+    return changed
 
 
 class _Ticker:

@@ -47,8 +47,12 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise StoreError(f"{path}: cannot be written ({reason}): free space there or choose another folder") from error
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: OSError) -> StoreError:
+    reason = error.strerror or str(error)
+    return StoreError(f"{path}: cannot be written ({reason}): free space there or choose another folder")
 
 
 @contextmanager
@@ -61,9 +65,11 @@ def locked(path: str | Path, busy: str) -> Iterator[None]:
         StoreError: when another process is inside: `busy`, after the path; or when the path cannot be written.
     """
     path = Path(path)
-    with writing(path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _refused(path, error) from error
     try:
         if fcntl is not None:
             try:
