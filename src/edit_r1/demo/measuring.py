@@ -211,9 +211,13 @@ def print_summary(metrics: Mapping[str, Any], report: Path) -> None:
         table.add_column(column, justify="left" if column == "verifier" else "right")
     for name, row in metrics["verifier"].items():
         if "half_credit" in row:
-            rates = [f"{100 * row[key]:.1f}" if row[key] is not None else "–" for key in ("tie_rate", "tpr", "tnr")]
-            unparsed = f"{row['unparsed']} of {row['pairs']}"
-            table.add_row(name, _with_interval(row["half_credit"], row["ci95"]), rates[0], unparsed, *rates[1:])
+            read = row["unparsed"] < row["pairs"]  # without an answer that could be read there is nothing to tell
+            credit = _with_interval(row["half_credit"], row["ci95"]) if read else "–"
+            ties, tpr, tnr = (
+                f"{100 * value:.1f}" if value is not None and read else "–"
+                for value in (row["tie_rate"], row["tpr"], row["tnr"])
+            )
+            table.add_row(name, credit, ties, f"{row['unparsed']} of {row['pairs']}", tpr, tnr)
     console = Console()
     console.print(table)
     for label, other in (("gcpo_minus_sft", "SFT"), ("gcpo_minus_control", "SFT continued for as long")):
