@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,24 @@ def test_a_new_folder_replaces_the_old_one_whole_or_not_at_all(tmp_path: Path) -
         (folder / "other").write_text("third")
     assert [path.name for path in place.iterdir()] == ["other"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_new_folder_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a power cut may keep the rename and lose what was renamed."""
+    place, real, flushed = tmp_path / "model", os.fsync, []
+
+    def fsync(file: int) -> None:
+        flushed.append((os.fstat(file).st_ino, place.exists()))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with new_folder(place) as folder:
+        (folder / "sub").mkdir()
+        for name in ("a.bin", "sub/b.bin"):
+            (folder / name).write_bytes(b"x" * 1000)
+    for path in (place, place / "a.bin", place / "sub", place / "sub/b.bin"):
+        assert (path.stat().st_ino, False) in flushed
+    assert (tmp_path.stat().st_ino, True) in flushed
 
 
 def test_a_new_folder_where_none_can_be(tmp_path: Path) -> None:

@@ -41,13 +41,18 @@ def write_bytes(path: str | Path, data: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # otherwise the rename itself may be lost with the power
-        finally:
-            os.close(folder)
+        _flush(path.parent)  # otherwise the rename itself may be lost with the power
     except OSError as error:
         raise _refused(path, error) from error
+
+
+def _flush(path: Path) -> None:
+    """Forces a file, or the names in a folder, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _refused(path: Path, error: OSError) -> StoreError:
@@ -123,8 +128,11 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         try:
             partial.mkdir(parents=True)
             yield partial
+            for each in (*partial.rglob("*"), partial):
+                _flush(each)
             shutil.rmtree(path, ignore_errors=True)
             partial.rename(path)
+            _flush(path.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
