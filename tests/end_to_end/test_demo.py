@@ -43,6 +43,25 @@ def test_the_report_can_be_drawn_again(finished: Path) -> None:
     assert draw_report(finished).read_text() == before
 
 
+def test_a_run_of_an_older_version_is_one_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "older"
+    out.mkdir()
+    metrics = json.loads((finished / "metrics.json").read_text())
+    del metrics["editor"]["good_same_bad"]
+    (out / "metrics.json").write_text(json.dumps(metrics))
+    shutil.copy(finished / "run.json", out)
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(out)])
+    error = capsys.readouterr().err
+    assert end.value.code == 1 and error.count("\n") == 1
+    assert (
+        f"has no editor.good_same_bad, so an older version made it: `edit-r1 demo --seed 0 --size micro --out {out}`"
+        in error
+    )
+
+
 def test_another_seed_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["demo", "--size", "micro", "--seed", "1", "--out", str(finished)])

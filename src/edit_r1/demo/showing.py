@@ -77,21 +77,27 @@ def draw_report(out: Path) -> Path:
     """`report.html` from a finished run.
 
     Raises:
-        ValueError: when the run is not finished.
+        ValueError: when the run is not finished, or was made by a version that measured less.
     """
     if not (out / "metrics.json").exists():
         raise ValueError(f"{out}: holds no finished run: `edit-r1 demo --out {out}` makes or continues one")
     metrics = read_json(out / "metrics.json")
     size, seed = read_json(out / "run.json")["key"].rsplit("-", 1)
+    command = " ".join(
+        [
+            f"edit-r1 demo --seed {seed}",
+            *([f"--size {size}"] if size != "demo" else []),
+            *(["--controls"] if "sft_continued" in metrics.get("verifier", {}) else []),
+        ]
+    )
+    if missing := _missing(metrics):
+        raise ValueError(
+            f"{out}: its metrics.json has no {', '.join(missing)}, so an older version made it: "
+            f"`{command} --out {out}` measures what is missing, from what the run has on disk"
+        )
     data = ReportData(
         title="Edit-R1: a verifier taught to judge edits, an editor taught by the verifier",
-        command=" ".join(
-            [
-                f"edit-r1 demo --seed {seed}",
-                *([f"--size {size}"] if size != "demo" else []),
-                *(["--controls"] if "sft_continued" in metrics["verifier"] else []),
-            ]
-        ),
+        command=command,
         metrics=metrics,
         counts=_counts(out),
         contexts=tuple(_context_views(out, int(seed))),
@@ -100,6 +106,18 @@ def draw_report(out: Path) -> Path:
         curves=tuple(_curves(out)),
     )
     return write_report(data, out / "report.html")
+
+
+_MEASURED = {
+    "verifier": ("base", "sft", "gcpo", "gcpo_minus_sft"),
+    "editor": ("before", "after", "delta", "gsb", "good_same_bad"),
+}
+"""What the page needs of metrics.json."""
+
+
+def _missing(metrics: Mapping[str, Any]) -> list[str]:
+    found = {part: metrics.get(part, {}) for part in _MEASURED}
+    return [f"{part}.{name}" for part, names in _MEASURED.items() for name in names if name not in found[part]]
 
 
 def _counts(out: Path) -> dict[str, int]:
