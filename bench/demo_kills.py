@@ -39,7 +39,8 @@ def main(kills: int = 12, seed: int = 0, out: Path = Path("runs/kills"), child: 
     start = time.monotonic()
     run_to_end(out / "alone", seed)
     length = time.monotonic() - start
-    pauses = [random.Random(seed).uniform(0.3, 2.2) * length / kills for _ in range(kills)]
+    draws = random.Random(seed)
+    pauses = [draws.uniform(0.3, 2.2) * length / kills for _ in range(kills)]
     for number, pause in enumerate(pauses, start=1):
         process = start_run(out / "killed", seed)
         try:
