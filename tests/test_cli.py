@@ -189,6 +189,12 @@ def test_a_missing_principles_file_is_named(capsys: Capture, picture: Path, tmp_
     assert "no.json: cannot be read" in err
 
 
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_paid(capsys: Capture, picture: Path) -> None:
+    for html in (picture.parent, picture / "page.html"):
+        asked = (picture, picture, "-i", "x", "--model", "/nowhere/model", "--html", html)
+        assert "cannot be written" in fails(capsys, "score", *asked)
+
+
 @pytest.mark.parametrize("traces", [0, -1, 65])
 def test_traces_have_a_range(capsys: Capture, picture: Path, traces: int) -> None:
     assert "1 to 64" in fails(capsys, "score", picture, picture, "-i", "x", "--traces", traces, "--model", "/no/m")
@@ -275,6 +281,17 @@ def test_score_and_rank_by_an_endpoint(
     assert len(pictures) == 4
     code, out, err = run(capsys, "rank", *asked, "--json")
     assert (code, [row["score"] for row in json.loads(out)["ranking"]]) == (0, [6.5])
+
+
+def test_what_a_model_writes_cannot_steer_a_terminal(capsys: Capture, picture: Path, fake_openai: Any) -> None:
+    rules = json.dumps([{"question": "Is it \x1b[2J\x1b]0;mine\x07 blue?", "category": CATEGORIES[0]}])
+    server = fake_openai(lambda body, number: rules if number == 0 else "<score>\x1b[31m8</score>")
+    where = ("--endpoint", server.url, "--model", "judge")
+    code, out, err = run(capsys, "principles", picture, "-i", "x", *where)
+    assert (code, out.split()[1:3]) == (0, ["Is", "it"])
+    assert "\x1b" not in out + err and "\x07" not in out + err
+    code, out, err = run(capsys, "score", picture, picture, "-i", "x", *where, "--mode", "think")
+    assert code == 3 and "\x1b" not in out + err
 
 
 def test_what_an_endpoint_took_is_told(capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any) -> None:

@@ -43,10 +43,12 @@ from edit_r1.commands.shared import (
     Instruction,
     Models,
     check_answered,
+    check_file,
     check_traces,
     complain,
     missing_extra,
     open_verifier,
+    plain,
     print_json,
     unparsed,
 )
@@ -88,9 +90,11 @@ def score(
     from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.judgments import judgment_json
 
+    check_traces(traces)
+    if html is not None:
+        check_file(html)
     if fail_under is not None and not 0 <= fail_under <= 10:
         raise ValueError(f"--fail-under {fail_under}: a score is 0 to 10")
-    check_traces(traces)
     asked = read_question([source, *also_source], [edited], instruction, principles)
     with open_verifier(models, asked.sources, asked.instruction) as verifier:
         judgment = verifier.score(
@@ -193,7 +197,7 @@ def principles(
         print_json({**document, "principles": rows, "cached": verifier.is_cached(asked.sources, instruction)})
     else:
         for number, row in enumerate(rows, start=1):
-            print(f"{number:2}. {row['question']}  ({row['category']})")
+            print(f"{number:2}. {plain(row['question'])}  ({row['category']})")
     return 0
 
 
@@ -204,6 +208,7 @@ def score_many(
     models: Models = PACKAGED,
     traces: int = 1,
     seed: int = 0,
+    expected: bool = False,
     keep_texts: bool = False,
     allow_outside: bool = False,
     json: bool = False,
@@ -214,6 +219,7 @@ def score_many(
         data: a .jsonl or .parquet file with source, edited, instruction, or a folder that holds one.
         out: the results, .jsonl or .parquet, a row for every row.
         traces: 1 is greedy; more are sampled, and the score is their mean.
+        expected: also the score expected under the model's probabilities of its digits.
         keep_texts: keep what the model wrote.
         allow_outside: read pictures outside the data's folder too.
     """
@@ -223,7 +229,7 @@ def score_many(
 
     check_traces(traces)
     models.check()
-    options = BatchOptions(traces, seed, keep_texts, allow_outside, chunk=max(64, 4 * models.concurrency))
+    options = BatchOptions(traces, seed, keep_texts, allow_outside, expected, chunk=max(64, 4 * models.concurrency))
     refuse = refuse_foreign if models.model is None else None
     with batch_progress() as progress:
         summary = score_file(lambda: open_chosen(models), data, out, options, models.settings(), refuse, progress)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import math
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +19,7 @@ from edit_r1.records import CATEGORIES
 from edit_r1.verifier.prompts import PROMPT_VERSIONS
 from edit_r1.verifier.traces import write_trace
 from edit_r1.vlm.openai import OpenAIVLM
+from edit_r1.vlm.protocol import Completion, Request, Sampling, TokenChoices
 
 URL = "/v1/judge"
 
@@ -103,6 +107,23 @@ def test_an_endpoint_that_is_gone_makes_the_server_degraded_and_broken_pictures_
         assert judge(client, [kit.item(1, **given)])[0]["score"] == 7.0
         assert status() == "ok"
     vlm.close()
+
+
+def test_the_expected_score_is_asked_for_by_name(kit: SimpleNamespace, client: TestClient, model, monkeypatch) -> None:
+    text = write_trace([None] * 3, [1] * 3, 8.0, "both", "compact")
+    place = text.rindex("<score>") + len("<score>")
+    choices = [TokenChoices(sign, ((sign, 0.0),)) for sign in text]
+    choices[place] = TokenChoices("8", (("8", math.log(0.75)), ("4", math.log(0.25))))
+    answer = Completion(text, len(text), "stop", choices=tuple(choices))
+
+    def generate(requests: Sequence[Request], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        return [[answer if sampling.top_logprobs else replace(answer, choices=None)] * n for _ in requests]
+
+    monkeypatch.setattr(model, "generate", generate)
+    given = {"principles": [{"question": f"Is it {n}?", "category": CATEGORIES[0]} for n in range(3)]}
+    (plain,), (asked,) = judge(client, [kit.item(1, **given)]), judge(client, [kit.item(1, **given)], expected=True)
+    assert (plain["score"], plain["expected_score"]) == (8.0, None)
+    assert (asked["score"], asked["expected_score"]) == (8.0, pytest.approx(7.0))
 
 
 def test_base64_may_be_broken_into_lines(kit: SimpleNamespace, client: TestClient) -> None:

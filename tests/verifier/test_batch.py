@@ -201,6 +201,15 @@ def test_a_damaged_file_is_not_taken_for_a_killed_one(tmp_path: Path) -> None:
     assert out.read_bytes() == before
 
 
+def test_a_served_model_may_have_moved(tmp_path: Path) -> None:
+    data = jsonl(tmp_path / "data", [good(number) for number in range(9)])
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        score_file(lambda: lamp(1), data, out, SMALL, {"model": "lamp", "endpoint": "http://one:8000/v1"})
+    summary = score_file(lamp, data, out, SMALL, {"model": "lamp", "endpoint": "http://two:8000/v1"})
+    assert (summary.scored, summary.judged) == (9, 5)
+
+
 def test_another_question_is_refused_and_the_difference_told(tmp_path: Path) -> None:
     data = jsonl(tmp_path / "data", [good(number) for number in range(9)])
     out = tmp_path / "out.jsonl"
@@ -214,6 +223,10 @@ def test_another_question_is_refused_and_the_difference_told(tmp_path: Path) -> 
     ):
         with pytest.raises(StoreError, match=said):
             score_file(lamp, data, out, options, settings)
+    with pytest.raises(StoreError, match="endpoint: None then"):
+        score_file(lamp, data, out, SMALL, {"model": "lamp", "endpoint": "http://one:8000/v1"})
+    with pytest.raises(StoreError, match="expected: None then, True now"):
+        score_file(lamp, data, out, replace(SMALL, expected=True), {"model": "lamp", "endpoint": None})
     jsonl(tmp_path / "data", [good(number) for number in range(10)])
     with pytest.raises(StoreError, match="data: .* then, .* now; rows: 9 then, 10 now"):
         score_file(lamp, data, out, SMALL, {"model": "lamp", "endpoint": None})

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -72,6 +73,13 @@ def check_traces(traces: int) -> None:
         raise ValueError(f"--traces {traces}: ask for 1 to {MAX_TRACES}")
 
 
+def check_file(path: Path) -> None:
+    """ValueError for a file that cannot be written, before a model is asked: what was paid for is not to be lost."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"{path}: cannot be written: name a file in a folder of yours")
+
+
 def check_answered(outcomes: Sequence[Trace | Unparsed]) -> None:
     """Raises ValueError when no call was answered at all: nothing was judged, which is not an unparsed answer."""
     if outcomes and all(isinstance(outcome, Unparsed) and outcome.failed_call for outcome in outcomes):
@@ -86,6 +94,11 @@ def unparsed(outcomes: Sequence[Trace | Unparsed]) -> int:
     return UNPARSED
 
 
+def plain(text: object) -> str:
+    """On one line and without control characters: what models and servers write must not steer a terminal."""
+    return "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())
+
+
 def complain(message: object) -> None:
     """One line on stderr, whatever the message holds.
 
@@ -95,7 +108,7 @@ def complain(message: object) -> None:
     rank = os.environ.get("RANK", "0")
     if rank != "0":
         time.sleep(OTHERS_WAIT_S)
-    print(f"edit-r1{'' if rank == '0' else f' (process {rank})'}: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"edit-r1{'' if rank == '0' else f' (process {rank})'}: {plain(message)}", file=sys.stderr)
 
 
 def print_json(document: Any) -> None:

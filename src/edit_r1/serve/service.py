@@ -36,6 +36,8 @@ class Judging:
     traces: int
     temperature: float
     seed: int
+    expected: bool = False
+    """Whether the model is asked for the probabilities of its tokens too."""
     alone: int | None = None
     """A number of its own keeps an item out of others' calls; None lets it share them."""
 
@@ -69,11 +71,13 @@ class Service:
         """True when no request waits for the model, not even for a second judgment."""
         return self._open == 0
 
-    def judging(self, traces: int | None = None, temperature: float | None = None, seed: int = 0) -> Judging:
+    def judging(
+        self, traces: int | None = None, temperature: float | None = None, seed: int = 0, expected: bool = False
+    ) -> Judging:
         """The caller's wishes with the server's defaults: one trace is greedy, several are sampled at 1."""
         asked = self.settings.traces if traces is None else traces
         default = 0.0 if asked == 1 else 1.0
-        return Judging(asked, default if temperature is None else temperature, seed)
+        return Judging(asked, default if temperature is None else temperature, seed, expected)
 
     async def judge(
         self, items: Sequence[Incoming], asked: Judging, http: HTTPRequest, again: bool = False
@@ -204,7 +208,7 @@ class Service:
             return self.verifier.vlm.generate(payloads, key.sampling, key.n)
         reasons = [self._reason_not_to_ask(item) for item in payloads]
         asked = [item for item, reason in zip(payloads, reasons, strict=True) if reason is None]
-        judged = iter(self.verifier.score_many(asked, key.traces, key.temperature, key.seed))
+        judged = iter(self.verifier.score_many(asked, key.traces, key.temperature, key.seed, expected=key.expected))
         return [next(judged) if reason is None else self._failed(reason, key.traces) for reason in reasons]
 
     def _lost(self, results: Sequence[Any]) -> bool:

@@ -34,6 +34,8 @@ except ImportError:  # not on Windows, where nothing keeps two runs from writing
 NO_ANSWER, NO_PRINCIPLES, PICTURE, ROW = "no answer", "no principles", "picture", "row"
 """Causes of a row without a score, beside "unparsed"."""
 UNPARSED = "unparsed"
+ADDRESSES = ("endpoint", "principles_endpoint")
+"""Settings that say where a model is and not which."""
 
 FEATURES: Features = {
     "row": "int64",
@@ -66,6 +68,8 @@ class BatchOptions:
     """Keep what the model wrote, every trace of every row."""
     allow_outside: bool = False
     """Read pictures by absolute paths, and by paths that lead out of the data's folder."""
+    expected: bool = False
+    """Also ask for the score expected under the tokens' probabilities (`verifier.expected_score`)."""
     chunk: int = 64
     """Rows judged together and written together; a run that goes on keeps the one it began with."""
 
@@ -124,6 +128,8 @@ def score_file(
     inputs = open_data(data)
     asked = asdict(options) | dict(settings) | {"data": inputs.sha256, "rows": inputs.rows}
     chunk = asked.pop("chunk")
+    if not options.expected:  # nor did runs that were begun before it could be asked for
+        del asked["expected"]
     journal = out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.rows.jsonl")
     state = _begin(out, journal, asked, chunk)
     if state["summary"] is not None:
@@ -169,7 +175,7 @@ def _judge(
     refused = {row.index: refuse(row.item) for row in part if refuse is not None and row.item is not None}
     ready = [row for row in part if row.item is not None and refused.get(row.index) is None]
     items = [row.item for row in ready if row.item is not None]
-    judgments = verifier.score_many(items, options.traces, seed=options.seed + first)
+    judgments = verifier.score_many(items, options.traces, seed=options.seed + first, expected=options.expected)
     judged = dict(zip([row.index for row in ready], judgments, strict=True))
     results = []
     for row in part:
@@ -259,13 +265,18 @@ def _begin(out: Path, journal: Path, asked: dict[str, Any], chunk: int) -> dict[
     if not isinstance(state, dict) or state.keys() != {"asked", "chunk", "usage", "summary"}:
         raise StoreError(f"{record}: not a record of score-many: choose another --out, or remove it with {out.name}")
     before: dict[str, Any] = state["asked"]
-    odd = [name for name in sorted(before.keys() | asked.keys()) if before.get(name) != asked.get(name)]
+    odd = [name for name in sorted(before.keys() | asked.keys()) if _differs(name, before.get(name), asked.get(name))]
     if odd:
         told = "; ".join(f"{name}: {before.get(name)!r} then, {asked.get(name)!r} now" for name in odd)
         raise StoreError(f"{out}: begun with other settings or data ({told}): choose another --out, or ask as then")
     if state["summary"] is not None and not out.exists():
         raise StoreError(f"{out}: was finished and is gone: remove {record.name} to judge everything again")
     return dict(state)
+
+
+def _differs(name: str, before: Any, now: Any) -> bool:
+    """Whether a run cannot go on with this setting. A served model is told by its name: its address may have moved."""
+    return bool(before != now) and (name not in ADDRESSES or None in (before, now))
 
 
 @contextmanager

@@ -284,8 +284,9 @@ class Verifier:
         """
         pictures = check_sources(sources)
         items = [score_item(pictures, image, instruction, principles) for image in edited]
+        seen: set[bytes] = set()
         for item in items:
-            check_item(item)
+            check_item(item, seen)
         judgments = self.score_many(items, traces, temperature, seed, expected=expected)
         return [Ranked(place, judgments[place]) for place in best_first(judgments)]
 

@@ -62,6 +62,7 @@ class JudgeRequest(BaseModel):
     traces: Traces | None = Field(None, description="1 is greedy, more are sampled; left out: the server's --traces.")
     temperature: Temperature | None = Field(None, description="Left out: 0 for one trace, 1 for several.")
     seed: Seed = 0
+    expected: bool = Field(False, description="Also give `expected_score`, which breaks ties of `score`.")
 
 
 class JudgePrincipleResult(BaseModel):
@@ -84,7 +85,9 @@ class JudgeResult(BaseModel):
     traces: int
     unparsed: int
     score_std: float | None
-    expected_score: float | None = Field(description="null: the server does not ask for probabilities.")
+    expected_score: float | None = Field(
+        description="0 to 10; null: not asked for, or the model gives no probabilities."
+    )
     principles: list[JudgePrincipleResult]
     categories: dict[str, float | None]
     model: str
@@ -114,7 +117,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/judge", response_model=JudgeResponse, responses=ERRORS, summary="Judge a batch of edits")
     async def judge(body: JudgeRequest, http: Request) -> Answer:
         """Scores are 0 to 10. An item that cannot be judged has `"score": null` and a `reason`, and costs no other."""
-        asked = service.judging(body.traces, body.temperature, body.seed)
+        asked = service.judging(body.traces, body.temperature, body.seed, body.expected)
         judgments = await service.judge([_incoming(item) for item in body.items], asked, http)
         results = [_result(item, judgment) for item, judgment in zip(body.items, judgments, strict=True)]
         return Answer({"judgments": results, "scale": SCALE})
