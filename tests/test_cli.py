@@ -513,3 +513,17 @@ def test_an_unknown_recipe_names_the_known_ones(capsys: Capture, tmp_path: Path)
 
 def test_a_recipe_of_another_kind_is_refused(capsys: Capture, tmp_path: Path) -> None:
     assert "returns SFTRecipe" in fails(capsys, "curate", "run", "tiny_sft", "--out", tmp_path / "out")
+
+
+def test_a_device_without_memory_left_is_one_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import OutOfMemoryError
+
+    def fails(arguments: list[str]) -> int:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nProcess 7 has more.")
+
+    monkeypatch.setattr("edit_r1.cli._dispatch", fails)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "editor", "kontext_lora_80gb"])
+    told = capsys.readouterr()
+    assert ended.value.code == 1 and told.out == "" and told.err.count("\n") == 1
+    assert "Tried to allocate 2.00 GiB" in told.err and "--train-batch" in told.err

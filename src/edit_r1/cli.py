@@ -407,4 +407,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemoryError:
         complain("out of memory: use smaller images, fewer traces or a smaller model")
         code = FAILED
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; torch itself is not imported here
+            raise
+        complain(
+            f"out of the device's memory ({str(error).splitlines()[0]}): use smaller batches (of a training: "
+            "--train-batch, --sample-batch, --checkpointing; --plan tells what it needs), smaller images or a smaller "
+            "model"
+        )
+        code = FAILED
     sys.exit(code)

@@ -159,6 +159,24 @@ def test_size_settings(kontext_pipeline):
     assert tiny.image is None and "at least 8" in tiny.error
 
 
+def test_a_large_source_is_shrunk_and_a_small_one_is_not(kontext_pipeline):
+    pipeline = kontext_pipeline()
+    [large] = _samples(1, 90, 134)
+    editor = _editor(pipeline, max_area=32 * 48, source_area=45 * 67)
+    assert editor.sizes(decode_pil(large.source)) == (32, 48, 40, 64)
+    assert editor.sizes(decode_pil(_samples(1, 24, 40)[0].source))[2:] == (24, 40)
+    small = encode_png(np.asarray(pipeline.image_processor.resize(decode_pil(large.source), 40, 64)))
+    own = _editor(pipeline, max_area=32 * 48)
+    [(_, shrunk)], [(_, given)] = editor.encode([large]), own.encode([replace(large, source=small)])
+    assert torch.equal(shrunk.source_BRC, given.source_BRC) and shrunk.source_BRC.shape[1] == 40
+    for wrong, told in (
+        ({"source_area": 100}, "at least 1024"),
+        ({"source_area": 4096, "preferred_sizes": True}, "leave"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            FluxKontextSettings(**wrong)
+
+
 def test_from_pretrained_reads_what_save_wrote(kontext_pipeline, tmp_path):
     editor = _editor(kontext_pipeline())
     editor.save(tmp_path / "model")

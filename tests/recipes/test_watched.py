@@ -100,7 +100,7 @@ def test_regions_are_boxes_or_masks(tmp_path):
             read_regions(path)
 
 
-def test_principles_are_held_out_unless_a_judge_is(judges):
+def test_principles_are_held_out_unless_a_judge_is(judges, monkeypatch):
     contexts = _contexts(4)
     given = (contexts[:2], contexts[2:])
     seen, reward, guard = open_watched(RewardSettings(), GuardSettings(), JudgeSettings(), 0.34, *given)
@@ -111,6 +111,10 @@ def test_principles_are_held_out_unless_a_judge_is(judges):
     assert seen == contexts[:2] and guard.heldout_contexts == contexts[2:]
     assert (reward.judge.identity, guard.heldout.judge.identity) == ("", "dark")
     assert open_watched(RewardSettings(), GuardSettings(), JudgeSettings(), 0.0, *given)[2].heldout is None
+    monkeypatch.setenv("RANK", "1")
+    opened = len(judges)
+    assert open_watched(RewardSettings(), GuardSettings(), JudgeSettings("dark"), 0.34, *given)[2].heldout is None
+    assert len(judges) == opened + 1  # the training reward's
 
 
 def test_a_recipe_trains_under_guard(judges, tmp_path):
@@ -133,3 +137,21 @@ def test_a_recipe_trains_under_guard(judges, tmp_path):
     assert len(list((tmp_path / "run/validation").glob("*.png"))) == 3
     with pytest.raises(ValueError, match="--resume"):
         run_training("editor", replace(recipe, load=partial(_editor)), resume=False)
+    other = replace(recipe, reward=RewardSettings(value="score", workers=2), verifier="another")
+    with pytest.raises(
+        ValueError, match="judge was 'hub:model' and is 'hub:another'; reward.value was 'categories' and"
+    ):
+        run_training("editor", other, resume=True)
+    faster = replace(recipe, reward=RewardSettings(value="categories", workers=2))
+    assert run_training("editor", faster, resume=True) == result
+
+
+def test_too_few_contexts_for_validation_are_told(judges, tmp_path, capsys):
+    write_dataset(tmp_path, "contexts", _contexts(3), CONTEXTS)
+    recipe = EditorRecipe(
+        str(tmp_path / "contexts"), "model", replace(STAGE, steps=1), _editor, out=str(tmp_path / "run"),
+        guard=GuardSettings(contexts=2), heldout=JudgeSettings("dark"),
+    )  # fmt: skip
+    run_training("editor", recipe, resume=False)
+    assert "1 validation contexts in place of 2" in capsys.readouterr().out
+    assert [(judge.identity, judge.closed) for judge in judges] == [("model", True), ("dark", True)]

@@ -151,6 +151,21 @@ def test_failed_judgments_are_masked_and_counted(make_editor, tmp_path):
         train_editor(STAGE, make_editor(), _contexts(2), lambda contexts, images: [1.0], tmp_path / "other")
 
 
+def test_a_silent_judge_ends_a_run_that_resumes_when_it_speaks_again(make_editor, tmp_path):
+    stage = changed(STAGE, steps=8, save_every=2)
+    asked = []
+
+    def reward(contexts, images):
+        asked.append(len(images))
+        return _brightness(contexts, images) if len(asked) in (1, 3) else [None] * len(images)
+
+    with pytest.raises(ValueError, match="no edit of the last 3 iterations was judged.*--resume"):
+        train_editor(stage, make_editor(), _contexts(2), reward, tmp_path)
+    assert [line["trained_edits"] for line in _lines(tmp_path / "metrics.jsonl", "step")] == [6, 0, 6, 0, 0, 0]
+    done = train_editor(stage, make_editor(), _contexts(2), _brightness, tmp_path, resume=True)
+    assert done.steps == len(_lines(done.metrics, "step")) == 8
+
+
 def test_fault_8_the_window_is_shared_and_the_last_step_is_left_out(make_editor):
     stage = changed(STAGE, window="all", trained_steps=1, sampling_steps=5, sample_batch=2)
     iteration, rollouts, _, _ = _one_iteration(make_editor(), stage, _contexts(2, ((16, 16), (16, 24))))

@@ -13,7 +13,7 @@ import torch
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import CATEGORIES, Context, Judgment, Principle, Sample
 from edit_r1.train import editor as flow_grpo
-from edit_r1.train import editor_run
+from edit_r1.train import editor_rollout, editor_run
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_stage import EditorRLStage, changed
@@ -109,6 +109,35 @@ def test_a_resumed_run_is_the_uninterrupted_one(make_editor, tmp_path, train):
     assert all(torch.equal(expected[name], value) for name, value in resumed.transformer.state_dict().items())
     with pytest.raises(ValueError, match="save_every was 3 and is 2"):
         train(changed(stage, save_every=2), make_editor(), _contexts(), _reward(), tmp_path / "torn", resume=True)
+
+
+def test_what_breaks_off_leaves_nothing_to_be_judged(make_editor, tmp_path, monkeypatch):
+    """Threads that still judged would hold a process that was told to end."""
+    asked, judge, held = [], BrightnessJudge(), threading.Event()
+    answer = judge.judge
+
+    def waits(items):
+        asked.append(len(items))
+        assert held.wait(30)
+        return answer(items)
+
+    monkeypatch.setattr(judge, "judge", waits)
+    decoded = []
+
+    def breaks(picture):
+        decoded.append(1)
+        if len(decoded) == 6:
+            raise KeyboardInterrupt
+        return encode_png(picture)
+
+    monkeypatch.setattr(editor_rollout, "encode_png", breaks)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        train_editor(changed(STAGE, sample_batch=1), make_editor(), _contexts(), _reward(judge), tmp_path)
+    held.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert asked == [1]  # the one that had begun; four waited
 
 
 def test_what_cannot_run_ahead_is_refused(make_editor, tmp_path):

@@ -184,6 +184,20 @@ def test_fault_10_a_compiled_transformer_is_not_sharded(make_editor):
         shard(transformer)
 
 
+@pytest.mark.parametrize("inner_updates", [1, 2])
+def test_a_gradient_that_is_not_finite_is_counted_and_changes_nothing(make_editor, inner_updates):
+    stage = changed(STAGE, inner_updates=inner_updates)
+    policy = EditorPolicy(make_editor(), stage)
+    iteration, rollouts, _, advantages = _one_iteration(policy.editor, stage, _contexts(2))
+    before = {name: parameter.detach().clone() for name, parameter in policy.parameters.items()}
+    broken = replace(advantages, advantages_N=(math.inf, *advantages.advantages_N[1:]))
+    changes = update(stage, policy, iteration, rollouts, broken)
+    assert (changes["updated"], changes["lost_updates"], changes["grad_norm"]) == (False, inner_updates, None)
+    assert all(torch.equal(before[name], parameter) for name, parameter in policy.parameters.items())
+    changes = update(stage, policy, iteration, rollouts, advantages)
+    assert changes["updated"] and changes["lost_updates"] == 0 and changes["grad_norm"] is not None
+
+
 def test_trap_14_one_update_an_iteration_makes_the_clip_inert(make_editor):
     """Said in the settings' docstrings; with two the clip acts."""
     for inner, acts in ((1, False), (2, True)):

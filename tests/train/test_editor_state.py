@@ -20,7 +20,7 @@ from edit_r1.records import Context, Sample
 from edit_r1.train import editor_state
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_stage import EditorRLStage, LossSettings, UpdateSettings
-from edit_r1.train.editor_state import has_state, newest_state, write_state
+from edit_r1.train.editor_state import drop_states_after, has_state, newest_state, write_state
 
 STAGE = EditorRLStage(
     steps=4, contexts_per_step=2, group_size=3, sampling_steps=4, lora_rank=2, train_batch=4, sample_batch=4,
@@ -42,6 +42,18 @@ def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
     path, state = newest_state(tmp_path / "state")
     assert path.name == files[1] and state["step"] == 3
     assert torch.equal(state["weights"]["w"], _state(3)["weights"]["w"])
+
+
+def test_states_of_later_iterations_are_dropped(tmp_path: Path) -> None:
+    drop_states_after(tmp_path / "gone", 0)
+    for step in (0, 4):
+        write_state(tmp_path, step, {"step": step})
+    drop_states_after(tmp_path, 4)
+    assert newest_state(tmp_path)[1]["step"] == 4
+    drop_states_after(tmp_path, 3)
+    assert newest_state(tmp_path)[1]["step"] == 0
+    drop_states_after(tmp_path, -1)
+    assert not has_state(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "longer"])

@@ -138,7 +138,8 @@ def test_changes_outside_come_from_data_or_evidence_and_not_from_global_edits():
     assert outside(regions={"s0": np.arange(16)[:, None].repeat(16, 1) >= 8}) == pytest.approx(changed)
     widened = outside(regions={"s0": box})  # by 5 % of the sides
     assert widened == outside(reward=EditReward(1.0, (), box)) and widened > 0.8
-    assert outside("style transfer", regions={"s0": box}) is None
+    for name in ("style transfer", "Style Transfer", "style_change", "background"):
+        assert outside(name, regions={"s0": box}) is None
     half = np.zeros((32, 32), bool)  # a mask of another size
     half[16:] = True
     assert outside(regions={"s0": half}) == pytest.approx(changed)
@@ -150,6 +151,15 @@ def test_failed_judgments_are_an_alert():
     names = [[alert["name"] for alert in _step(guard, step, judging, failed=failed)["alerts"]]
              for step, failed in enumerate((0, 3, 3))]  # fmt: skip
     assert names == [[], [], ["failures"]]
+
+
+def test_a_lost_update_is_an_alert():
+    guard = Guard(GuardSettings(), _true_quality, [])
+    line = {"kind": "step", "step": 0, "failed_judgments": 0, "edits": 1, "lost_updates": 2, "guard": guard._means([])}
+    [alert] = guard.after_step(line)["alerts"]
+    assert alert["name"] == "lost updates" and alert["message"].startswith(
+        "2 updates had a gradient that is not finite"
+    )
 
 
 # --- validation -----------------------------------------------------------------------------------------------------
@@ -210,6 +220,14 @@ def test_when_validation_is_due():
     guard = Guard(GuardSettings(validate_every=4), _true_quality, _contexts(1))
     assert [done for done in range(10) if guard.due(done, done == 9)] == [0, 4, 8, 9]
     assert not Guard(GuardSettings(validate_every=4), _true_quality, []).due(4, True)
+
+
+def test_validations_fall_on_optimiser_steps():
+    guard = Guard(GuardSettings(validate_every=4), _true_quality, _contexts(1))
+    guard.check_rhythm(2)
+    with pytest.raises(ValueError, match="validate_every=4: not a multiple of accumulate=3"):
+        guard.check_rhythm(3)
+    Guard(GuardSettings(validate_every=4), _true_quality, []).check_rhythm(3)
 
 
 def test_only_the_first_process_judges_validation(tmp_path):
@@ -300,6 +318,40 @@ def test_a_planted_reward_hack_is_caught_and_resuming_decides_alike(make_editor,
         STAGE, make_editor(), contexts, _pays_for_brightness, out, resume=True, guard=_guard(least_fall=0.02)
     )
     assert (last.steps, last.stopped, _lines(last.metrics)) == (done.steps, True, lines)
+
+
+def test_the_best_state_is_this_runs_and_never_younger_than_its_last_one(make_editor, tmp_path):
+    """A run that saves nothing between its validations is killed, begun anew with another seed, killed and resumed."""
+
+    def dies_at(call):
+        calls = []
+
+        def reward(contexts_N, images_N):
+            calls.append(1)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return _pays_for_brightness(contexts_N, images_N)
+
+        return reward
+
+    def train(stage, reward, resume=False):
+        return train_editor(stage, make_editor(), _contexts(4), reward, tmp_path, resume, guard=_guard(least_fall=0.02))
+
+    def kept(folder):
+        return [torch.load(path, weights_only=True) for path in sorted((tmp_path / folder).glob("*.pt"))]
+
+    first, second = changed(STAGE, save_every=0), changed(STAGE, save_every=0, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(first, dies_at(1))
+    assert [state["stage"]["seed"] for state in kept("best")] == [0] and not kept("state")
+    with pytest.raises(KeyboardInterrupt):
+        train(second, dies_at(4))
+    assert {state["stage"]["seed"] for state in kept("best")} == {1}
+    assert [state["step"] for state in kept("state")] == [2]
+    torn = tmp_path / "best" / "00000004-00000000.pt"  # of a validation that comes again
+    torn.write_bytes(b"")
+    done = train(second, _pays_for_brightness, resume=True)
+    assert done.stopped and not torn.exists() and [state["step"] for state in kept("best")] == [0]
 
 
 def test_a_guard_that_only_looks_changes_nothing(make_editor, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -81,6 +82,20 @@ def test_forwards_are_those_of_an_iteration(
     work = made.work
     assert sum(count for learns, count in rows if learns) == work.trained_forwards
     assert sum(count for learns, count in rows if not learns) == work.sampling_forwards + work.reference_forwards
+
+
+@pytest.mark.parametrize(
+    ("ratio", "inner", "kl", "kept"),
+    [("plain", 1, 0.0, 2), ("plain", 1, 0.04, 3), ("guard", 1, 0.04, 3), ("guard", 2, 0.04, 4)],
+)
+def test_flow_grpo_keeps_its_steps_and_the_means_of_other_policies(
+    source: EditorCheckpoint, ratio: Literal["plain", "guard"], inner: int, kl: float, kept: int
+) -> None:
+    """A finished edit, and by trained step its two ends and what update() holds for all micro-batches."""
+    stage = replace(STAGE, updates=UpdateSettings(inner_updates=inner), loss=LossSettings(ratio=ratio, kl_beta=kl))
+    made = plan(stage, source, JudgeSettings(), OPTIONS)
+    latents = 6 * (1 + kept * STAGE.sde.trained_steps)
+    assert made.resident["rollouts"] * GIB == latents * made.shape.tokens * 16 * 4
 
 
 def test_nft_keeps_what_it_learns_from(source: EditorCheckpoint) -> None:

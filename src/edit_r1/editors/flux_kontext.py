@@ -49,6 +49,9 @@ class FluxKontextSettings:
     max_area: int | None = None
     """Pixels of the edit, with the source's aspect ratio; None keeps the source's size. 1024 * 1024 for the
     released model."""
+    source_area: int | None = None
+    """Pixels that a larger source is shrunk to, aspect kept, before it is encoded; None encodes it at its own size. A
+    source of 1024 px makes a row of an edit of 512 px 2.2 times as long."""
     preferred_sizes: bool = False
     """Resize the source to the nearest of the released model's training sizes (about one megapixel)."""
     max_text_tokens: int | None = None
@@ -66,6 +69,12 @@ class FluxKontextSettings:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: sampling needs at least one step")
+        if self.source_area is not None and self.source_area < 32 * 32:
+            raise ValueError(f"source_area={self.source_area}: give at least {32 * 32} pixels, or None")
+        if self.source_area is not None and self.preferred_sizes:
+            raise ValueError(
+                f"source_area={self.source_area} with preferred_sizes, which sets it: leave one of them out"
+            )
         check_batching(self.batch_size, self.padding)
 
 
@@ -221,6 +230,9 @@ class FluxKontextEditor(PipelineEditor[KontextContexts, FluxKontextSettings]):
         if self.settings.preferred_sizes:
             aspect = width / height
             _, width, height = min((abs(aspect - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
+        elif self.settings.source_area is not None and width * height > self.settings.source_area:
+            shrunk = (self.settings.source_area / (width * height)) ** 0.5
+            width, height = round(shrunk * width), round(shrunk * height)
         result = tuple(side // self.multiple * self.multiple for side in (edit_height, edit_width, height, width))
         if 0 in result:
             raise ImageError(

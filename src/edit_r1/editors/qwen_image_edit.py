@@ -159,10 +159,11 @@ class QwenImageEditor(PipelineEditor[QwenContexts, QwenImageEditSettings]):
         pictures = [self._pictures(sample) for sample in samples]
         layouts = {index: self._layout(sample, pictures[index]) for index, sample in enumerate(samples)}
         conditions = [self._conditions(own) for own in pictures]
-        texts = self._texts([sample.instruction for sample in samples], conditions)
         negatives = None
-        if self.settings.guidance > 1:
-            negatives = self._texts([self.settings.negative] * len(samples), conditions)
+        with encoders_on(self.device, self._encoders, self.settings.offload_encoders):
+            texts = self._texts([sample.instruction for sample in samples], conditions)
+            if self.settings.guidance > 1:
+                negatives = self._texts([self.settings.negative] * len(samples), conditions)
         encoded = []
         for bucket in buckets(layouts):
             layout = layouts[bucket[0]]
@@ -343,25 +344,24 @@ class QwenImageEditor(PipelineEditor[QwenContexts, QwenImageEditSettings]):
     def _texts(self, instructions: Sequence[str], conditions: Sequence[Sequence[Image.Image]]) -> list[Tensor]:
         """[T, D] of each instruction with its pictures, `batch_size` at a time whatever their sizes."""
         pipeline, encoded = self.pipeline, []
-        with encoders_on(self.device, self._encoders, self.settings.offload_encoders):
-            for start in range(0, len(instructions), self.settings.batch_size):
-                chunk = range(start, min(start + self.settings.batch_size, len(instructions)))
-                texts = []
-                for index in chunk:
-                    announced = [PICTURE.format(number + 1) for number in range(len(conditions[index]))]
-                    prefix = "".join(announced) if self.plus else ""
-                    texts.append(pipeline.prompt_template_encode.format(prefix + instructions[index]))
-                inputs = pipeline.processor(
-                    text=texts, images=[picture for index in chunk for picture in conditions[index]], padding=True,
-                    return_tensors="pt",
-                ).to(self.device)  # fmt: skip
-                hidden = pipeline.text_encoder(
-                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-                    pixel_values=inputs["pixel_values"], image_grid_thw=inputs["image_grid_thw"],
-                    output_hidden_states=True,
-                ).hidden_states[-1]  # fmt: skip
-                rows = pipeline._extract_masked_hidden(hidden, inputs["attention_mask"])
-                encoded += [row[pipeline.prompt_template_encode_start_idx :] for row in rows]
+        for start in range(0, len(instructions), self.settings.batch_size):
+            chunk = range(start, min(start + self.settings.batch_size, len(instructions)))
+            texts = []
+            for index in chunk:
+                announced = [PICTURE.format(number + 1) for number in range(len(conditions[index]))]
+                prefix = "".join(announced) if self.plus else ""
+                texts.append(pipeline.prompt_template_encode.format(prefix + instructions[index]))
+            inputs = pipeline.processor(
+                text=texts, images=[picture for index in chunk for picture in conditions[index]], padding=True,
+                return_tensors="pt",
+            ).to(self.device)  # fmt: skip
+            hidden = pipeline.text_encoder(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+                pixel_values=inputs["pixel_values"], image_grid_thw=inputs["image_grid_thw"],
+                output_hidden_states=True,
+            ).hidden_states[-1]  # fmt: skip
+            rows = pipeline._extract_masked_hidden(hidden, inputs["attention_mask"])
+            encoded += [row[pipeline.prompt_template_encode_start_idx :] for row in rows]
         return encoded
 
 

@@ -19,7 +19,7 @@ KONTEXT = "black-forest-labs/FLUX.1-Kontext-dev"
 QWEN = "Qwen/Qwen-Image-Edit"
 JUDGE = "http://127.0.0.1:8000/v1#edit-rrm"
 AREA = 512 * 512
-"""Pixels of an edit while training; sources of FLUX.1-Kontext should have them too."""
+"""Pixels of an edit while training, and most of a source."""
 PAPER = EditorRLStage(
     steps=300, contexts_per_step=8, group_size=24, sampling_steps=6, guidance=2.5,
     sde=SDESettings(eta=0.9, window="all"), loss=LossSettings(kl_beta=0.04), lora_rank=64, checkpointing=True,
@@ -36,7 +36,7 @@ def kontext_lora_80gb() -> EditorRecipe:
     edit-r1 train editor kontext_lora_80gb --data data/contexts --out runs/kontext
     Peak by --plan: 34 GiB.
     """
-    settings = FluxKontextSettings(max_area=AREA, offload_encoders=True)
+    settings = FluxKontextSettings(max_area=AREA, source_area=AREA, offload_encoders=True)
     return EditorRecipe(
         data="data/contexts", verifier=JUDGE, stage=PAPER, load=EditorCheckpoint(KONTEXT, settings),
         reward=RewardSettings(workers=4), out="runs/kontext",
@@ -60,7 +60,7 @@ def kontext_lora_24gb() -> EditorRecipe:
     Peak: `--plan`.
     """
     recipe = kontext_lora_80gb()
-    settings = FluxKontextSettings(max_area=AREA, offload_encoders=True, batch_size=2)
+    settings = FluxKontextSettings(max_area=AREA, source_area=AREA, offload_encoders=True, batch_size=2)
     stage = replace(FAST, contexts_per_step=4, sample_batch=2, train_batch=1)
     return replace(recipe, stage=stage, load=EditorCheckpoint(KONTEXT, settings, quantise="nf4"))
 
@@ -96,7 +96,7 @@ def kontext_full_nodes() -> EditorRecipe:
         -m edit_r1 train editor kontext_full_nodes --data data/contexts --verifier http://HOST:8000/v1#edit-rrm
     Peak: `--plan --processes 32`.
     """
-    settings = FluxKontextSettings(max_area=AREA, offload_encoders=True, bf16_products=True)
+    settings = FluxKontextSettings(max_area=AREA, source_area=AREA, offload_encoders=True, bf16_products=True)
     stage = replace(
         PAPER, contexts_per_step=32, lora_rank=0, save_as="merged", shard=True, train_batch=1,
         updates=UpdateSettings(learning_rate=1e-5),

@@ -19,6 +19,7 @@ from edit_r1.editors.flow import FlowEditor
 from edit_r1.recipes.editor_data import open_contexts
 from edit_r1.recipes.load import load_recipe
 from edit_r1.recipes.readiness_gate import check_ready
+from edit_r1.recipes.resumed import check_resumed, shaping
 from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.records import Context
 from edit_r1.store import PREFERENCES, QUADRUPLES, Dataset, read_dataset, write_text
@@ -35,7 +36,7 @@ from edit_r1.train.gcpo_stage import GCPOStage
 from edit_r1.train.guards import GuardSettings
 from edit_r1.train.head import HeadStage, train_head
 from edit_r1.train.judges import JudgeSettings
-from edit_r1.train.rewards import RewardSettings
+from edit_r1.train.rewards import CombinedReward, RewardSettings
 from edit_r1.train.settings import Unprefixed
 from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.train.trackers import Trackers, TrackerSettings, check_trackers, open_trackers
@@ -191,7 +192,8 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
     """Editor training with its reward, its guard and its trackers; alerts go beside the bar. Returns the folder of the
     result, which has a model card.
 
-    Raises ValueError for data, a judge, a tracker or a stage that cannot be used.
+    Raises ValueError for data, a judge, a tracker or a stage that cannot be used, and for a resumed run whose recipe
+    has changed (`recipes.resumed`).
     """
     check_trackers(recipe.tracking)
     team, out = Team.current(), Path(recipe.out)
@@ -224,6 +226,15 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
     given = read(recipe.validation, "validation_data") if recipe.validation else None
     count, needed = recipe.guard.contexts, recipe.stage.contexts_per_step
     contexts, validation = keep_out(read(recipe.data, "data"), count, needed, given)
+    if given is None and len(validation) < count:
+        tell(
+            f"{len(validation)} validation contexts in place of {count}, as a step trains on {needed}: give more data, "
+            "or others with --validation; without any nothing tells whether the reward is earned"
+        )
+    shaped = shaping(
+        recipe.train, recipe.load, reward, recipe.heldout, recipe.heldout_share, validation, recipe.guard.seed
+    )
+    check_resumed(out, shaped, resumed, team.first)
     contexts, rewarded, guard = open_watched(
         reward,
         recipe.guard,
@@ -234,6 +245,8 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
         read_regions(recipe.regions) if recipe.regions else None,
     )
     with rewarded, ExitStack() as stack:
+        if isinstance(guard.heldout, CombinedReward) and guard.heldout.judge is not rewarded.judge:
+            stack.enter_context(guard.heldout)
         editor = recipe.load()
         pipeline = getattr(editor, "pipeline", None)
         if team.first:

@@ -65,22 +65,25 @@ def open_watched(
     validation: Sequence[Context],
     regions: Mapping[str, Region] | None = None,
 ) -> tuple[list[Context], CombinedReward, Guard]:
-    """Contexts as the training reward reads them, that reward, and the guard; closing the reward is the caller's.
+    """Contexts as the training reward reads them, that reward, and the guard; closing the reward, and a held-out one of
+    a judge of its own, is the caller's.
 
     With the address of a held-out judge, it reads every principle and so does the training reward; without one,
     `heldout_share` of the principles are kept from training, and what the training judge finds of them is the held-out
-    reward (its verdicts: a judge that writes none needs a held-out judge).
+    reward (its verdicts: a judge that writes none needs a held-out judge). Of several processes the first alone opens a
+    held-out judge, as it alone validates.
     Raises ValueError for a judge that cannot be opened.
     """
     rank = int(os.environ.get("RANK", "0"))
     trained = open_reward(reward, rank=rank)
     if heldout.address:
-        other = open_reward(replace(reward, judge=heldout, value="score", cache_folder=""), rank=rank)
+        settings = replace(reward, judge=heldout, value="score", cache_folder="")
+        other = open_reward(settings, rank=rank) if rank == 0 else None
         return list(contexts), trained, Guard(guard, trained, validation, other, regions=regions)
     if heldout_share == 0:
         return list(contexts), trained, Guard(guard, trained, validation, regions=regions)
     seen, _ = hold_out(contexts, heldout_share, guard.seed)
     validation_seen, validation_unseen = hold_out(validation, heldout_share, guard.seed)
     # The verdicts: a score that no longer depends on what is asked would rise with the trained one.
-    other = CombinedReward(trained.judge, replace(reward, value="verdicts"), cache=trained.cache)
-    return seen, trained, Guard(guard, trained, validation_seen, other, validation_unseen, regions)
+    verdicts = CombinedReward(trained.judge, replace(reward, value="verdicts"), cache=trained.cache)
+    return seen, trained, Guard(guard, trained, validation_seen, verdicts, validation_unseen, regions)

@@ -20,7 +20,7 @@ import torch
 from edit_r1.algo.group_advantage import GroupAdvantages
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
-from edit_r1.train.editor_policy import EditorPolicy
+from edit_r1.train.editor_policy import EditorPolicy, step_metrics
 from edit_r1.train.editor_rollout import Rollout
 from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
@@ -76,7 +76,7 @@ def update_on_best(
     """`inner_updates` optimiser steps of flow matching, or a share of one; nothing is learned without a spread."""
     best = set(best_of_groups(rewards_N, advantages, stage.group_size))
     loss_sum = 0.0
-    norm: float | None = None
+    norms: list[float | None] = []
     for inner in range(stage.updates.inner_updates):
         for rollout, noisy, counts in _noisy_parts(stage, policy, iteration, rollouts, best, inner) if best else []:
             loss = flow_matching_loss(policy.editor, rollout, noisy, stage.guidance)
@@ -86,9 +86,9 @@ def update_on_best(
         if best:
             policy.expect_update()
         if iteration.closes:
-            norm = policy.update()
+            norms.append(policy.update())
     mean = policy.team.totals(loss=loss_sum)["loss"] / stage.updates.inner_updates if best else None
-    return {"updated": norm is not None, "loss": mean, "grad_norm": norm}
+    return {"loss": mean, **step_metrics(norms)}
 
 
 def _noisy_parts(

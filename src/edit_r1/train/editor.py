@@ -19,7 +19,7 @@ from edit_r1.algo.flow_sde import gaussian_kl, log_probability, normalised_log_r
 from edit_r1.algo.group_advantage import GroupAdvantages
 from edit_r1.editors.flow import E, FlowEditor, replay
 from edit_r1.records import Context
-from edit_r1.train.editor_policy import EditorPolicy
+from edit_r1.train.editor_policy import EditorPolicy, step_metrics
 from edit_r1.train.editor_rollout import Rollout
 from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
@@ -47,7 +47,7 @@ def train_editor(
     (`train.guards`). resume: continue from the newest whole state in `out/state`, if there is one; the run
     then ends with the same weights and metrics as an uninterrupted one. In several processes
     (`train.data_parallel`) each calls this with a reward and a guard of its own. Raises ValueError for unfit
-    weights, contexts or saved states.
+    weights, contexts or saved states, and when several iterations in a row have no judgment at all.
     """
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
 
@@ -82,14 +82,13 @@ def update(
     rollouts: this process's; advantages: of all edits. The loss is a mean over trained edits and steps, summed over
     micro-batches and processes.
 
-    updated: whether the optimiser stepped. ratio_deviation: largest |rho - 1| before the first step, where rollout and
-    replay should agree. clip_share, kl: means over edits, steps and inner updates; None, as that, when no edit has an
-    advantage. grad_norm: of the last step, before clipping.
+    ratio_deviation: largest |rho - 1| before the first step, where rollout and replay should agree. clip_share, kl:
+    means over edits, steps and inner updates; None, as that, when no edit has an advantage. Others: `step_metrics`.
     """
     work = _batches(stage, policy, iteration, rollouts, advantages) if advantages.trained else []
     terms = advantages.trained * len(iteration.window)
     deviation, clipped, kl_sum = 0.0, 0.0, 0.0
-    norm: float | None = None
+    norms: list[float | None] = []
     for inner in range(stage.updates.inner_updates):
         for batch in work:
             objective_MK, ratio_MK, clipped_MK, kl_MK = _losses(stage, policy, iteration, batch, advantages)
@@ -104,7 +103,7 @@ def update(
         if advantages.trained:
             policy.expect_update()
         if iteration.closes:
-            norm = policy.update()
+            norms.append(policy.update())
     measured: dict[str, Any] = {"ratio_deviation": None, "clip_share": None, "kl": None}
     if advantages.trained:
         total = terms * stage.updates.inner_updates
@@ -114,7 +113,7 @@ def update(
             "clip_share": sums["clipped"] / total,
             "kl": sums["kl"] / total if stage.loss.kl_beta > 0 else None,
         }
-    return {"updated": norm is not None, **measured, "grad_norm": norm}
+    return {**measured, **step_metrics(norms)}
 
 
 def _batches(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -217,6 +218,17 @@ class EditorPolicy(Generic[E]):
     def _parted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies on the device, in parts where the parameters are."""
         return {name: parted_like(weights[name], like.detach()).clone() for name, like in self.parameters.items()}
+
+
+def step_metrics(norms: Sequence[float | None]) -> dict[str, Any]:
+    """Of an iteration's calls of `EditorPolicy.update`, whose norms these are, for its metrics.
+
+    updated: whether the optimiser stepped. lost_updates: how often a gradient was not finite and changed nothing.
+    grad_norm: of the last step, before clipping; None without one.
+    """
+    taken = [norm for norm in norms if norm is not None and math.isfinite(norm)]
+    lost = sum(norm is not None for norm in norms) - len(taken)
+    return {"updated": bool(taken), "lost_updates": lost, "grad_norm": taken[-1] if taken else None}
 
 
 def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

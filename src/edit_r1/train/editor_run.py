@@ -26,7 +26,7 @@ from edit_r1.train.data_parallel import Team
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import Rollout, sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, plan_iteration
-from edit_r1.train.editor_state import has_state
+from edit_r1.train.editor_state import drop_states_after, has_state
 from edit_r1.train.guards import FullEditor, Guard
 from edit_r1.train.reward_queue import Judging
 from edit_r1.train.rewards import CombinedReward, edit_advantages, reward_metrics
@@ -34,6 +34,11 @@ from edit_r1.train.rewards import CombinedReward, edit_advantages, reward_metric
 Evaluation = Callable[[int], dict[str, float]]
 """Measures the editor after that many iterations; called with the averaged weights in place, in the first process, or
 in every process when the transformer is sharded: then it samples alike in all of them."""
+
+
+SILENT = 3
+"""Iterations in a row without a single judgment that end a run: one may be a server that starts again, more learn
+nothing while they cost as much as any."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ class TrainingRun:
         self.team.share(stage.contexts_per_step)
         self.stage, self.contexts, self.out = stage, contexts, out
         self.evaluate, self.progress, self.guard = evaluate, progress, guard
+        if guard is not None:
+            guard.check_rhythm(stage.updates.accumulate)
         self.state, self.best, self.metrics = out / "state", out / "best", out / "metrics.jsonl"
         refuse_earlier_run(out, resume)
         self.policy: EditorPolicy[Any] = EditorPolicy(editor, stage, self.team)
@@ -130,10 +137,13 @@ class TrainingRun:
         if self.team.first:
             out.mkdir(parents=True, exist_ok=True)
             _drop_lines_after(self.metrics, self.start)
+            # Another run's, or of validations that come again; without a state they all do.
+            drop_states_after(self.best, self.start if self.start else -1)
             if guard is not None:
                 guard.restore(_read_lines(self.metrics))
         self.done = self.start
         self.stopped = self._decided(guard is not None and guard.stopped)
+        self._asked: list[Judging] = []
 
     def train(
         self,
@@ -149,16 +159,34 @@ class TrainingRun:
         sampler, each from a start of its own.
         """
         self._check_ahead(reward)
+        try:
+            self._train(reward, learn, clip, std_over, stochastic)
+        finally:
+            # Whatever ended the run: nobody asks for these any more, and a process waits for its threads.
+            for judging in self._asked:
+                judging.cancel()
+        return self._close()
+
+    def _train(
+        self,
+        reward: Reward,
+        learn: Callable[[Turn], dict[str, Any]],
+        clip: float,
+        std_over: Spread,
+        stochastic: bool,
+    ) -> None:
         if self.start == 0:
             self._evaluate(0)
             self._validate(0, last=False)
         drawn: _Drawn | None = None
+        silent = 0
         while self.done < self.stage.steps and not self.stopped:
             turn = drawn or self._draw(self.done, reward, stochastic)
             clock, looks_ahead = turn.clock, self.stage.updates.ahead and not self._saves(self.done + 1)
             drawn = self._draw(self.done + 1, reward, stochastic) if looks_ahead else None
             with clock.phase("judge"):
                 rewards_N = turn.judging.rewards(publish=drawn is None)
+            self._asked.remove(turn.judging)
             # A context drawn twice in one iteration makes two groups: the key is the place, not the context.
             groups_N = [edit // self.stage.group_size for edit in range(len(rewards_N))]
             advantages = edit_advantages(reward, rewards_N, groups_N, clip, std_over)
@@ -166,9 +194,12 @@ class TrainingRun:
                 changes = learn(Turn(turn.iteration, turn.rollouts, rewards_N, advantages))
             metrics = {**judgment_metrics(turn.iteration, rewards_N, advantages), **changes, "seconds": clock.seconds}
             self._finish(self.done, metrics, turn.judging, rewards_N)
-        if drawn is not None:  # a guard has stopped the run
-            drawn.judging.cancel()
-        return self._close()
+            silent = silent + 1 if advantages.failed == len(rewards_N) else 0
+            if silent == SILENT and self.done < self.stage.steps:
+                raise ValueError(
+                    f"no edit of the last {SILENT} iterations was judged, so nothing was learned: see that the judge "
+                    "runs and that its answers can be read, then continue with --resume"
+                )
 
     def _draw(self, step: int, reward: Reward, stochastic: bool) -> _Drawn:
         """The edits of an iteration; a judge elsewhere begins with them."""
@@ -178,6 +209,7 @@ class TrainingRun:
             iteration = replace(iteration, window=(), starts_N=None)
         contexts_B = [self.contexts[position] for position in iteration.contexts_B]
         judging = Judging(reward, contexts_B, stage.group_size, self.team)
+        self._asked.append(judging)
         with clock.phase("sample"), nullcontext() if stochastic else self.policy.averaged():
             rollouts = sample_edits(self.policy.editor, stage, iteration, contexts_B, self.team, judging.put)
         return _Drawn(clock, iteration, rollouts, judging)
@@ -189,8 +221,11 @@ class TrainingRun:
             )
 
     def _saves(self, done: int) -> bool:
-        """Whether a state is saved after `done` iterations."""
-        return done == self.stage.steps or bool(self.stage.save_every and done % self.stage.save_every == 0)
+        """Whether a state is saved after `done` iterations: also where a validation may keep the best one, so that the
+        best one is never younger than what a resumed run starts from."""
+        last = done == self.stage.steps
+        kept = self.guard is not None and self.guard.settings.keep_best and self.guard.due(done, last)
+        return last or kept or bool(self.stage.save_every and done % self.stage.save_every == 0)
 
     def _finish(self, step: int, metrics: dict[str, Any], judging: Judging, rewards_N: Sequence[float | None]) -> None:
         """After iteration `step`: write its metrics; validate, evaluate and save when it is time."""

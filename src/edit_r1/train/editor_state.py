@@ -62,6 +62,13 @@ def write_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     return path
 
 
+def drop_states_after(folder: Path, step: int) -> None:
+    """Remove the files of later iterations than `step`: a run that goes on from there makes them anew."""
+    for path in _files(folder):
+        if int(path.name[:8]) > step:
+            path.unlink(missing_ok=True)
+
+
 def has_state(folder: Path) -> bool:
     """Whether there is a file to continue from, or was one."""
     return bool(_files(folder))

@@ -13,6 +13,7 @@ judges and decides for all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import fsum
@@ -34,8 +35,11 @@ from edit_r1.train.rewards import EditReward
 
 MEASURED_PIXELS = 512 * 512
 """Pictures are measured at no more than this size."""
-GLOBAL_EDITS = frozenset({"background change", "style transfer", "tone transformation"})
-"""Kinds of edits that may change every pixel (the paper's names)."""
+GLOBAL_EDITS = frozenset({
+    "background change", "style transfer", "tone transformation",  # the paper
+    "background", "style", "style change", "tone transfer",  # ImgEdit, GEdit-Bench
+})  # fmt: skip
+"""Kinds of edits that may change every pixel, in lower case, with spaces."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class GuardSettings:
     stop: bool = True
     """Stop a run whose rewards diverge. False only alerts."""
     keep_best: bool = True
-    """Keep the state at the highest held-out reward in the folder best, and end a stopped run with it."""
+    """Keep the state at the highest held-out reward in the folder best, and end a stopped run with it. The run's own
+    state is then saved at every validation too."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -176,9 +181,22 @@ class Guard:
         failed = sum(one["failed_judgments"] for one in recent) / max(1, sum(one["edits"] for one in recent))
         if failed > self.settings.max_failed:
             line["alerts"].append(_alert("failures", failed, self.settings.max_failed, "of the judgments failed"))
+        if lost := line.get("lost_updates", 0):
+            line["alerts"].append(
+                _alert("lost updates", lost, 0, "updates had a gradient that is not finite: left out")
+            )
         return line
 
     # --- validation ----------------------------------------------------------------------------------------------
+
+    def check_rhythm(self, accumulate: int) -> None:
+        """Raises ValueError where a validation would fall between two optimiser steps of so many iterations each."""
+        every = self.settings.validate_every
+        if self.validation and every % accumulate:
+            raise ValueError(
+                f"validate_every={every}: not a multiple of accumulate={accumulate}, so that it would fall between two "
+                "optimiser steps; make it one"
+            )
 
     def due(self, done: int, last: bool) -> bool:
         """Whether to validate after `done` iterations."""
@@ -238,7 +256,7 @@ class Guard:
         return measure_change(before_HW3, after_HW3, mask_HW)
 
     def _mask(self, sample: Sample, boxes: Sequence[Box], height: int, width: int) -> np.ndarray | None:
-        if sample.category in GLOBAL_EDITS:
+        if re.sub(r"[\s_-]+", " ", sample.category).strip().lower() in GLOBAL_EDITS:
             return None
         region = self.regions.get(sample.id, boxes)
         if isinstance(region, np.ndarray):

@@ -28,7 +28,7 @@ from edit_r1.algo.group_advantage import GroupAdvantages
 from edit_r1.editors.flow import E, FlowEditor, generator
 from edit_r1.records import Context
 from edit_r1.train.best_of_g import SIGMA_LEVELS
-from edit_r1.train.editor_policy import EditorPolicy
+from edit_r1.train.editor_policy import EditorPolicy, step_metrics
 from edit_r1.train.editor_rollout import Rollout
 from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
 from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
@@ -89,8 +89,7 @@ def update_by_contrast(
 ) -> dict[str, Any]:
     """`inner_updates` optimiser steps, each at noise of its own, or a share of one; see `train.editor.update`.
 
-    loss, kl: means over edits, levels and inner updates; None when no edit has an advantage. grad_norm: of the last
-    step, before clipping.
+    loss, kl: means over edits, levels and inner updates; None when no edit has an advantage. Others: `step_metrics`.
     """
     # All noise is drawn and every old velocity computed before the first step: later the old policy is gone.
     work: list[list[NoisyEdits]] = [
@@ -99,7 +98,7 @@ def update_by_contrast(
     ]
     terms = advantages.trained * stage.sde.trained_steps
     loss_sum, kl_sum = 0.0, 0.0
-    norm: float | None = None
+    norms: list[float | None] = []
     for batches in work:
         for batch in batches:
             velocity_FLC = _velocity(policy.editor, stage, batch)
@@ -122,14 +121,14 @@ def update_by_contrast(
         if advantages.trained:
             policy.expect_update()
         if iteration.closes:
-            norm = policy.update()
+            norms.append(policy.update())
     measured: dict[str, Any] = {"loss": None, "kl": None}
     if advantages.trained:
         count = terms * stage.updates.inner_updates
         sums = policy.team.totals(loss=loss_sum, kl=kl_sum)
         measured["loss"] = sums["loss"] / count
         measured["kl"] = sums["kl"] / count if stage.loss.kl_beta > 0 else None
-    return {"updated": norm is not None, **measured, "grad_norm": norm}
+    return {**measured, **step_metrics(norms)}
 
 
 @torch.no_grad()

@@ -135,7 +135,9 @@ def _algorithm(stage: EditorRLStage, algorithm: Algorithm) -> tuple[int, int, in
     inner, reference = stage.updates.inner_updates, int(stage.loss.kl_beta > 0)
     if algorithm == "flow-grpo":
         window = len(plan_iteration(stage, 0, stage.contexts_per_step).window)
-        return window, reference, 2 * window + 1  # where a step begins and ends, and the finished edit
+        old = int(stage.loss.ratio == "guard" and inner > 1)
+        # The finished edit; where a step begins and ends, the reference's mean and the old one.
+        return window, reference, 1 + window * (2 + reference + old)
     levels = stage.sde.trained_steps
     old = int(stage.updates.ema_decay > 0 or inner > 1)
     # All noise is drawn, and the others' velocities are computed, before the first update.
@@ -172,8 +174,9 @@ def shape_of(
     edit = (side // token, side // token)
     told = [f"square edits of {side} px, one source each"]
     if isinstance(settings, FluxKontextSettings):
-        picture = (SIDE // token, SIDE // token) if settings.preferred_sizes else edit
-        told.append("sources of about one megapixel" if settings.preferred_sizes else "sources of the edits' size")
+        seen = SIDE if settings.preferred_sizes else round(settings.source_area**0.5) if settings.source_area else side
+        picture = (seen // token, seen // token)
+        told.append(f"sources of {seen} px" + ("" if settings.source_area else ", which nothing shrinks"))
         return Shape(edit, (picture,), settings.max_text_tokens or 512), False, told
     if isinstance(settings, Flux2KleinSettings):
         told.append("sources of the edits' size; not a distilled checkpoint")

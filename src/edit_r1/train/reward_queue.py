@@ -83,9 +83,9 @@ class Judging:
         return [everyones[edit] for edit in range(len(self.contexts_B) * self.group_size)]
 
     def cancel(self) -> None:
-        """Nobody will ask for the rewards: what has not begun is not judged."""
+        """Nobody will ask for the rewards: what has not begun is not judged, and what has is not waited for."""
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def seconds(self) -> dict[str, float]:
         """For the metrics: nothing more where judging did not overlap, as its phase says it all."""
