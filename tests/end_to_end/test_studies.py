@@ -96,3 +96,17 @@ def test_the_ablation_is_trained_judged_and_resumed(
     assert all(f"| {name} |" in printed for name in names)
     rows = json.loads((out / "study.json").read_text())["sizes"]["small"]
     assert list(rows) == names and all(row["pairs"] > 0 for row in rows.values())
+
+
+def test_a_generation_is_clocked_by_part_and_against_trls_own(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = study("gcpo_step", monkeypatch)
+    bench["main"](runs / "seed-0", generations=1, size="micro", variants=(0, 3), out=tmp_path / "step.json")
+    seconds = json.loads((tmp_path / "step.json").read_text())["seconds"]
+    assert list(seconds) == ["TRL's own", "pictures and prompts once"]
+    for parts in seconds.values():
+        assert set(parts) == set(bench["PARTS"]) and all(
+            len(values) == 1 and values[0] > 0 for values in parts.values()
+        )
+    assert "against TRL's own |" in capsys.readouterr().out

@@ -15,9 +15,10 @@ from rich.text import Text
 def reward_tables(document: Mapping[str, Any]) -> RenderableType:
     """The JSON of `evaluate reward --json`: the official number, what stands beside it, and per task."""
     data, judge = document["dataset"], document["judge"]
+    traces = f"{judge['traces']} {'trace' if judge['traces'] == 1 else 'traces'}"
     title = document["benchmark"] + (f", {document['dimension']}" if document["dimension"] else "")
     lines = [
-        ("judge", judge["kind"], f"{PurePath(_text(judge['model'])).name}, {judge['traces']} trace(s)"),
+        ("judge", judge["kind"], f"{PurePath(_text(judge['model'])).name}, {traces}"),
         ("rows", str(data["rows"]), f"hash {data['hash'][:12]}, revision {(data['revision'] or 'unknown')[:12]}"),
         ("official number", _share(document["official"]), _interval(document["official_ci95"])),
     ]
