@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from edit_r1.processes import standing_workers
-from edit_r1.store import Stage, read_json, write_json
+from edit_r1.store import Stage, StoreError, read_json, write_json
 
 Tick = Callable[[int, int], None]
 """Called with (done, total) as a stage goes on."""
@@ -22,6 +23,8 @@ Work = Callable[[Tick], dict[str, Any]]
 
 QUIET_EVERY_S = 20.0
 """Without a terminal, a line of progress this often."""
+CLOCK_EVERY_S = 5.0
+"""How often a stage's time is saved: the most of it that a kill can lose, where progress is reported as often."""
 
 
 class Stages:
@@ -65,8 +68,13 @@ class Stages:
             write_json(self.out / "stages" / f"{self._file(name)}.clock.json", spent)
             return spent
 
-        with _Ticker(name, self._console, save_clock) as tick, standing_workers():
-            result = work(tick)
+        try:
+            with _Ticker(name, self._console, save_clock) as tick, standing_workers():
+                result = work(tick)
+        except BaseException:  # interrupted too: the control is given as long as GCPO took, over all attempts
+            with suppress(StoreError):  # a full disk has been told of, or will be
+                save_clock()
+            raise
         stage.finish({"seconds": save_clock(), "result": result})
 
     def done(self, name: str) -> bool:
@@ -119,7 +127,7 @@ class _Ticker:
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
         ) if console.is_terminal else None  # fmt: skip
         self.task = self.bar.add_task(name, total=None) if self.bar else None
-        self.started = self.last = time.monotonic()
+        self.started = self.last = self.saved = time.monotonic()
         self.first: tuple[int, float] | None = None
 
     def __enter__(self) -> _Ticker:
@@ -134,19 +142,15 @@ class _Ticker:
         self.first = self.first or (done, now)
         if self.bar and self.task is not None:
             self.bar.update(self.task, completed=done, total=total)
-        if now - self.last < QUIET_EVERY_S:
-            return
-        self.last = now
-        self.save_clock()
-        if not self.bar:
-            # The first report may be of work that an earlier attempt had done.
-            gained = max(1, done - self.first[0])
-            left = (now - self.first[1]) / gained * (total - done)
-            print(
-                f"{self.name}: {done}/{total}, {now - self.started:.0f} s, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+        if now - self.saved >= CLOCK_EVERY_S:
+            self.saved = now
+            self.save_clock()
+        if not self.bar and now - self.last >= QUIET_EVERY_S:
+            self.last = now
+            # The first report may be of work that an earlier attempt had done: it tells nothing of the pace.
+            gained = done - self.first[0]
+            left = f", {(now - self.first[1]) / gained * (total - done):.0f} s left" if gained else ""
+            print(f"{self.name}: {done}/{total}, {now - self.started:.0f} s{left}", file=sys.stderr, flush=True)
 
     def __exit__(self, *error: object) -> None:
         if self.bar:
