@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from edit_r1.evaluate.reward import PairScore, compare_pairs, pair_scores, report_checklist, report_pairs
@@ -114,3 +115,10 @@ def test_a_checklist_without_verdicts_has_no_rates() -> None:
     assert report.tpr is None
     assert report.tnr is None
     assert report.agreement is None
+    assert report_checklist([_judgment(Unparsed("x", "cut"))], [[1, 0]]).mean_tokens is None
+
+
+def test_score_and_verdicts_are_correlated_over_the_traces_that_have_both() -> None:
+    traces = [Trace("", score, (Verdict(value),)) for score, value in ((9.0, 1), (2.0, 0), (7.0, 1))]
+    report = report_checklist([_judgment(*traces, Trace("", 5.0, None))], [[1]])
+    assert report.agreement == pytest.approx(np.corrcoef([9, 2, 7], [1, 0, 1])[0, 1])

@@ -219,11 +219,13 @@ class ChecklistReport:
     """Share of truly failed principles that traces fail; None without one."""
     verdicts: int
     agreement: float | None
-    """Pearson correlation of a trace's score and the mean of its verdicts; None when either is constant."""
+    """Pearson correlation of a trace's score and the mean of its verdicts, over the traces that have some; None when
+    either is constant."""
     mean_score: float | None
     score_error: float | None
     """Mean absolute difference of score and gold utility, points; None without gold utilities."""
-    mean_tokens: float
+    mean_tokens: float | None
+    """Of the parsed traces; None without one."""
     traces: int
     unparsed: int
 
@@ -239,7 +241,7 @@ def report_checklist(
     """
     passed: dict[int, list[int]] = {0: [], 1: []}
     scores: list[float] = []
-    means: list[float] = []
+    judged: list[tuple[float, float]] = []
     errors: list[float] = []
     tokens: list[int] = []
     outcomes = 0
@@ -252,25 +254,25 @@ def report_checklist(
             tokens.append(trace.tokens)
             if gold_scores is not None:
                 errors.append(abs(trace.score - gold_scores[number]))
-            if trace.verdicts is None:
+            if not trace.verdicts:
                 continue
-            means.append(float(np.mean([verdict.value for verdict in trace.verdicts])))
+            judged.append((trace.score, float(np.mean([verdict.value for verdict in trace.verdicts]))))
             for verdict, truth in zip(trace.verdicts, gold, strict=True):
                 passed[truth].append(verdict.value)
     return ChecklistReport(
         tpr=float(np.mean(passed[1])) if passed[1] else None,
         tnr=1 - float(np.mean(passed[0])) if passed[0] else None,
         verdicts=len(passed[0]) + len(passed[1]),
-        agreement=_correlation(scores, means),
+        agreement=_correlation([score for score, _ in judged], [mean for _, mean in judged]),
         mean_score=float(np.mean(scores)) if scores else None,
         score_error=float(np.mean(errors)) if errors else None,
-        mean_tokens=float(np.mean(tokens)) if tokens else 0.0,
+        mean_tokens=float(np.mean(tokens)) if tokens else None,
         traces=outcomes,
         unparsed=outcomes - len(scores),
     )
 
 
 def _correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    if len(first) != len(second) or len(first) < 2 or np.std(first) == 0 or np.std(second) == 0:
+    if len(first) < 2 or np.std(first) == 0 or np.std(second) == 0:
         return None
     return float(np.corrcoef(first, second)[0, 1])
