@@ -129,6 +129,7 @@ def test_world_sample_writes_pictures_and_rows(capsys: Capture, tmp_path: Path) 
     assert all((tmp_path / "world" / row[key]).is_file() for row in rows for key in ("source", "edited"))
     assert "not an empty folder" in fails(capsys, "world", "sample", "--out", tmp_path / "world")
     assert "count=0" in fails(capsys, "world", "sample", "--out", tmp_path / "none", "--count", 0)
+    assert "seed=-1: must be 0 or more" in fails(capsys, "world", "sample", "--out", tmp_path / "none", "--seed", -1)
     assert not (tmp_path / "none").exists()
 
 

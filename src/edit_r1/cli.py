@@ -266,6 +266,8 @@ def world_sample(out: Path, count: int = 16, seed: int = 0) -> int:
     """Write EditWorld contexts with flawed candidates, gold verdicts and utilities to a folder."""
     from edit_r1.world.export import write_world_samples
 
+    if seed < 0:
+        raise ValueError(f"seed={seed}: must be 0 or more")
     rows = write_world_samples(out, count, seed)
     print(f"{rows} candidates of {count} contexts in {out}/samples.jsonl")
     return 0
