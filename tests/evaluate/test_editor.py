@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from edit_r1.editors.protocol import EditedImage
-from edit_r1.evaluate.editor import EditScore, compare_editors, edit_and_judge, report_editor
+from edit_r1.evaluate.editor import EditScore, compare_by_category, compare_editors, edit_and_judge, report_editor
 from edit_r1.records import Sample
 
 
@@ -24,6 +24,15 @@ def test_delta_and_gsb() -> None:
     assert comparison.categories["style"] == pytest.approx(0.5)
     assert report_editor(before).oracle == pytest.approx(33 / 6)
     assert report_editor(before).contexts == 3
+
+
+def test_each_category_is_compared_by_itself() -> None:
+    before, after = _scores([2, 4, 6, 8, 5, 5]), _scores([4, 6, 6, 10, 4, 5])
+    found = compare_by_category(after, before)
+    assert list(found) == ["colour", "style"]
+    assert (found["colour"].mean, found["colour"].good, found["colour"].same) == (1.5, 3, 1)
+    assert found["colour"].ci95 == [1.0, 2.0]  # of two contexts, with means of 2 and 1
+    assert (found["style"].mean, found["style"].bad, found["style"].ci95) == (-0.5, 1, None)
 
 
 def test_editors_are_compared_on_the_same_work_only() -> None:

@@ -7,7 +7,14 @@ import random
 import numpy as np
 import pytest
 
-from edit_r1.evaluate.reward import PairScore, compare_pairs, pair_scores, report_checklist, report_pairs
+from edit_r1.evaluate.reward import (
+    PairScore,
+    compare_pairs,
+    pair_scores,
+    report_checklist,
+    report_pairs,
+    task_intervals,
+)
 from edit_r1.records import Candidate, Context, Judgment, Preference, Sample, Trace, Unparsed, Verdict
 
 
@@ -122,3 +129,13 @@ def test_score_and_verdicts_are_correlated_over_the_traces_that_have_both() -> N
     traces = [Trace("", score, (Verdict(value),)) for score, value in ((9.0, 1), (2.0, 0), (7.0, 1))]
     report = report_checklist([_judgment(*traces, Trace("", 5.0, None))], [[1]])
     assert report.agreement == pytest.approx(np.corrcoef([9, 2, 7], [1, 0, 1])[0, 1])
+
+
+def test_intervals_of_a_category_are_of_its_own_pairs() -> None:
+    scores = [_pair(7, 3, number, "colour") for number in range(5)] + [_pair(2, 6, 9, "style"), _pair(8, 1, 9, "style")]
+    scores += [_pair(7, 3 + 6 * (number % 2), number, "tone") for number in range(8)]
+    found = task_intervals(scores)
+    assert found["colour"] == [1.0, 1.0]
+    assert found["style"] is None  # one source
+    tone = found["tone"]
+    assert tone is not None and 0 <= tone[0] < 0.5 < tone[1] <= 1

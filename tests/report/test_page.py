@@ -32,6 +32,7 @@ def _data() -> ReportData:
         "mean_of_4": {"half_credit": 0.61, "unparsed": 0, "pairs": 4},
         "stress": {"half_credit": 0.55, "unparsed": 7, "pairs": 7},
         "tasks": {"colour": 0.6},
+        "tasks_ci95": {"colour": [0.41, 0.79]},
     }
     editor = {"oracle": 4.0, "ci95": None, "contexts": 3, "edits": 6, "categories": {"colour": 4.0}}
     metrics = {
@@ -42,6 +43,7 @@ def _data() -> ReportData:
             "delta": {"mean": 0.0, "ci95": None},
             "gsb": 0.0,
             "good_same_bad": [1, 4, 1],
+            "delta_by_category": {"colour": {"mean": -0.5, "ci95": [-1.25, 0.25], "edits": 6}},
         },
         "seconds": {"all": 12.0},
     }
@@ -78,6 +80,8 @@ def test_everything_is_on_the_page_and_escaped(tmp_path: Path) -> None:
     assert "55.0" not in text  # of seven pairs none of which could be read
     assert text.count("<svg") >= 3
     assert "less accurate" in text
+    assert "60.0 (41.0 to 79.0)" in text
+    assert "-0.50 (-1.25 to 0.25)" in text
 
 
 def test_every_model_of_a_run_with_controls_has_bars_of_its_own(tmp_path: Path) -> None:

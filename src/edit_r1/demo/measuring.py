@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from edit_r1.demo.stages import Stages, Tick
-from edit_r1.evaluate.editor import EditScore, compare_editors, edit_and_judge, report_editor
+from edit_r1.evaluate.editor import EditScore, compare_by_category, compare_editors, edit_and_judge, report_editor
 from edit_r1.evaluate.reward import (
     PairScore,
     compare_pairs,
@@ -24,6 +24,7 @@ from edit_r1.evaluate.reward import (
     pair_scores,
     report_checklist,
     report_pairs,
+    task_intervals,
 )
 from edit_r1.preferences.pairs import distinct_candidates
 from edit_r1.processes import spread
@@ -175,6 +176,7 @@ def collect_metrics(out: Path, stages: Stages, models: Sequence[str], editors: S
         }  # fmt: skip
         stored = json.loads((out / f"verdicts/{name}.json").read_text())["greedy"]["pairs"]
         pairs[name] = [PairScore(**row) for row in stored]
+        verifier[name]["tasks_ci95"] = task_intervals(pairs[name])
     for stage in (name for name in stages.names() if name.startswith(RANKS)):
         for name, correlation in stages.result(stage).items():
             if name in verifier:
@@ -192,6 +194,10 @@ def collect_metrics(out: Path, stages: Stages, models: Sequence[str], editors: S
     comparison = compare_editors(scores["after"], scores["before"])
     editor |= {
         "delta": {"mean": comparison.mean, "ci95": comparison.ci95},
+        "delta_by_category": {
+            category: {"mean": one.mean, "ci95": one.ci95, "edits": one.good + one.same + one.bad}
+            for category, one in compare_by_category(scores["after"], scores["before"]).items()
+        },
         "gsb": comparison.gsb,
         "gsb_ci95": comparison.gsb_ci95,
         "good_same_bad": [comparison.good, comparison.same, comparison.bad],

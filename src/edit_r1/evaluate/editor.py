@@ -127,3 +127,14 @@ def compare_editors(
     return EditorComparison(
         delta.mean, delta.ci95, good, len(outcomes) - good - bad, bad, share.mean, _by(after, differences), share.ci95
     )
+
+
+def compare_by_category(
+    after: Sequence[EditScore], before: Sequence[EditScore], seed: int = 0
+) -> dict[str, EditorComparison]:
+    """`compare_editors` within each category of edit. Raises ValueError as it does."""
+    found: dict[str, EditorComparison] = {}
+    for category in sorted({score.category for score in (*after, *before)}):
+        own = [[score for score in scores if score.category == category] for scores in (after, before)]
+        found[category] = compare_editors(own[0], own[1], seed)
+    return found

@@ -177,6 +177,16 @@ def report_pairs(benchmark: str, scores: Sequence[PairScore], seed: int = 0) -> 
     )
 
 
+def task_intervals(scores: Sequence[PairScore], seed: int = 0) -> dict[str, list[float] | None]:
+    """95 % interval of half credit per category of edit, clustered by source; None with a single source."""
+    found: dict[str, list[float] | None] = {}
+    for category in sorted({score.category for score in scores}):
+        own = [score for score in scores if score.category == category]
+        credit, sources = [score.half_credit for score in own], [score.sample_id for score in own]
+        found[category] = bootstrap_ci(credit, sources, seed).ci95
+    return found
+
+
 def _tie_break(scores: Sequence[PairScore], seed: int) -> TieBreakReport | None:
     if all(score.winner_expected is None and score.loser_expected is None for score in scores):
         return None

@@ -72,6 +72,7 @@ def _drawn(data: ReportData) -> dict[str, Any]:
     return {
         "verifiers": [(name, row) for (name, _), row in verifiers.items()],
         "editors": [(name, row) for (name, _), row in editors.items()],
+        "tasks": [(short, row) for (_, short), row in verifiers.items() if short in judging and "tasks_ci95" in row],
         "against": [
             (name, editor[f"after_minus_{key}"])
             for key, (name, _) in EDITOR_NAMES.items()
