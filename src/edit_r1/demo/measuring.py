@@ -229,17 +229,20 @@ def print_summary(metrics: Mapping[str, Any], report: Path) -> None:
     for label, other in (("gcpo_minus_sft", "SFT"), ("gcpo_minus_control", "SFT continued for as long")):
         if label in metrics["verifier"]:
             row = metrics["verifier"][label]
-            console.print(f"GCPO - {other}, points: {_with_interval(row['delta'], row['ci95'], sign='+')}")
+            console.print(
+                f"GCPO - {other}, points: {_with_interval(row['delta'], row['ci95'], sign='+')}", soft_wrap=True
+            )
     editor = metrics["editor"]
     console.print(
         f"editor, oracle score of 10: {editor['before']['oracle']:.2f} before, {editor['after']['oracle']:.2f} after; "
-        f"difference {_with_interval(editor['delta']['mean'], editor['delta']['ci95'], 1, 2, '+')}"
+        f"difference {_with_interval(editor['delta']['mean'], editor['delta']['ci95'], 1, 2, '+')}",
+        soft_wrap=True,
     )
     for name, told in (("sft_reward", "rewarded by the SFT verifier"), ("best_of_g", "fine-tuned on the best of G")):
         if name in editor:
             against = editor[f"after_minus_{name}"]
             difference = _with_interval(against["mean"], against["ci95"], 1, 2, "+")
-            console.print(f"{told}: {editor[name]['oracle']:.2f}; after less this {difference}")
+            console.print(f"{told}: {editor[name]['oracle']:.2f}; after less this {difference}", soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)
 
 
