@@ -60,6 +60,7 @@ def _data() -> ReportData:
                 "colour",
                 (("Is it red?", INSTRUCTION_FOLLOWING),),
                 (image,),
+                (Line("Is it red?", INSTRUCTION_FOLLOWING, 0, "was blue, now pink", gold=0),),
                 (TraceView("judge", "1 red: yes", False, "less accurate"),),
             ),
         ),
@@ -80,6 +81,7 @@ def test_everything_is_on_the_page_and_escaped(tmp_path: Path) -> None:
     assert "55.0" not in text  # of seven pairs none of which could be read
     assert text.count("<svg") >= 3
     assert "less accurate" in text
+    assert '<li class="no"><span class="">Is it red?</span><small>was blue, now pink</small>' in text
     assert "60.0 (41.0 to 79.0)" in text
     assert "-0.50 (-1.25 to 0.25)" in text
 

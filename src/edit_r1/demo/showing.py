@@ -168,6 +168,17 @@ def _context_views(out: Path, seed: int) -> list[ContextView]:
         ]
         pictures = tuple(JudgedImage(c.image, c.editor, None, _utility(context.sample, c)) for c in candidates)
         listed = tuple((item.question, item.category) for item in context.principles)
+        state = _state(context.sample, candidates[0])
+        verified = tuple(
+            Line(
+                item.question,
+                item.category,
+                verdict.value,
+                verdict.evidence,
+                _gold(context.sample, item.question, state),
+            )
+            for item, verdict in zip(context.principles, gold[candidates[0].id].gold, strict=True)
+        )
         views.append(
             ContextView(
                 context.sample.source,
@@ -175,6 +186,7 @@ def _context_views(out: Path, seed: int) -> list[ContextView]:
                 context.sample.category,
                 listed,
                 pictures,
+                verified,
                 tuple(shown),
             )
         )

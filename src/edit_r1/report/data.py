@@ -54,6 +54,8 @@ class ContextView:
     principles: tuple[tuple[str, str], ...]
     """(question, category)."""
     candidates: tuple[JudgedImage, ...]
+    verified: tuple[Line, ...]
+    """The external verifier's verdicts on the first candidate, with its reasons."""
     traces: tuple[TraceView, ...]
     """Of the first candidate."""
 
