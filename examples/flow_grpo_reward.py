@@ -7,7 +7,8 @@ Copy this file to flow_grpo/edit_rrm.py and add two lines to flow_grpo/rewards.p
         scores, rewards = score_fns[score_name](images, prompts, metadata, ref_images)
 
 The second is needed because the trainer hands `ref_images` only to rewards it knows by name. EDIT_R1_MODEL names the
-verifier's folder. Scores are 0 to 1.
+verifier's folder; it is loaded in bfloat16 on a GPU and in float32 on a CPU, or as EDIT_R1_DTYPE says. Scores are 0
+to 1.
 
 flow_grpo adds and averages the scores, so it can leave no image out: an image without a score is judged again, and if
 that fails too, this raises and the step stops.
@@ -32,7 +33,11 @@ Reward = Callable[..., tuple[list[float], dict[str, Any]]]
 
 def edit_rrm(device: str | torch.device) -> Reward:
     """The reward function; it loads the verifier once."""
-    verifier = Verifier.load(os.environ["EDIT_R1_MODEL"], device=str(device))
+    on = str(device)
+    dtype = os.environ.get(
+        "EDIT_R1_DTYPE", "float32" if on == "cpu" else "bfloat16"
+    )  # float32 would take twice the GPU
+    verifier = Verifier.load(os.environ["EDIT_R1_MODEL"], device=on, dtype=dtype)
 
     def _fn(
         images: torch.Tensor | np.ndarray,

@@ -4,7 +4,8 @@
 
 `completions` are the edited images (PIL, or chat messages whose last image part is the edit); the data set has a
 column `source` with the image before the edit, and `instruction`, or the prompt itself is the instruction.
-EDIT_R1_MODEL names the verifier's folder. Rewards are 0 to 1.
+EDIT_R1_MODEL names the verifier's folder, EDIT_R1_DEVICE where it is loaded (cpu, cuda:1); in bfloat16 on a GPU and in
+float32 on a CPU, or as EDIT_R1_DTYPE says. Rewards are 0 to 1.
 
 Here a failure has a word of its own: None. TRL leaves such a completion out of the reward and its group's baseline.
 """
@@ -25,7 +26,11 @@ from edit_r1.verifier.scoring import ScoreItem
 
 @cache
 def _verifier() -> Verifier:
-    return Verifier.load(os.environ["EDIT_R1_MODEL"], device=os.environ.get("EDIT_R1_DEVICE", "cpu"))
+    on = os.environ.get("EDIT_R1_DEVICE", "cpu")
+    dtype = os.environ.get(
+        "EDIT_R1_DTYPE", "float32" if on == "cpu" else "bfloat16"
+    )  # float32 would take twice the GPU
+    return Verifier.load(os.environ["EDIT_R1_MODEL"], device=on, dtype=dtype)
 
 
 def edit_rrm(

@@ -33,7 +33,9 @@ def multi_score(fn, images, prompts, metadata, ref_images, weight: float = 2.0) 
 def test_tensors_and_arrays_give_the_same_scores(kit: SimpleNamespace, module: ModuleType, loaded: list) -> None:
     assert "device" in module.edit_rrm.__code__.co_varnames  # multi_score asks so whether to pass it
     fn = module.edit_rrm(torch.device("cpu"))
-    assert loaded == [("some/model", {"device": "cpu"})]
+    assert loaded == [("some/model", {"device": "cpu", "dtype": "float32"})]
+    module.edit_rrm(torch.device("cuda:1"))
+    assert loaded[1:] == [("some/model", {"device": "cuda:1", "dtype": "bfloat16"})]
     numbers = [70, 10, 100]
     images = pictures(kit, [(number, 0) for number in numbers])
     tensor = torch.from_numpy(images.transpose(0, 3, 1, 2)).float() / 255

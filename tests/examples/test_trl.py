@@ -36,7 +36,15 @@ def test_a_failure_is_none_and_becomes_nan(kit: SimpleNamespace, module: ModuleT
     assert logged == {"edit_rrm/without_score": pytest.approx(1 / 3)}
     as_trl_reads = torch.tensor([torch.nan if reward is None else reward for reward in rewards])
     assert as_trl_reads.nanmean().item() == pytest.approx(0.4)
-    assert loaded == [("some/model", {"device": "cpu"})]
+    assert loaded == [("some/model", {"device": "cpu", "dtype": "float32"})]
+
+
+def test_on_a_gpu_the_verifier_is_loaded_in_bfloat16(
+    module: ModuleType, loaded: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDIT_R1_DEVICE", "cuda:1")
+    assert module.edit_rrm([], [], source=[]) == []
+    assert loaded == [("some/model", {"device": "cuda:1", "dtype": "bfloat16"})]
 
 
 def test_chat_completions_and_an_instruction_column(kit: SimpleNamespace, module: ModuleType) -> None:

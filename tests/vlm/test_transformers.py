@@ -241,9 +241,9 @@ def test_a_turn_ends_where_the_checkpoint_says(vlm: TransformersVLM, checkpoint:
     folder = shutil.copytree(checkpoint, tmp_path / "model")
     own = vlm.processor.tokenizer.convert_tokens_to_ids("<|vision_end|>")
     settings = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [vlm._ends[0], own]}))
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [vlm._ends[0], own, 65]}))
     other = TransformersVLM.load(folder, batch_size=8)
-    assert other.ends == sorted({*vlm.ends, own})
+    assert other.ends == sorted({*vlm.ends, own})  # 65 is a letter, and 151645, the config's own, no token at all
     assert TransformersVLM(other.model, other.processor, "again").ends == other.ends  # wrapped once more
     hot = Sampling(max_new_tokens=200, temperature=100.0)
     ended = [one for row in other.generate(requests(2), hot, n=16) for one in row if one.finish == "stop"]

@@ -99,11 +99,13 @@ class TransformersVLM:
         if tokenizer.eos_token_id is None:
             raise ModelError(f"{name}: the tokenizer names no end token: set eos_token in its tokenizer_config.json")
         self._pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self._ends = sorted({tokenizer.eos_token_id, self._pad, *_end_tokens(model)})
         config = model.config.to_dict()
         pictures = {config[key] for key in _VISION_TOKENS if isinstance(config.get(key), int)}
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        self._suppressed = sorted((special | set(tokenizer.all_special_ids) | pictures) - set(self._ends))
+        special |= set(tokenizer.all_special_ids)
+        # A config that was never adapted to its tokenizer names any token as the end: only a special one is believed.
+        self._ends = sorted({tokenizer.eos_token_id, self._pad, *(_end_tokens(model) & special)})
+        self._suppressed = sorted((special | pictures) - set(self._ends))
         self._context: int = model.config.get_text_config().max_position_embeddings
         model.generation_config = GenerationConfig(eos_token_id=self._ends)
         self._lock = threading.Lock()
@@ -295,11 +297,10 @@ def _failed(reason: str) -> Completion:
 
 
 def _end_tokens(model: Any) -> set[int]:
-    """What the checkpoint says of its end tokens: none, one or several. Those beyond its vocabulary are left out."""
+    """What the checkpoint says of its end tokens: none, one or several."""
     told = model.generation_config.eos_token_id if model.generation_config is not None else None
     tokens = told if isinstance(told, list | tuple) else [told]
-    vocabulary = model.config.get_text_config().vocab_size
-    return {token for token in tokens if isinstance(token, int) and 0 <= token < vocabulary}
+    return {token for token in tokens if isinstance(token, int)}
 
 
 def _check_device(device: str) -> None:
