@@ -528,3 +528,19 @@ def test_a_device_without_memory_left_is_one_line(capsys: Capture, monkeypatch: 
     told = capsys.readouterr()
     assert ended.value.code == 1 and told.out == "" and told.err.count("\n") == 1
     assert "Tried to allocate 2.00 GiB" in told.err and "--train-batch" in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [(["train", "sft", "x"], "with --resume continues"), (["curate"], "continues")]
+)
+def test_ctrl_c_tells_how_to_go_on(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, words: list[str], told: str
+) -> None:
+    def interrupted(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edit_r1.cli._dispatch", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 130
+    assert f"the same command {told}" in capsys.readouterr().err

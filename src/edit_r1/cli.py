@@ -392,10 +392,14 @@ def _dispatch(arguments: list[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code; an error is one line on stderr."""
     keep_freed_memory()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        code = _dispatch(words)
     except KeyboardInterrupt:
-        complain("interrupted; the same command continues where it can")
+        again = (
+            "with --resume continues from the last saved state" if words[:1] == ["train"] else "continues where it can"
+        )
+        complain(f"interrupted; the same command {again}")
         code = 130
     except (ValueError, OSError) as error:
         complain(error)

@@ -13,7 +13,7 @@ import pytest
 
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.images import decode_rgb, encode_png
-from edit_r1.recipes.run import EditorRecipe, run_training
+from edit_r1.recipes.run import EditorRecipe, judge_of, run_training
 from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.records import CATEGORIES, Context, Judgment, Principle, PrincipleResult, Sample
 from edit_r1.store import CONTEXTS, write_dataset
@@ -146,12 +146,25 @@ def test_a_recipe_trains_under_guard(judges, tmp_path):
     assert run_training("editor", faster, resume=True) == result
 
 
+def test_the_judge_is_what_is_given_in_either_place():
+    recipe = EditorRecipe("data", "model", replace(STAGE, seed=7), _editor)
+    assert judge_of(recipe) == JudgeSettings("model", seed=7)
+    assert judge_of(replace(recipe, traces=4)).traces == 4
+    inner = replace(recipe, reward=RewardSettings(judge=JudgeSettings("other", traces=3, seed=2, timeout_s=9.0)))
+    assert (
+        judge_of(inner) == JudgeSettings("other", traces=3, seed=2, timeout_s=9.0) == judge_of(replace(inner, traces=3))
+    )
+    with pytest.raises(ValueError, match="traces=4 and reward.judge.traces=3: give one"):
+        judge_of(replace(inner, traces=4))
+
+
 def test_too_few_contexts_for_validation_are_told(judges, tmp_path, capsys):
     write_dataset(tmp_path, "contexts", _contexts(3), CONTEXTS)
     recipe = EditorRecipe(
         str(tmp_path / "contexts"), "model", replace(STAGE, steps=1), _editor, out=str(tmp_path / "run"),
         guard=GuardSettings(contexts=2), heldout=JudgeSettings("dark"),
     )  # fmt: skip
-    run_training("editor", recipe, resume=False)
-    assert "1 validation contexts in place of 2" in capsys.readouterr().out
+    run_training("editor", recipe, resume=True)
+    told = capsys.readouterr().out
+    assert "1 validation contexts in place of 2" in told and "no saved state to resume" in told
     assert [(judge.identity, judge.closed) for judge in judges] == [("model", True), ("dark", True)]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import tyro
 
 from edit_r1.editors.checkpoint import EditorCheckpoint
-from edit_r1.recipes.run import EditorRecipe, with_flags
+from edit_r1.recipes.run import EditorRecipe, judge_of, with_flags
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_run import EditorTraining
 from edit_r1.train.nft import train_nft
@@ -60,7 +59,4 @@ def plan_recipe(recipe: EditorRecipe, options: DeviceOptions | None = None) -> P
     if algorithm is None:
         raise ValueError("--plan counts Flow-GRPO and DiffusionNFT, and this recipe trains by another algorithm: plan "
                          "one with train=train_editor or train_nft")  # fmt: skip
-    judge = recipe.reward.judge
-    if not judge.address:
-        judge = replace(judge, address=recipe.verifier, traces=recipe.traces)
-    return plan(recipe.stage, recipe.load, judge, options, algorithm)
+    return plan(recipe.stage, recipe.load, judge_of(recipe), options, algorithm)

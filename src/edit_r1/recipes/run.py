@@ -85,9 +85,9 @@ class EditorRecipe:
     train: Callable[..., EditorTraining] = train_editor
     """The algorithm: `train.editor.train_editor` (Flow-GRPO) or `train.nft.train_nft` (DiffusionNFT)."""
     out: str = "runs/editor"
-    """Folder of the run; the result is `out`/editor."""
+    """Folder of the run; the result is `out`/editor, or `out`/adapter with save_as="adapter"."""
     traces: int = 1
-    """Of the verifier per image; 1 is greedy."""
+    """Of the verifier per image; 1 is greedy. The same as `reward.judge.traces`: give one of them."""
     reward: RewardSettings = field(default_factory=RewardSettings)
     """What of its word is rewarded, and how it is asked; the judge is `verifier` unless it has an address here."""
     guard: GuardSettings = field(default_factory=GuardSettings)
@@ -110,6 +110,22 @@ class EditorRecipe:
     require_ready: Path | None = None
     """The readiness.json of `edit-r1 evaluate readiness`, which must have passed and be about this judge and reward;
     without one nothing is asked."""
+
+
+def judge_of(recipe: EditorRecipe) -> JudgeSettings:
+    """`reward.judge`, with the recipe's own fields where that leaves something open: address, traces, seed.
+
+    Raises ValueError for two numbers of traces.
+    """
+    judge = recipe.reward.judge
+    if judge.traces != 1 and recipe.traces not in (1, judge.traces):
+        raise ValueError(f"traces={recipe.traces} and reward.judge.traces={judge.traces}: give one of them")
+    return replace(
+        judge,
+        address=judge.address or recipe.verifier,
+        traces=max(judge.traces, recipe.traces),
+        seed=judge.seed or recipe.stage.seed,
+    )
 
 
 _RECIPES: dict[str, Any] = {"sft": SFTRecipe, "gcpo": GCPORecipe, "head": HeadRecipe, "editor": EditorRecipe}
@@ -212,13 +228,12 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
         for alert in line.get("alerts", ()):
             bar.console.print(f"{line['kind']} {line['step']}: {alert['message']}", style="yellow", markup=False)
 
-    reward = recipe.reward
-    if not reward.judge.address:
-        judge = replace(reward.judge, address=recipe.verifier, traces=recipe.traces, seed=recipe.stage.seed)
-        reward = replace(reward, judge=judge)
+    reward = replace(recipe.reward, judge=judge_of(recipe))
     if recipe.require_ready is not None:
         check_ready(recipe.require_ready, reward)
     resumed = resume and has_state(out / "state")
+    if resume and not resumed:
+        tell(f"{out}: no saved state to resume, so the run starts at its beginning")
 
     def read(data: str, name: str) -> list[Context]:
         return open_contexts(data, recipe.reading, reward.judge, out, name, team, resumed, tell)
