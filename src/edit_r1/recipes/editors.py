@@ -34,7 +34,7 @@ def kontext_lora_80gb() -> EditorRecipe:
     """The paper's settings on one 80 GB GPU: LoRA on a bf16 FLUX.1-Kontext at 512 px.
 
     edit-r1 train editor kontext_lora_80gb --data data/contexts --out runs/kontext
-    Peak by --plan: 34 GiB.
+    Peak by --plan: 38 GiB.
     """
     settings = FluxKontextSettings(max_area=AREA, source_area=AREA, offload_encoders=True)
     return EditorRecipe(
