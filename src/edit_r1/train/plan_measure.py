@@ -3,7 +3,7 @@
 A transformer with one block of each kind, and those with one more of one kind, run forward and backward under torch's
 FakeTensorMode: FLOPs are counted by FlopCounterMode, memory by the storages that live. Blocks of one kind cost alike,
 so that the whole follows (`algo.step_cost.grown`): weights and FLOPs exactly, memory but for a peak that moves to
-another place as blocks are added, which is then told too low (by 7 % in the worst toy of the tests; by a third for
+another place as blocks are added, which is then told too low (by 7 % in the worst toy of the tests; by more for
 FLUX.1-Kontext's update while its adapter's products were float32, docs/decisions.md). The kernels are
 those that torch picks on a CPU; workspaces of a GPU's libraries are not seen.
 """
