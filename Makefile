@@ -1,5 +1,5 @@
 # make demo    the whole method on EditWorld, from nothing        (CONTROLS=1: with the control runs)
-# make test    the tests                                          (ARGS="-k gcpo" goes to pytest)
+# make test    the tests, a process a core, at most 4             (ARGS="-k gcpo" goes to pytest)
 # make lint    ruff and mypy                make format  what ruff can mend by itself
 # make zoo     pretrain the tiny models     make lock    regenerate requirements.lock
 #
@@ -43,7 +43,7 @@ demo: $(STAMP)
 	@$(BIN)/edit-r1 demo $(if $(CONTROLS),--controls) $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -14,6 +14,8 @@ from typing import Any
 # Before anything imports torch or a Hugging Face library: both read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; the process that started it has set the number already
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # No test reads or leaves anything in the home of who runs it; tests of the cache name a folder.
