@@ -150,11 +150,3 @@ def test_the_runs_of_several_seeds_make_one_table(
     assert pooled["gcpo - sft"]["delta"] == pytest.approx(metrics["verifier"]["gcpo_minus_sft"]["delta"])
     assert pooled["editor: after - before"]["delta"] == pytest.approx(metrics["editor"]["delta"]["mean"])
     assert "| 0 | gcpo |" in capsys.readouterr().out
-
-
-def test_the_seconds_of_a_generation_are_measured_for_every_variant(finished: Path, tmp_path: Path) -> None:
-    bench = runpy.run_path(str(Path(__file__).parents[2] / "bench/gcpo_step.py"))
-    bench["main"](run=finished, generations=1, size="micro", out=tmp_path / "seconds.json")
-    seconds = json.loads((tmp_path / "seconds.json").read_text())["seconds"]
-    assert set(seconds) == {"plain", "pictures once", "pictures and prompts once"}
-    assert all(0 < each["rollout"][0] < each["generation"][0] for each in seconds.values())
