@@ -132,7 +132,7 @@ def train(arm: Arm, steps: int, verifier: Path, out: Path, seed: int, *, progres
     stage = stage_of(arm, steps, seed)
     algorithm: Callable[..., Any] = {
         "Flow-GRPO": train_editor, "Flow-GRPO, fast": train_editor, "DiffusionNFT": train_nft,
-        "best of G": train_best_of_g,
+        "best of G": partial(train_best_of_g, like="diffusion-nft"),
     }[arm.algorithm]  # fmt: skip
 
     def tell(line: Mapping[str, Any]) -> None:

@@ -13,8 +13,8 @@ from edit_r1.editors.flow import generator, sample_trajectory
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Context, Principle, Sample
+from edit_r1.train import best_of_g, nft
 from edit_r1.train import editor as editor_module
-from edit_r1.train import nft
 from edit_r1.train.best_of_g import best_of_groups, train_best_of_g
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
@@ -292,6 +292,32 @@ def test_best_of_groups_takes_the_best_judged_edit():
     rewards = [1.0, 4.0, 4.0, None, 2.0, 3.0, 5.0, 5.0, 5.0]
     advantages = group_advantage(rewards, [0, 0, 0, 1, 1, 1, 2, 2, 2])
     assert best_of_groups(rewards, advantages, 3) == [1, 5]
+
+
+@pytest.mark.parametrize(("like", "other"), [("flow-grpo", train_editor), ("diffusion-nft", train_nft)])
+def test_the_control_draws_what_the_other_algorithm_draws(make_editor, tmp_path, monkeypatch, like, other):
+    stage = changed(STAGE, steps=1, group_size=4, window_share=0.5)
+    editor, drawn, sigmas, contexts = make_editor(), [], [], _contexts(2)
+    [(_, encoded)] = editor.encode([contexts[0].sample])
+    schedule = editor.schedule(encoded, best_of_g.SIGMA_LEVELS)
+    middle = float(schedule.sigmas[best_of_g.SIGMA_LEVELS // 2])
+    loss = best_of_g.flow_matching_loss
+
+    def noted(model, rollout, noisy, guidance):
+        sigmas.extend(noisy.sigma_F.tolist())
+        return loss(model, rollout, noisy, guidance)
+
+    def brightness(contexts_N, images_N):
+        drawn[-1].extend(images_N)
+        return _brightness(contexts_N, images_N)
+
+    monkeypatch.setattr(best_of_g, "flow_matching_loss", noted)
+    for name, train, options in (("control", train_best_of_g, {"like": like}), ("other", other, {})):
+        drawn.append([])
+        train(stage, make_editor(), contexts, brightness, tmp_path / name, **options)
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 8
+    assert len(sigmas) == 2 * 4 * 2  # a best edit of each context, a version for every edit and trained step
+    assert (min(sigmas) >= middle) == (like == "diffusion-nft")
 
 
 @pytest.mark.parametrize("train", [train_editor, train_best_of_g, train_nft])

@@ -58,6 +58,7 @@ PRELOAD = (
 """Imported once for all processes of the demo."""
 
 
+BEST_OF_G = partial(train_best_of_g, like="diffusion-nft")
 CONTROLS = ("sft continued", "editor rl, sft reward", "best of g")
 """Stages that train the controls."""
 
@@ -110,7 +111,7 @@ def _run(out: Path, seed: int, size: str, controls: bool) -> Mapping[str, Any]:
         )
         stages.run(
             "best of g",
-            lambda tick: train_by_reward(out, "best_of_g", out / "gcpo/model", sizes, seed, tick, train_best_of_g),
+            lambda tick: train_by_reward(out, "best_of_g", out / "gcpo/model", sizes, seed, tick, BEST_OF_G),
         )
         editors |= {"sft_reward": out / "editor_sft_reward/editor", "best_of_g": out / "editor_best_of_g/editor"}
     for name, path in editors.items():

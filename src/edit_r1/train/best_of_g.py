@@ -1,9 +1,10 @@
 """The control of editor training: fine-tune by flow matching on the best of G edits, at equal compute.
 
-An iteration draws the same contexts and the same stochastic edits as Flow-GRPO would with the same stage,
-asks the same reward, keeps the best edit of every group that has a spread, and takes as many optimiser
-steps on as many sample-steps: a group of G edits with K trained steps becomes G K noisy versions of its
-best edit. The fields of `loss` have no counterpart and are not used.
+An iteration draws the same contexts and the same edits as the algorithm that it is the control of would with the same
+stage, asks the same reward, keeps the best edit of every group that has a spread, and takes as many optimiser steps on
+as many sample-steps: a group of G edits with K trained steps becomes G K noisy versions of its best edit. For Flow-GRPO
+the edits are stochastic and the noise levels those of the whole path; for DiffusionNFT the edits are deterministic and
+the levels those of the path's first `window_share`, as there. The fields of `loss` have no counterpart.
 
     x_sigma = (1 - sigma) x_0 + sigma e,    minimise |v(x_sigma, sigma) - (e - x_0)|^2 averaged
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -40,15 +41,19 @@ def train_best_of_g(
     evaluate: Evaluation | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     guard: Guard | None = None,
+    like: Literal["flow-grpo", "diffusion-nft"] = "flow-grpo",
 ) -> EditorTraining:
-    """Train `editor` in place on the best of its own edits; arguments and files as `train.editor.train_editor`."""
+    """Train `editor` in place on the best of its own edits; arguments and files as `train.editor.train_editor`.
+
+    like: the algorithm that it is the control of.
+    """
     stage = replace(stage, loss=replace(stage.loss, kl_beta=0.0))
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
 
     def learn(turn: Turn) -> dict[str, Any]:
         return update_on_best(stage, run.policy, turn.iteration, turn.rollouts, turn.rewards_N, turn.advantages)
 
-    return run.train(reward, learn)
+    return run.train(reward, learn, stochastic=like == "flow-grpo")
 
 
 def best_of_groups(rewards_N: Sequence[float | None], advantages: GroupAdvantages, group_size: int) -> list[int]:
@@ -80,7 +85,7 @@ def update_on_best(
     for inner in range(stage.updates.inner_updates):
         for rollout, noisy, counts in _noisy_parts(stage, policy, iteration, rollouts, best, inner) if best else []:
             loss = flow_matching_loss(policy.editor, rollout, noisy, stage.guidance)
-            share = counts * len(noisy.rows_F) / (len(best) * stage.group_size * len(iteration.window))
+            share = counts * len(noisy.rows_F) / (len(best) * stage.group_size * _trained_steps(stage, iteration))
             policy.learn(loss * share)
             loss_sum += float(loss.detach()) * share
         if best:
@@ -91,6 +96,11 @@ def update_on_best(
     return {"loss": mean, **step_metrics(norms)}
 
 
+def _trained_steps(stage: EditorRLStage, iteration: Iteration) -> int:
+    """Of an edit: those of the window, or without one (edits are deterministic) DiffusionNFT's number of levels."""
+    return len(iteration.window) or stage.sde.trained_steps
+
+
 def _noisy_parts(
     stage: EditorRLStage,
     policy: EditorPolicy[E],
@@ -99,14 +109,15 @@ def _noisy_parts(
     best: set[int],
     inner: int,
 ) -> list[tuple[Rollout[E], NoisyVersions, bool]]:
-    """This process's noisy versions of its best edits, as many a forward as Flow-GRPO would replay."""
-    versions = stage.group_size * len(iteration.window)
-    rows = stage.train_batch * len(iteration.window)
+    """This process's noisy versions of its best edits, as many a forward as the other algorithm would compute."""
+    steps = _trained_steps(stage, iteration)
+    versions, rows = stage.group_size * steps, stage.train_batch * steps
+    path = 1.0 if iteration.window else stage.sde.window_share
     own = []
     for rollout in rollouts:
         chosen = [row for row, edit in enumerate(rollout.edits_M) if edit in best]
         seeds = [iteration.seeds_N[rollout.edits_M[row]] ^ (inner + 1) for row in chosen]
-        noisy = NoisyVersions.draw(policy.editor, rollout, chosen, seeds, versions)
+        noisy = NoisyVersions.draw(policy.editor, rollout, chosen, seeds, versions, path)
         own += [(rollout, noisy.part(slice(start, start + rows))) for start in range(0, len(noisy.rows_F), rows)]
     spare = (rollouts[0], NoisyVersions.draw(policy.editor, rollouts[0], [0], [0], 1))
     return [(*item, counts) for item, counts in policy.team.evened(own, spare, policy.sharded)]
@@ -123,13 +134,20 @@ class NoisyVersions:
 
     @classmethod
     def draw(
-        cls, editor: FlowEditor[E], rollout: Rollout[E], rows: Sequence[int], seeds: Sequence[int], versions: int
+        cls,
+        editor: FlowEditor[E],
+        rollout: Rollout[E],
+        rows: Sequence[int],
+        seeds: Sequence[int],
+        versions: int,
+        path: float = 1.0,
     ) -> NoisyVersions:
-        """Levels over the sampler's whole path; an edit's draws are its seed's, whatever else is in the batch."""
-        schedule = editor.schedule(rollout.contexts, SIGMA_LEVELS)
+        """Levels over the first share `path` of the sampler's path; an edit's draws are its seed's, whatever else is in
+        the batch."""
+        schedule, room = editor.schedule(rollout.contexts, SIGMA_LEVELS), max(1, round(path * SIGMA_LEVELS))
         shape = (versions, *rollout.final_MLC.shape[1:])
         sources = [generator(seed) for seed in seeds]
-        levels = [torch.randint(SIGMA_LEVELS, (versions,), generator=source) for source in sources]
+        levels = [torch.randint(room, (versions,), generator=source) for source in sources]
         noises = [torch.randn(shape, generator=source) for source in sources]
         level_F = torch.cat(levels or [torch.zeros(0, dtype=torch.long)]).to(editor.device)
         noise_FLC = torch.cat(noises or [torch.zeros(0, *shape[1:])]).to(editor.device)
