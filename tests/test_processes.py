@@ -104,19 +104,29 @@ def test_no_process_outlives_its_starter(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a session of its own is what this is about")
-def test_at_an_interrupt_only_the_starter_speaks(tmp_path: Path) -> None:
-    """As a terminal's Ctrl-C, which reaches every process of the command."""
+@pytest.mark.parametrize("ignored", [False, True])
+def test_at_an_interrupt_only_the_starter_speaks(tmp_path: Path, ignored: bool) -> None:
+    """As a terminal's Ctrl-C, which reaches every process of the command; a shell's background jobs ignore it."""
     script, folder = tmp_path / "work.py", tmp_path / "workers"
     script.write_text(SCRIPT)
     folder.mkdir()
-    starter = subprocess.Popen(
-        [sys.executable, str(script), str(folder)], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        starter = subprocess.Popen(
+            [sys.executable, str(script), str(folder)], start_new_session=True, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     _wait_until(lambda: len(list(folder.iterdir())) == 2)
     os.killpg(starter.pid, signal.SIGINT)
+    if ignored:
+        with pytest.raises(subprocess.TimeoutExpired):
+            starter.communicate(timeout=2)
+        assert all(_runs(int(path.name)) for path in folder.iterdir())
+        os.killpg(starter.pid, signal.SIGKILL)
     _, said = starter.communicate(timeout=30)
-    assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt")
-    assert not any(_runs(int(path.name)) for path in folder.iterdir())
+    assert ignored or (said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt"))
+    _wait_until(lambda: not any(_runs(int(path.name)) for path in folder.iterdir()))
 
 
 def _wait_until(condition) -> None:  # type: ignore[no-untyped-def]

@@ -105,7 +105,10 @@ def end_at_interrupt() -> None:
     """To be called in a new process: at Ctrl-C, which a terminal sends to all, it ends without a word.
 
     A second later, so that the starter, which says what is to be said, has learned of it before it misses the process.
+    Where interrupts are ignored, as in a job that a shell started in the background, they still are.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return
     signal.signal(signal.SIGINT, lambda *_: threading.Timer(_AFTER_STARTER_S, os._exit, (130,)).start())
 
 
