@@ -6,13 +6,13 @@ GSB = (G - B) / (G + S + B), -1 to 1, over comparisons of a new editor with anot
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edit_r1.evaluate.reference import json_rows
 from edit_r1.records import Preference
 from edit_r1.stats import bootstrap_ci, gsb
 
@@ -71,7 +71,7 @@ def read_outcomes(path: Path) -> tuple[list[int], list[Hashable]]:
     """
     outcomes: list[int] = []
     clusters: list[Hashable] = []
-    for number, row in enumerate(_rows(path), start=1):
+    for number, row in enumerate(json_rows(path), start=1):
         choice = row.get("choice") if isinstance(row, dict) else None
         if not isinstance(choice, str) or choice not in OUTCOMES:
             raise ValueError(
@@ -85,18 +85,3 @@ def read_outcomes(path: Path) -> tuple[list[int], list[Hashable]]:
     if not outcomes:
         raise ValueError(f'{path}: holds no answer: write a row {{"choice": "good", "same" or "bad"}} each')
     return outcomes, clusters
-
-
-def _rows(path: Path) -> list[Any]:
-    try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error}): check the path") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text: write JSON lines") from error
-    try:
-        if text.lstrip().startswith("["):
-            return list(json.loads(text))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({' '.join(str(error).split())[:200]}): write JSON lines") from error

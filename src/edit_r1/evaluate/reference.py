@@ -15,7 +15,7 @@ def read_reference(path: Path) -> dict[EditKey, float]:
     A row whose score is null is left out. Raises ValueError that names the file, the row and the remedy: when it cannot
     be read, for a malformed row, and for two different scores of one edit.
     """
-    rows = _rows(path)
+    rows = json_rows(path)
     scores: dict[EditKey, float] = {}
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or isinstance(row["id"], bool):
@@ -35,16 +35,18 @@ def read_reference(path: Path) -> dict[EditKey, float]:
     return scores
 
 
-def _rows(path: Path) -> list[Any]:
+def json_rows(path: Path) -> list[Any]:
+    """The rows of a JSON list, or of a file with a JSON value a line. Raises ValueError for what cannot be read."""
     try:
         text = path.read_bytes().decode()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error}): check the path") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text: write JSON") from error
+        raise ValueError(f"{path}: is not UTF-8 text: write JSON lines, or a JSON list") from error
     try:
         if text.lstrip().startswith("["):
             return list(json.loads(text))
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({' '.join(str(error).split())[:200]}): write a list") from error
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: not valid JSON ({said}): write JSON lines, or a JSON list") from error
