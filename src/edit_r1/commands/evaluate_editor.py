@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, TYPE_CHECKING, Literal
 
 from rich.console import Console
 
@@ -95,18 +95,23 @@ def evaluate_editor(
 
         other = None if against is None else documents[against]
         write_editor_page(html, document, graded[own], other, graded[against] if against is not None else ())
+    reason = next((one.reason for one in graded[own] if one.reason), "")
+    return _told(document, sum(one["partly_answered"] for one in documents.values()), reason, json)
+
+
+def _told(document: dict[str, Any], partly: int, reason: str | None, json: bool) -> int:
+    """Prints the result and what is missing from it; the exit code. reason: why an edit has no score."""
     if json:
         print_json(document)
     else:
         from edit_r1.report.evaluation import editor_table
 
         Console().print(editor_table(document))
-    partly = sum(one["partly_answered"] for one in documents.values())
     if partly:
         complain(f"{partly} edits lack a part of their traces, which never came; the same command asks again")
     if document["scored"]:
         return 0
-    complain(f"no answer could be read: {next((one.reason for one in graded[own] if one.reason), '')}")
+    complain(f"no answer could be read: {reason}")
     return UNPARSED
 
 
