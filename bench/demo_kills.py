@@ -25,8 +25,8 @@ from edit_r1.recipes.tiny import SIZES
 from edit_r1.store import read_json
 
 SIZES["kills"] = replace(
-    SIZES["micro"], processes=2, cold_contexts=40, pair_contexts=24, test_contexts=12, rl_contexts=12, edit_contexts=12,
-    sft_steps=200, gcpo_steps=24, pairs_per_step=4, traces=4, rl_steps=24, group_size=4,
+    SIZES["micro"], processes=2, threads=2, cold_contexts=40, pair_contexts=24, test_contexts=12, rl_contexts=12,
+    edit_contexts=12, sft_steps=200, gcpo_steps=24, pairs_per_step=4, traces=4, rl_steps=24, group_size=4,
 )  # fmt: skip
 """Beyond two checkpoints in every training (SFT saves each 80 steps, GCPO and the editor each 10)."""
 

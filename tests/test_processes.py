@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from edit_r1.processes import spread, standing_workers
+from edit_r1.processes import spread, standing_workers, torch_threads
 
 SCRIPT = """
 import os, sys, time
@@ -81,6 +82,14 @@ def test_a_worker_has_no_thread_beside_its_own(tmp_path: Path) -> None:
     told = {name: value for name, value in os.environ.items() if name not in limits}
     said = subprocess.run([sys.executable, str(script)], env=told, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["2", "True"]  # the work, and the thread that waits for the starter's end
+
+
+def test_threads_are_as_told_inside_and_as_before_after() -> None:
+    before = torch.get_num_threads()
+    for count in (2, 1):
+        with torch_threads(count):
+            assert torch.get_num_threads() == count
+        assert torch.get_num_threads() == before
 
 
 def test_errors_are_raised_here() -> None:

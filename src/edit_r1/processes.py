@@ -72,6 +72,22 @@ def one_core() -> None:
     keep_freed_memory()
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Inside, torch computes on `count` threads, whatever OMP_NUM_THREADS and the machine's cores say.
+
+    How a sum is shared among threads decides how it is rounded, so what is to have the same bits anywhere needs it.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def keep_freed_memory() -> None:
     """This process keeps up to 256 MB of what it frees, in place of giving it back to the system at once (glibc only).
 

@@ -25,7 +25,7 @@ from edit_r1.demo.measuring import (
 )
 from edit_r1.demo.showing import draw_report, judge_examples
 from edit_r1.demo.stages import Stages, Tick
-from edit_r1.processes import process_context
+from edit_r1.processes import process_context, torch_threads
 from edit_r1.recipes.tiny import (
     SIZES,
     TinySizes,
@@ -76,7 +76,10 @@ def run_demo(out: Path, seed: int = 0, size: str = "demo", controls: bool = Fals
         raise ValueError(f"size={size!r}: choose one of {', '.join(SIZES)}")
     if seed < 0:
         raise ValueError(f"seed={seed}: must be 0 or more")
-    with locked(out / ".lock", "another demo is at work in this folder: wait for it, or choose another --out"):
+    with (
+        locked(out / ".lock", "another demo is at work in this folder: wait for it, or choose another --out"),
+        torch_threads(SIZES[size].threads),
+    ):
         return _run(out, seed, size, controls)
 
 

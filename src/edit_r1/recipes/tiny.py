@@ -62,6 +62,9 @@ class TinySizes:
     """Traces an update, over all processes."""
     processes: int
     """Of the verifier's trainings and judgments, a core each."""
+    threads: int
+    """Of everything else. Fixed, because the rounding of a sum depends on how many threads share it, and with it the
+    tiny editor's pictures and all that is made from them."""
     gcpo_steps: int
     pairs_per_step: int
     traces: int
@@ -88,18 +91,19 @@ SIZES: dict[str, TinySizes] = {
         edit_contexts=160,
         candidates=4,
         pairs_per_context=3,
-        sft_steps=850,
+        sft_steps=1400,
         sft_batch=8,
         processes=2,
+        threads=2,
         gcpo_steps=40,
         pairs_per_step=16,
         traces=8,
         rl_steps=32,
         rl_contexts_per_step=4,
         group_size=12,
-        mean_of_4_contexts=16,
+        mean_of_4_contexts=64,
         base_share=0.25,
-        groups_ranked=12,
+        groups_ranked=32,
     ),
     "micro": TinySizes(
         cold_contexts=8,
@@ -113,6 +117,7 @@ SIZES: dict[str, TinySizes] = {
         sft_steps=3,
         sft_batch=8,
         processes=1,
+        threads=1,
         gcpo_steps=1,
         pairs_per_step=2,
         traces=2,
