@@ -31,7 +31,16 @@ from edit_r1.demo.measuring import EDIT_SEEDS, oracle_scores
 from edit_r1.demo.showing import exact_principles
 from edit_r1.evaluate.editor import EditScore, compare_editors, edit_and_judge
 from edit_r1.images import decode_rgb
-from edit_r1.recipes.tiny import role_samples, tiny_editor, tiny_editor_nft, tiny_editor_rl, tiny_judge, tiny_reward
+from edit_r1.processes import torch_threads
+from edit_r1.recipes.tiny import (
+    SIZES,
+    role_samples,
+    tiny_editor,
+    tiny_editor_nft,
+    tiny_editor_rl,
+    tiny_judge,
+    tiny_reward,
+)
 from edit_r1.records import Context
 from edit_r1.report.terminal import quiet_libraries
 from edit_r1.store import read_json, write_json
@@ -174,7 +183,8 @@ def measured(found: Path, editor: Path, contexts: int, seed: int) -> list[EditSc
     """The oracle's scores on held-out contexts, kept in `found`."""
     if not found.exists():
         samples = role_samples("edit", contexts, seed)
-        scores = edit_and_judge(tiny_editor(editor), oracle_scores, samples, EDIT_SEEDS)
+        with torch_threads(SIZES["demo"].threads):
+            scores = edit_and_judge(tiny_editor(editor), oracle_scores, samples, EDIT_SEEDS)
         found.parent.mkdir(parents=True, exist_ok=True)
         write_json(found, [[score.sample_id, score.category, score.seed, score.score] for score in scores])
     return [EditScore(name, category, number, b"", score) for name, category, number, score in read_json(found)]
