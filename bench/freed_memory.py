@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +28,7 @@ from edit_r1.processes import keep_freed_memory
 from edit_r1.recipes.tiny import SIZES, tiny_gcpo
 from edit_r1.store import PREFERENCES, read_dataset, write_json
 from edit_r1.train.gcpo import train_gcpo
+from edit_r1.train.settings import changed
 
 GENERATIONS = 3
 
@@ -72,7 +72,9 @@ def measured(run: Path, size: str, how: str) -> dict[str, Any]:
         norms.append(logged["grad_norm"])
 
     with tempfile.TemporaryDirectory() as scratch:
-        stage = replace(tiny_gcpo(run / "sft/model", scratch + "/run", SIZES[size]), steps=GENERATIONS)
+        stage = changed(
+            tiny_gcpo(run / "sft/model", scratch + "/run", SIZES[size]), steps=GENERATIONS, replay_weight=0.0
+        )
         train_gcpo(stage, read_dataset(run / "data", "pairs", PREFERENCES), progress=mark)
     first, last, count = marks[0], marks[-1], GENERATIONS - 1
     return {

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +34,7 @@ from edit_r1.report.terminal import quiet_libraries
 from edit_r1.store import PREFERENCES, read_dataset, write_json
 from edit_r1.train import gcpo, learned_tokens, verifier_run
 from edit_r1.train.gcpo import GCPOTrainer
+from edit_r1.train.settings import changed
 from edit_r1.train.verifier_run import read_curves
 
 PARTS = ("sample", "score", "other", "update")
@@ -107,7 +108,9 @@ def main(
         for turn in range(generations + 1):
             for number, variant in enumerate(chosen):
                 folder = Path(scratch) / f"{number}-{turn}"
-                stage = replace(tiny_gcpo(run / "sft/model", str(folder), SIZES[size]), steps=2, seed=turn)
+                stage = changed(
+                    tiny_gcpo(run / "sft/model", str(folder), SIZES[size]), steps=2, seed=turn, replay_weight=0.0
+                )
                 with switched_off(variant):
                     gcpo.train_gcpo(stage, preferences, trainer_class=variant.trainer)
                 if turn > 0:

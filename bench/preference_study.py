@@ -4,7 +4,7 @@
 
 `--runs` holds runs of `bench/demo_seeds.py`: their SFT models, preference pairs and held-out pairs are used. Every way
 has the same pairs, the same number of generations, pairs and traces a generation, the same optimiser, rate and
-averaging, and differs in what a generation's traces are worth:
+averaging, replays the same traces of SFT beside its loss, and differs in what a generation's traces are worth:
 
 - GCPO: the share of the other candidate's traces that a trace beats (the run's own model, which the demo trained)
 - GRPO, 0/1: each trace is compared with one trace of the other candidate; 1 when that comparison comes out as the
@@ -36,7 +36,7 @@ from trl.trainer.utils import add_fused_lm_head
 from edit_r1.recipes.tiny import SIZES, tiny_gcpo
 from edit_r1.records import Preference
 from edit_r1.report.terminal import quiet_libraries
-from edit_r1.store import PREFERENCES, read_dataset, read_json, write_json
+from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset, read_json, write_json
 from edit_r1.train.gcpo import GCPOTrainer, train_gcpo
 from edit_r1.train.pairs import Rollouts
 from edit_r1.train.processes import in_processes
@@ -107,7 +107,8 @@ def train(way: Way, run: Path, out: Path, size: str, seed: int, *, progress: Pro
     quiet_libraries()
     preferences = flipped(read_dataset(run / "data", "pairs", PREFERENCES), way.flipped, seed)
     stage = tiny_gcpo(run / "sft/model", str(out), SIZES[size], seed)
-    return train_gcpo(stage, preferences, resume=True, progress=progress, trainer_class=TRAINERS[way.objective])
+    replay = read_dataset(run / "data/cold", "selected", QUADRUPLES)
+    return train_gcpo(stage, preferences, True, progress, trainer_class=TRAINERS[way.objective], replay=replay)
 
 
 def flipped(preferences: Sequence[Preference], share: float, seed: int) -> list[Preference]:
@@ -169,7 +170,7 @@ class OnPolicyDPO(BestTrace):
         add_fused_lm_head(self.reference, **head, outputs=("log_probs", "entropy"))  # as the model has it
         self.reference.eval().requires_grad_(False)
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+    def policy_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         # Of a whole step: TRL's losses divide by its forwards themselves, and its trainer then does not.
         groups = len(inputs["advantages"]) / self.stage.traces * self.current_gradient_accumulation_steps
         teaching, _ = rows_that_teach(inputs)

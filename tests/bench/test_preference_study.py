@@ -40,7 +40,7 @@ def test_dpos_loss_is_a_mean_over_the_groups_of_a_whole_step(bench: dict[str, An
               "completion_ids": ones, "completion_mask": ones}  # fmt: skip
     margins = [(new[0] - old[0]) - (new[1] - old[1]), (new[5] - old[5]) - (new[3] - old[3])]
     expected = sum(math.log1p(math.exp(-bench["DPO_BETA"] * margin)) for margin in margins) / 2
-    assert float(trainer._compute_loss(new, inputs)) == pytest.approx(expected / forwards)
+    assert float(trainer.policy_loss(new, inputs)) == pytest.approx(expected / forwards)
 
 
 def test_the_best_and_the_worst_trace_are_picked_and_no_group_without_a_spread(bench: dict[str, Any]) -> None:

@@ -75,7 +75,8 @@ def _rollouts(rows: list[int]) -> Rollouts:
     scores = torch.randint(0, 5, (count,), generator=generator).double() / 2
     scores[torch.rand(count, generator=generator) < 0.2] = NAN
     tokens = torch.randint(5, 50, (count,), generator=generator)
-    return Rollouts(torch.tensor(rows), scores, tokens, torch.rand(count, generator=generator) < 0.1)
+    truncated = torch.rand(count, generator=generator) < 0.1
+    return Rollouts(torch.tensor(rows), scores, tokens, truncated, scores / 2)
 
 
 def _free_port() -> int:

@@ -175,10 +175,11 @@ def continue_sft(out: Path, sizes: TinySizes, seed: int, seconds: float, tick: T
 
 
 def align(out: Path, sizes: TinySizes, seed: int, tick: Tick) -> dict[str, Any]:
-    """GCPO on the annotators' pairs."""
+    """GCPO on the annotators' pairs, with SFT's traces beside them."""
     preferences = read_dataset(out / "data", "pairs", PREFERENCES)
+    replay = read_dataset(out / "data/cold", "selected", QUADRUPLES)
     stage = tiny_gcpo(out / "sft/model", str(out / "gcpo"), sizes, seed)
-    training = partial(train_gcpo, stage, preferences, resume=True)
+    training = partial(train_gcpo, stage, preferences, resume=True, replay=replay)
     in_processes(sizes.processes, training, lambda done, total, _: tick(done, total))
     return {}
 

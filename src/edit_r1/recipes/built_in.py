@@ -34,8 +34,9 @@ def tiny_sft() -> SFTRecipe:
 
 
 def tiny_gcpo() -> GCPORecipe:
-    """GCPO of the result of `tiny_sft` on the demo's pairs."""
-    return GCPORecipe("runs/demo/data/pairs", tiny.tiny_gcpo(Path("runs/tiny/sft/model")))
+    """GCPO of the result of `tiny_sft` on the demo's pairs, with the traces that it learned beside them."""
+    stage = tiny.tiny_gcpo(Path("runs/tiny/sft/model"))
+    return GCPORecipe("runs/demo/data/pairs", stage, replay="runs/demo/data/cold/selected")
 
 
 def tiny_head() -> HeadRecipe:

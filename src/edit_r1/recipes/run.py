@@ -59,6 +59,8 @@ class GCPORecipe:
     data: str
     """Dataset of preferences in our Parquet format."""
     stage: Annotated[GCPOStage, Unprefixed]
+    replay: str = ""
+    """Dataset of quadruples with targets that `replay_weight` replays: what SFT learned from."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
         if isinstance(recipe, HeadRecipe):
             return train_head(recipe.stage, _read(recipe.data, PREFERENCES), resume, progress)
         if isinstance(recipe, GCPORecipe):
-            return train_gcpo(recipe.stage, _read(recipe.data, PREFERENCES), resume, progress)
+            replay = _read(recipe.replay, QUADRUPLES) if recipe.replay else ()
+            return train_gcpo(recipe.stage, _read(recipe.data, PREFERENCES), resume, progress, replay=replay)
         assert isinstance(recipe, EditorRecipe)
         return train_watched(recipe, resume, bar)
 

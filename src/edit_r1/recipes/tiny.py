@@ -16,7 +16,7 @@ from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import OutputMode, Sample
 from edit_r1.train.editor_stage import EditorRLStage, LossSettings, SDESettings, UpdateSettings
-from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
+from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, ReplaySettings, SamplingSettings
 from edit_r1.train.head import HeadStage
 from edit_r1.train.rewards import RewardSettings
 from edit_r1.train.sft import SFTStage
@@ -245,6 +245,7 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
         updates=GCPOUpdates(
             learning_rate=2e-4, average_last=0.5, micro_batch=min(16, 2 * sizes.pairs_per_step * sizes.traces)
         ),
+        replay=ReplaySettings(replay_weight=0.1, replay_traces=min(32, 2 * sizes.pairs_per_step * sizes.traces)),
         freeze_vision=True,
         precision="bf16",
         save_every=10,

@@ -1,4 +1,5 @@
-"""What goes wrong in GCPO without the loss telling: traces that no longer parse, ties, lost variety, drifting length.
+"""What goes wrong in GCPO without the loss telling: traces that no longer parse, ties, lost variety, a checklist that
+fails ever more points, drifting length.
 
 Each generation's numbers are held against limits; what exceeds one is an entry of `alarms` in curves.jsonl and a line
 on the terminal, and so many generations in a row end the run if asked to.
@@ -21,13 +22,16 @@ class AlarmSettings:
     """Share of comparisons with equal scores above which it is told; 1 never."""
     alarm_entropy: float = 0.2
     """Entropy of the sampled tokens, as a share of the first generation's, below which it is told; 0 never."""
+    alarm_passed: float = 0.8
+    """Share of verdicts that are 1, as a share of the first generation's, below which it is told: a verifier that fails
+    what is true in both candidates of a pair orders them as before; 0 never."""
     alarm_length: float = 2.0
     """Factor by which the mean length of traces may leave the first generation's, up or down; 0 never tells."""
     alarm_stop: int = 0
     """Generations in a row with an alarm that end the run without a result; 0 never ends it."""
 
     def __post_init__(self) -> None:
-        for name in ("alarm_unparsed", "alarm_ties", "alarm_entropy"):
+        for name in ("alarm_unparsed", "alarm_ties", "alarm_entropy", "alarm_passed"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: a share, 0 to 1")
@@ -64,6 +68,11 @@ class Alarms:
         entropy = self._of_first("entropy", logged)
         if entropy is not None and entropy < limits.alarm_entropy:
             told.append(f"entropy is {entropy:.0%} of the first generation's (limit {limits.alarm_entropy:.0%})")
+        passed = self._of_first("passed", logged)
+        if passed is not None and passed < limits.alarm_passed:
+            told.append(
+                f"points are passed {passed:.0%} as often as in the first generation (limit {limits.alarm_passed:.0%})"
+            )
         length = self._of_first("trace_tokens", logged)
         if length is not None and limits.alarm_length and not 1 / limits.alarm_length <= length <= limits.alarm_length:
             told.append(f"traces are {length:.2f} times as long as in the first generation ({limits.alarm_length:g})")

@@ -13,12 +13,14 @@ that is updated, the ratio is exactly 1 and the clip never acts; above 1 it does
 so that the ratio is 1 up to rounding, and weighs each token by `SamplingSettings.correction`.
 
 Overridden of TRL's trainer: the sampler, the reward, the order within a generation (`_prepare_inputs`), sampling by our
-own engine (`_generate_single_turn`), rows and padding that no loss needs (`_compute_loss`), and reading checkpoints.
+own engine (`_generate_single_turn`), rows and padding that no loss needs and what is replayed beside it
+(`_compute_loss`, `train.replay`), and reading checkpoints.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,13 +34,14 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from edit_r1.algo.label_noise import after_flips
-from edit_r1.records import Preference, Trace
+from edit_r1.records import Preference, Quadruple, Trace
 from edit_r1.store import write_text
 from edit_r1.train.alarms import Alarms
 from edit_r1.train.averaging import TailAverage
 from edit_r1.train.gcpo_arguments import grpo_arguments, pictures_tokens
 from edit_r1.train.gcpo_stage import GCPOStage
 from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, check_judgeable, compare, pairs_of
+from edit_r1.train.replay import Replay, learned_tokens, trace_loss
 from edit_r1.train.rollout import own_precision, pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
 from edit_r1.train.shared_prompt import share_prompt
 from edit_r1.train.shared_vision import share_vision
@@ -65,27 +68,30 @@ from edit_r1.verifier.parsing import parse_trace
 
 def train_gcpo(
     stage: GCPOStage, preferences: Sequence[Preference], resume: bool = False, progress: Progress | None = None,
-    trainer_class: type[GCPOTrainer] | None = None,
+    trainer_class: type[GCPOTrainer] | None = None, replay: Sequence[Quadruple] = (),
 ) -> Path:  # fmt: skip
     """Train on the decided preferences; returns the folder of the result.
 
     With `resume` a run that was stopped continues from its last checkpoint, to the same weights as if it
     had not been, and a finished one returns at once. `trainer_class` is for other objectives on the same rollouts
-    (bench/preference_study.py).
+    (bench/preference_study.py). `replay` holds the quadruples that SFT learned, for a stage that replays them.
 
     Raises:
         ValueError: for no decided preference, preferences without principles or of one aspect alone, fewer pairs than a
-            generation takes, a folder that holds another run, a model that cannot be opened, or a run that its alarms
-            ended.
+            generation takes, a `replay_weight` without quadruples to replay or the other way round, a folder that holds
+            another run, a model that cannot be opened, or a run that its alarms ended.
     """
     check_judgeable(preferences, stage.ratio.aspects)
     pairs = pairs_of(preferences, stage.ratio.pairs_from)
     folder = RunFolder(Path(stage.out))
     data = identity_hash(pair.identity for pair in pairs)
+    replayed = replay_of(stage, replay)
+    if replayed is not None:
+        data = identity_hash([(data, replayed.identity)])
     folder.check(stage, data, resume)
     if folder.model.exists():
         return folder.model
-    trainer = build_trainer(stage, pairs, folder, progress, trainer_class)
+    trainer = build_trainer(stage, pairs, folder, progress, trainer_class, replayed)
     folder.claim(stage, data, trainer.accelerator)
     if trainer.is_world_process_zero():
         write_text(folder.data_card, preferences_card(preferences))
@@ -101,7 +107,8 @@ def train_gcpo(
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         card = ModelCard(stage.variant, stage.mode)
-        facts = VerifierFacts("GCPO", stage, data, f"{len(pairs)} preference pairs", read_curves(folder.curves))
+        told = f"{len(pairs)} preference pairs" + (f" and {len(replay)} quadruples" if replay else "")
+        facts = VerifierFacts("GCPO", stage, data, told, read_curves(folder.curves))
         readme = verifier_card(facts)
         save_model(model, trainer.processing_class, folder, stage.model, card, stage.stored, weights, readme)
     trainer.accelerator.wait_for_everyone()
@@ -110,13 +117,28 @@ def train_gcpo(
 
 def build_trainer(
     stage: GCPOStage, pairs: Sequence[Pair], folder: RunFolder, progress: Progress | None = None,
-    trainer_class: type[GCPOTrainer] | None = None,
+    trainer_class: type[GCPOTrainer] | None = None, replay: Replay | None = None,
 ) -> GCPOTrainer:  # fmt: skip
     """Model, data and trainer of a run. Raises ValueError as `train_gcpo`."""
     set_up(stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels, stage.machine.frozen)
     share_vision(model)
-    return (trainer_class or GCPOTrainer)(stage, pairs, model, processor, folder, progress)
+    return (trainer_class or GCPOTrainer)(stage, pairs, model, processor, folder, progress, replay)
+
+
+def replay_of(stage: GCPOStage, quadruples: Sequence[Quadruple]) -> Replay | None:
+    """What a stage replays; None for a weight of 0. Raises ValueError when weight and quadruples do not go together."""
+    settings = stage.replay
+    if not settings.replay_weight:
+        if quadruples:
+            raise ValueError(f"{len(quadruples)} quadruples to replay, replay_weight=0: give it a weight, or no replay")
+        return None
+    if not quadruples:
+        raise ValueError(
+            f"replay_weight={settings.replay_weight} and nothing to replay: name SFT's dataset (--replay), or set it "
+            "to 0"
+        )
+    return Replay(quadruples, settings.replay_traces, stage.mode, stage.variant, stage.seed)
 
 
 class GCPOTrainer(ExactResume, GRPOTrainer):
@@ -124,9 +146,10 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
 
     def __init__(
         self, stage: GCPOStage, pairs: Sequence[Pair], model: Any, processor: Any, folder: RunFolder,
-        progress: Progress | None = None,
+        progress: Progress | None = None, replay: Replay | None = None,
     ) -> None:  # fmt: skip
         self.stage = stage
+        self.replay = replay
         self.pairs = pairs
         self.comparison: Comparison | None = None
         """The last generation, for tests and reports."""
@@ -243,9 +266,37 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
         }
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """TRL's loss of the rows that have a gradient, scaled to be the mean over all rows."""
+        loss, replayed = self.policy_loss(model, inputs), self._replay_loss(model)
+        return loss if replayed is None else loss + self.stage.replay.replay_weight * replayed
+
+    def policy_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """() TRL's loss of the rows that have a gradient, scaled to be the mean over all rows."""
         teaching, share = rows_that_teach(inputs)
-        return super()._compute_loss(model, without_padding(teaching)) * share
+        loss: Tensor = super()._compute_loss(model, without_padding(teaching)) * share
+        return loss
+
+    def _replay_loss(self, model: Any) -> Tensor | None:
+        """This forward's part of the mean over the replayed traces of an update; None when it has none.
+
+        An update's traces fill its first forwards: the fewer passes, the fewer small products.
+        """
+        if self.replay is None:
+            return None
+        accelerator, most = self.accelerator, self.stage.updates.micro_batch
+        rows = self.replay.rows(self.state.global_step, accelerator.process_index, accelerator.num_processes)
+        place = self._step % self.args.steps_per_generation
+        here = rows[place * most : (place + 1) * most]
+        if not here:
+            return None
+        batch = self.replay.batch(here, self.processing_class)
+        moved = {name: value.to(accelerator.device) for name, value in batch.items() if isinstance(value, Tensor)}
+        length, mask_BK = learned_tokens(moved.pop("labels"))
+        log_prob_BK, _, _ = self._get_per_token_logps_and_entropies(
+            model, moved.pop("input_ids"), moved.pop("attention_mask"), length, num_images=batch["num_images"], **moved
+        )
+        total = trace_loss(log_prob_BK, mask_BK)
+        self._metrics["train"]["replay_loss"].append(float(total.detach()) / len(here))
+        return total / len(rows)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
@@ -253,17 +304,20 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
         """(B, 1) win and loss ratios of the whole generation, over all processes, less what length costs."""
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         truncated = [ids[-1] not in ends for ids in completion_ids_list]
-        scores = []
+        scores, passed = [], []
         for row, text, ids, cut in zip(inputs, completions, completion_ids_list, truncated, strict=True):
             principles = self.pairs[row["row"] // 2].context.principles
             outcome = parse_trace(text[0]["content"], principles, self.stage.mode, len(ids), cut)
             scores.append(outcome.score if isinstance(outcome, Trace) else math.nan)
+            verdicts = outcome.verdicts if isinstance(outcome, Trace) else None
+            passed.append(statistics.fmean(verdict.value for verdict in verdicts) if verdicts else math.nan)
         device = self.accelerator.device
         local = Rollouts(
             rows_B=torch.tensor([row["row"] for row in inputs], device=device),
             scores_B=torch.tensor(scores, dtype=torch.float64, device=device),
             tokens_B=torch.tensor([len(ids) for ids in completion_ids_list], device=device),
             truncated_B=torch.tensor(truncated, device=device),
+            passed_B=torch.tensor(passed, dtype=torch.float64, device=device),
         )
         return self.rewards_of(local.gathered()).unsqueeze(1).float()
 
@@ -289,6 +343,7 @@ def generation_metrics(rollouts: Rollouts, comparison: Comparison) -> dict[str, 
         "pairs_all_unparsed": counts.all_unparsed / counts.pairs,
         "pairs_silent": counts.silent / counts.pairs,
         "weighted_advantage": comparison.weighted_advantage,
+        "passed": float(rollouts.passed_B.nanmean()),
         "trace_tokens": float(rollouts.tokens_B.double().mean()),
         "score_winner": comparison.score_winner,
         "score_loser": comparison.score_loser,

@@ -22,8 +22,9 @@ def grpo_arguments(stage: GCPOStage, folder: RunFolder, suppressed: list[int]) -
     """TRL's defaults may change, so none is relied on where it matters.
 
     Raises:
-        ValueError: when the processes' shares of a generation are not whole micro-batches, when vLLM is asked for and
-            not installed, or when sharded processes would sample different numbers of candidates.
+        ValueError: when the processes' shares of a generation are not whole micro-batches, or of the replayed traces
+            not equal, when vLLM is asked for and not installed, or when sharded processes would sample different
+            numbers of candidates.
     """
     probe = GRPOConfig(output_dir=str(folder.checkpoints), use_cpu=stage.cpu, report_to="none", bf16=False)
     forwards, rest = divmod(stage.rollouts, stage.updates.micro_batch * probe.world_size)
@@ -31,6 +32,10 @@ def grpo_arguments(stage: GCPOStage, folder: RunFolder, suppressed: list[int]) -
         raise ValueError(
             f"micro_batch={stage.updates.micro_batch} on {probe.world_size} processes: must divide the "
             f"{stage.rollouts} traces of a generation"
+        )
+    if stage.replay.replay_weight and stage.replay.replay_traces % probe.world_size:
+        raise ValueError(
+            f"replay_traces={stage.replay.replay_traces} on {probe.world_size} processes: must be a multiple of them"
         )
     if stage.machine.shard != "none" and stage.rollouts // probe.world_size % stage.traces:
         raise ValueError(

@@ -125,6 +125,19 @@ class RatioSettings:
 
 
 @dataclass(frozen=True)
+class ReplaySettings:
+    """SFT's traces in GCPO's updates (ours, `train.replay`); the data is `train_gcpo`'s `replay`."""
+
+    replay_weight: float = 0.0
+    """Of the mean loss of a token of the replayed traces beside the surrogate; 0 replays nothing, as the paper."""
+    replay_traces: int = 32
+    """Of an update, over all processes, whose number divides it; at most as many as a generation samples."""
+
+    def __post_init__(self) -> None:
+        check_numbers({"replay_traces": self.replay_traces}, {"replay_weight": self.replay_weight})
+
+
+@dataclass(frozen=True)
 class GCPOStage:
     """GCPO of a verifier; every setting that shapes the result."""
 
@@ -143,6 +156,7 @@ class GCPOStage:
     sampling: Annotated[SamplingSettings, Unprefixed] = field(default_factory=SamplingSettings)
     updates: Annotated[GCPOUpdates, Unprefixed] = field(default_factory=GCPOUpdates)
     ratio: Annotated[RatioSettings, Unprefixed] = field(default_factory=RatioSettings)
+    replay: Annotated[ReplaySettings, Unprefixed] = field(default_factory=ReplaySettings)
     alarms: Annotated[AlarmSettings, Unprefixed] = field(default_factory=AlarmSettings)
     machine: Annotated[MachineSettings, Unprefixed] = field(default_factory=MachineSettings)
     lora_rank: int = 0
@@ -173,6 +187,10 @@ class GCPOStage:
             raise ValueError(
                 f"length_limit={self.ratio.length_limit}: must be below max_new_tokens="
                 f"{self.sampling.max_new_tokens}, or no trace ever pays"
+            )
+        if self.replay.replay_weight and self.replay.replay_traces > self.rollouts:
+            raise ValueError(
+                f"replay_traces={self.replay.replay_traces}: at most the {self.rollouts} traces of a generation"
             )
         if self.max_pixels > 0 and self.sampling.engine != "own":
             raise ValueError(

@@ -145,15 +145,17 @@ class Rollouts:
     """L, trace length in tokens, int64."""
     truncated_B: Tensor
     """Whether the trace was cut at the limit."""
+    passed_B: Tensor
+    """Share of the trace's verdicts that are 1, float64; NaN for a trace without verdicts."""
 
     def gathered(self) -> Rollouts:
         """The rollouts of all processes, in the order of the generation batch.
 
         One call in float64: exact for every score and for integers below 2**53.
         """
-        columns = (self.rows_B, self.scores_B, self.tokens_B, self.truncated_B)
-        rows, scores, tokens, truncated = gather(torch.stack([c.double() for c in columns], dim=1)).unbind(1)
-        return Rollouts(rows.long(), scores, tokens.long(), truncated.bool())
+        columns = (self.rows_B, self.scores_B, self.tokens_B, self.truncated_B, self.passed_B)
+        rows, scores, tokens, truncated, passed = gather(torch.stack([c.double() for c in columns], dim=1)).unbind(1)
+        return Rollouts(rows.long(), scores, tokens.long(), truncated.bool(), passed)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def train_sft(
         ValueError: for quadruples without targets or of another split than "train", a target that cannot be
             put into `mode`, a folder that holds another run, or a model that cannot be opened.
     """
-    _check_targets(quadruples)
+    check_targets(quadruples)
     folder = RunFolder(Path(stage.out))
     rows = _rows(stage, quadruples)
     data = identity_hash((row.id, row.target) for row in rows)
@@ -249,7 +249,7 @@ def trace_text(quadruple: Quadruple, mode: OutputMode, variant: Variant) -> str:
         ValueError: for a target that does not hold what `mode` asks for, or that cannot be parsed.
     """
     target, principles = quadruple.target, quadruple.context.principles
-    assert target is not None, "checked by _check_targets"
+    assert target is not None, "checked by check_targets"
     text = target.text
     try:
         if target.verdicts is not None or mode != "think":
@@ -265,7 +265,8 @@ def trace_text(quadruple: Quadruple, mode: OutputMode, variant: Variant) -> str:
     return text
 
 
-def _check_targets(quadruples: Sequence[Quadruple]) -> None:
+def check_targets(quadruples: Sequence[Quadruple]) -> None:
+    """Raises ValueError for no quadruples, one without a target, or one of another split than "train"."""
     if not quadruples:
         raise ValueError("no quadruples: SFT needs at least one with a target; run the curation first")
     for quadruple in quadruples:

@@ -24,6 +24,8 @@ METRICS = {
     "mean_ratio": "mean win ratio (GCPO's reward), 0 to 1",
     "unparsed": "share of traces without a score",
     "truncated": "share of traces cut at the limit",
+    "passed": "share of verdicts that are 1",
+    "replay_loss": "loss of a replayed token, nats",
     "tie_share": "share of comparisons with equal scores",
     "trace_tokens": "tokens of a trace",
     "entropy": "entropy of a token, nats",

@@ -103,6 +103,16 @@ def plan_verifier(stage: SFTStage | GCPOStage, options: VerifierPlanOptions | No
         if not stage.sampling.vllm_sleep:
             resident["vLLM"] = phases.pop("sample")
     petaflops, decode_bytes = _step(stage, counts, batch, text, vision, forwards, updates)
+    if isinstance(stage, GCPOStage) and stage.replay.replay_weight:
+        rows = -(-stage.replay.replay_traces // options.processes)
+        again = Batch(min(rows, stage.updates.micro_batch), 1, prompt, trace, shared=False)
+        replayed = text_footprint(part, training, again)
+        seen = vision_footprint(part, training, grid, 2 * again.rows, tower_trained)
+        # Beside a micro-batch: both are behind one loss.
+        phases["update"] += (replayed.update_bytes + seen.update_bytes) / GIB
+        head = (6.0 if counts.head_trained else 4.0) * counts.embedding * again.rows * trace
+        one = replayed.update_flops + seen.update_flops + head
+        petaflops["replay"] = updates * rows / again.rows * one / 1e15
     rate = _rate(options)
     seconds = {name: 1e15 * value / float(rate["flops"]) for name, value in petaflops.items()}
     if decode_bytes:
