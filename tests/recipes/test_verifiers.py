@@ -37,6 +37,8 @@ def test_flags_of_the_groups_reach_their_fields() -> None:
     assert (stage.sampling.engine, stage.sampling.vllm_address) == ("vllm-served", "http://h:1")
     assert (stage.alarms.alarm_stop, stage.ratio.flip_rate, stage.ratio.pairs_from) == (3, 0.1, "votes")
     assert stage.sampling.max_new_tokens == 99
+    given = with_flags("gcpo", "gcpo_7b_lora_80gb", ["--replay", "runs/cold/selected", "--replay-weight", "0.2"])
+    assert (given.replay, given.stage.replay.replay_weight) == ("runs/cold/selected", 0.2)
 
 
 def test_plan_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,6 +144,19 @@ def test_a_gcpo_plan_counts_what_the_stage_says(checkpoint: Path) -> None:
     assert f"{made.traces_per_step} traces" in verifier_plan_text(made)
 
 
+def test_replayed_traces_are_a_supervised_batch_beside_a_micro_batch(checkpoint: Path) -> None:
+    """Eight rows in two forwards of four: FLOPs of SFT on eight rows, memory of SFT on four beside the plain update."""
+    stage = stage_for(checkpoint, micro_batch=4)
+    plain = plan_verifier(stage, GIVEN)
+    replaying = plan_verifier(changed(stage, replay_weight=0.3, replay_traces=8), GIVEN)
+    sft = SFTStage(str(checkpoint), "out", variant="compact", mode="verify", batch_size=4, accumulate=2, cpu=True)
+    supervised = plan_verifier(sft, replace(GIVEN, trace_tokens=8))
+    assert replaying.petaflops["replay"] == pytest.approx(supervised.petaflops["update"])
+    assert {**replaying.petaflops, "replay": 0} == {**plain.petaflops, "replay": 0}
+    more = replaying.phases["update"] - plain.phases["update"]
+    assert 0.5 * supervised.phases["update"] < more < supervised.phases["update"]  # without the LM head's tiles
+
+
 def test_shards_lora_and_vllm_change_memory_as_they_should(checkpoint: Path) -> None:
     full = plan_verifier(stage_for(checkpoint, micro_batch=4), GIVEN)
     parts = plan_verifier(stage_for(checkpoint, micro_batch=4, shard="fsdp2"), replace(GIVEN, processes=2))
