@@ -1,24 +1,30 @@
 """Real photographs, real edits and real instructions through `principles`, `score`, `rank`, `score-many` and `serve`.
 
-    python bench/real_pictures.py --data FOLDER --out runs/real
+    python bench/real_pictures.py --data FOLDER --out runs/real [--most 40]
 
 FOLDER holds edits.jsonl ({id, instruction, source, edit_a, edit_b}) and a JSON file of ImgEdit-Bench's form with more
 instructions ({key: {"prompt": ...}}). The model is an OpenAI-compatible endpoint on loopback that follows the prompts'
-format and judges by counting changed pixels: it knows nothing of edits, but it checks what it is shown. Ends with 1
-when a command fails, an answer cannot be parsed, or a picture arrives in another size or orientation than it should;
-writes prompts as sent to OUT/prompts (read some).
+format and judges by counting changed pixels: it knows nothing of edits, but it checks what it is shown.
+
+A run that was stopped goes on: OUT/steps.jsonl has a line per finished step, and what went wrong is tried again. Ends
+with a table and OUT/summary.json, and with 1 when a command fails, an answer cannot be parsed, or a picture arrives in
+another size or orientation than it should. Prompts as they were sent are in OUT/prompts (read some).
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,31 +37,46 @@ from PIL import Image, ImageOps
 
 from edit_r1.images import MAX_JUDGED_PIXELS
 from edit_r1.records import CATEGORIES
+from edit_r1.store import read_json, write_json
 
+Sizes = tuple[tuple[int, int], ...]
+"""(width, height) of pictures."""
+EDIT_R1 = (sys.executable, "-m", "edit_r1")
 KEPT_PROMPTS = 6
 """Of each kind."""
+AT_ONCE = 16
+"""Items of a request to the server."""
 
 
 @dataclass
 class Seen:
-    """What the endpoint was asked."""
+    """What the endpoint was asked since the last `take`."""
 
     prompts: Path
     kinds: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[tuple[tuple[int, int], ...]] = field(default_factory=Counter)
+    sizes: set[Sizes] = field(default_factory=set)
+    """Of all pictures of a judgment, in order."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, kind: str, parts: list[dict[str, Any]], pictures: list[Image.Image]) -> None:
         with self.lock:
             self.kinds[kind] += 1
-            self.sizes[tuple(picture.size for picture in pictures)] += 1
-            number = self.kinds[kind]
-        if number <= KEPT_PROMPTS:
+            if kind == "judge":
+                self.sizes.add(tuple(picture.size for picture in pictures))
+            number = 1 + sum(1 for _ in self.prompts.glob(f"{kind}-*.txt"))
+            if number > KEPT_PROMPTS:
+                return
             shown, left = [], iter(pictures)
             for part in parts:
                 text = part.get("text")
                 shown.append(text if text is not None else "<picture of {} x {}>".format(*next(left).size))
             (self.prompts / f"{kind}-{number}.txt").write_text("".join(shown), encoding="utf-8")
+
+    def take(self) -> dict[str, Any]:
+        with self.lock:
+            taken = {"asked": dict(self.kinds), "sizes": sorted(self.sizes)}
+            self.kinds, self.sizes = Counter(), set()
+        return taken
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -136,7 +157,7 @@ def _judged(listed: list[tuple[str, str]], pictures: list[Image.Image]) -> str:
     )
 
 
-def expected_sizes(source: Path, edited: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+def expected_sizes(source: Path, edited: Path) -> Sizes:
     """What a judge should be shown, upright (width, height): the edit at the source's size where the aspect agrees."""
     sizes = []
     for path in (source, edited):
@@ -146,113 +167,212 @@ def expected_sizes(source: Path, edited: Path) -> tuple[tuple[int, int], tuple[i
     (a, b), (c, d) = sizes
     if abs((c / d) / (a / b) - 1) <= 0.02:
         sizes[1] = sizes[0]
-    return tuple((round(width), round(height)) for width, height in sizes)  # type: ignore[return-value]
+    return tuple((round(width), round(height)) for width, height in sizes)
 
 
-class Tried:
-    """Counts what went right and tells what did not."""
+class Steps:
+    """The steps of a pass, each written down when it is finished."""
 
-    def __init__(self) -> None:
-        self.right: Counter[str] = Counter()
-        self.wrong: list[str] = []
+    def __init__(self, path: Path, seen: Seen, asked: dict[str, Any]) -> None:
+        """asked: what the pass is over. Raises ValueError for a file of another one."""
+        self.path, self.seen = path, seen
+        self.done: dict[str, dict[str, Any]] = {}
+        if not path.exists():
+            self._write(asked)
+        lines = path.read_bytes().split(b"\n")[:-1]  # a line that a kill cut off is no line
+        if not lines or json.loads(lines[0]) != asked:
+            raise ValueError(f"{path}: of a pass over other data: choose another --out")
+        for line in lines[1:]:
+            step = json.loads(line)
+            self.done[step["step"]] = step
+        path.write_bytes(b"".join(line + b"\n" for line in lines))
 
-    def check(self, what: str, good: bool, detail: str = "") -> None:
-        if good:
-            self.right[what] += 1
-        else:
-            self.wrong.append(f"{what}: {detail[:300]}")
+    def open(self, step: str) -> bool:
+        """Whether a step is still to be tried."""
+        return step not in self.done or not self.done[step]["right"]
+
+    def end(self, step: str, right: bool, detail: str, seconds: float) -> None:
+        told = "" if right else detail[:300]
+        line = {"step": step, "right": right, "detail": told, "seconds": round(seconds, 2), **self.seen.take()}
+        self.done[step] = line
+        self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
-def command(*arguments: str) -> tuple[int, dict[str, Any], str]:
-    done = subprocess.run(["edit-r1", *arguments, "--json"], capture_output=True, text=True)
-    return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else {}, done.stderr
+@dataclass(frozen=True)
+class Pass:
+    """What is tried, and where."""
+
+    data: Path
+    out: Path
+    rows: list[dict[str, Any]]
+    instructions: list[str]
+    """Those of the rows first."""
+    endpoint: Endpoint
+    steps: Steps
+
+    @property
+    def model(self) -> list[str]:
+        return ["--endpoint", self.endpoint.url, "--model", "counter"]
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Whose pictures the instruction of this number is asked with."""
+        return self.rows[number % len(self.rows)]
+
+    def command(self, step: str, good: Callable[[dict[str, Any]], bool], *arguments: str) -> None:
+        """Runs `edit-r1` with --json unless that was done; right when it ends with 0 and its document is good."""
+        if not self.steps.open(step):
+            return
+        start = time.monotonic()
+        done = subprocess.run([*EDIT_R1, *arguments, "--json"], capture_output=True, text=True, env=self.environment)
+        document = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+        right = done.returncode == 0 and good(document)
+        detail = f"ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
+        self.steps.end(step, right, detail, time.monotonic() - start)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "EDIT_R1_CACHE": str(self.out / "cache")}
 
 
-def main(data: Path, out: Path) -> int:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "prompts").mkdir(exist_ok=True)
+def main(data: Path, out: Path, most: int | None = None) -> int:
+    """data: the folder. out: of this pass. most: instructions beside the edits' own, None for all."""
+    (out / "prompts").mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in (data / "edits.jsonl").read_text(encoding="utf-8").splitlines()]
     further = [
         one["prompt"]
         for path in sorted(data.glob("*.json"))
         for one in json.loads(path.read_text(encoding="utf-8")).values()
-    ]
-    seen, tried = Seen(out / "prompts"), Tried()
-    endpoint = Endpoint(seen)
-    model = ["--endpoint", endpoint.url, "--model", "counter"]
-    for row in rows:
-        source, edits = data / row["source"], [data / row[name] for name in ("edit_a", "edit_b")]
-        asked = ["-i", row["instruction"], *model]
-        code, told, errors = command("principles", str(source), *asked)
-        tried.check("principles", code == 0 and len(told.get("principles") or ()) == 6, f"{row['id']} {code} {errors}")
+    ][:most]
+    instructions = [*(row["instruction"] for row in rows), *further]
+    seen = Seen(out / "prompts")
+    asked = {"instructions": hashlib.sha256(json.dumps(instructions).encode()).hexdigest(), "rows": rows}
+    steps = Steps(out / "steps.jsonl", seen, asked)
+    one = Pass(data, out, rows, instructions, Endpoint(seen), steps)
+    single(one)
+    many(one)
+    served(one)
+    summary = summed(one)
+    write_json(out / "summary.json", summary)
+    show(summary)
+    return int(bool(summary["wrong"]))
+
+
+def single(one: Pass) -> None:
+    """`principles`, `score` and `rank` on each photograph."""
+    for row in one.rows:
+        source, edits = one.data / row["source"], [one.data / row[name] for name in ("edit_a", "edit_b")]
+        asked = ["-i", row["instruction"], *one.model]
+        one.command(
+            f"principles {row['id']}", lambda told: len(told["principles"]) == 6, "principles", str(source), *asked
+        )
         for edited in edits:
-            page = out / f"{edited.stem}.html"
-            code, told, errors = command("score", str(source), str(edited), *asked, "--html", str(page))
-            tried.check("score", code == 0 and told["unparsed"] == 0 and page.exists(), f"{edited} {code} {errors}")
-        code, told, errors = command("rank", str(source), *map(str, edits), *asked)
-        tried.check("rank", code == 0 and len(told.get("ranking", ())) == 2, f"{row['id']} {code} {errors}")
-    many(rows, further, data, out, model, tried)
-    served(rows, further, data, endpoint, tried)
-    wanted = {expected_sizes(data / row["source"], data / row[name]) for row in rows for name in ("edit_a", "edit_b")}
-    shown = {sizes for sizes in seen.sizes if len(sizes) == 2}
-    tried.check("sizes and orientations", shown == wanted, f"shown {sorted(shown)}, expected {sorted(wanted)}")
-    print(f"asked: {dict(seen.kinds)}\nright: {dict(tried.right)}")
-    for line in tried.wrong:
-        print(f"WRONG {line}")
-    return int(bool(tried.wrong))
+            page = one.out / f"{edited.stem}.html"
+            one.command(
+                f"score {edited.name}", lambda told, page=page: told["unparsed"] == 0 and page.exists(),
+                "score", str(source), str(edited), *asked, "--html", str(page),
+            )  # fmt: skip
+        one.command(
+            f"rank {row['id']}", lambda told: len(told["ranking"]) == told["ties"]["pairs"] + 1 == 2,
+            "rank", str(source), *map(str, edits), *asked,
+        )  # fmt: skip
 
 
-def many(rows: list[dict[str, Any]], further: list[str], data: Path, out: Path, model: list[str], tried: Tried) -> None:
-    """`score-many` over every instruction, with one of the real edits each."""
-    table = out / "many.jsonl"
-    with table.open("w", encoding="utf-8") as file:
-        for number, text in enumerate([*(row["instruction"] for row in rows), *further]):
-            row = rows[number % len(rows)]
-            pictures = {
-                name: str((data / row[key]).resolve()) for name, key in (("source", "source"), ("edited", "edit_a"))
-            }
-            file.write(json.dumps({"id": str(number), "instruction": text, **pictures}) + "\n")
-    scores = out / "scores.jsonl"
-    for left in out.glob("*scores.jsonl*"):
-        left.unlink()
-    code, told, errors = command("score-many", str(table), "--out", str(scores), *model, "--allow-outside")
-    tried.check(
-        "score-many", code == 0 and told["scored"] == told["rows"] == len(rows) + len(further), f"{told} {errors}"
-    )
-
-
-def served(rows: list[dict[str, Any]], further: list[str], data: Path, endpoint: Endpoint, tried: Tried) -> None:
-    """The server in front of the same endpoint, 16 items a request."""
-    process = subprocess.Popen(
-        ["edit-r1", "serve", "--endpoint", endpoint.url, "--model", "counter", "--port", "0"],
-        stdout=subprocess.PIPE, text=True,
+def many(one: Pass) -> None:
+    """`score-many` over every instruction, with one of the real edits each; it goes on where it was stopped."""
+    table, scores = one.out / "many.jsonl", one.out / "scores.jsonl"
+    lines = []
+    for number, text in enumerate(one.instructions):
+        row = one.row(number)
+        pictures = {
+            name: str((one.data / row[key]).resolve()) for name, key in (("source", "source"), ("edited", "edit_a"))
+        }
+        lines.append(json.dumps({"id": str(number), "instruction": text, **pictures}) + "\n")
+    table.write_text("".join(lines), encoding="utf-8")
+    one.command(
+        "score-many", lambda told: told["scored"] == told["rows"] == len(one.instructions),
+        "score-many", str(table), "--out", str(scores), *one.model, "--allow-outside",
     )  # fmt: skip
+
+
+def served(one: Pass) -> None:
+    """The server in front of the same endpoint, `AT_ONCE` items a request."""
+    items = [(number, key) for number in range(len(one.instructions)) for key in ("edit_a", "edit_b")]
+    requests = {f"serve {start}": items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE)}
+    left = {step: part for step, part in requests.items() if one.steps.open(step)}
+    if not left and not one.steps.open("serve ends"):
+        return
+    process = subprocess.Popen(
+        [*EDIT_R1, "serve", *one.model, "--port", "0"], stdout=subprocess.PIPE, text=True, env=one.environment
+    )
     try:
         assert process.stdout is not None
         url = re.search(r"http://\S+", process.stdout.readline())
         assert url is not None, "serve tells its address"
-        encoded = {
-            row[key]: base64.b64encode((data / row[key]).read_bytes()).decode()
-            for row in rows for key in ("source", "edit_a", "edit_b")
-        }  # fmt: skip
-        items = [
-            {"id": f"{number}", "sources": [encoded[row["source"]]], "edited": encoded[row[key]], "instruction": text}
-            for number, text in enumerate([*(row["instruction"] for row in rows), *further])
-            for row in [rows[number % len(rows)]]
-            for key in ("edit_a", "edit_b")
-        ]
         with httpx.Client(base_url=url.group(0).rstrip("/"), timeout=300, trust_env=False) as client:
-            for start in range(0, len(items), 16):
-                answer = client.post("/v1/judge", json={"items": items[start : start + 16]})
+            for step, part in left.items():
+                start = time.monotonic()
+                answer = client.post("/v1/judge", json={"items": [_item(one, *item) for item in part]})
                 judgments = answer.json().get("judgments", []) if answer.status_code == 200 else []
-                good = len(judgments) == len(items[start : start + 16]) and all(
-                    one["score"] is not None for one in judgments
-                )
-                tried.check("served requests", good, f"{answer.status_code} {answer.text}")
+                good = len(judgments) == len(part) and all(judged["score"] is not None for judged in judgments)
+                one.steps.end(step, good, f"{answer.status_code} {answer.text}", time.monotonic() - start)
     finally:
+        start = time.monotonic()
         process.terminate()
-        tried.check("serve ends with 0", process.wait(60) == 0)
+        code = process.wait(60)
+    one.steps.end("serve ends", code == 0, f"ended with {code}", time.monotonic() - start)
+
+
+def _item(one: Pass, number: int, key: str) -> dict[str, Any]:
+    row = one.row(number)
+    source, edited = (base64.b64encode((one.data / row[name]).read_bytes()).decode() for name in ("source", key))
+    return {"id": f"{number}", "sources": [source], "edited": edited, "instruction": one.instructions[number]}
+
+
+def summed(one: Pass) -> dict[str, Any]:
+    """What all steps of the pass came to, those of earlier calls included."""
+    groups: dict[str, dict[str, float]] = {}
+    asked: Counter[str] = Counter()
+    shown: set[Sizes] = set()
+    for name, step in one.steps.done.items():
+        group = groups.setdefault(name.split()[0], {"steps": 0, "wrong": 0, "seconds": 0.0})
+        group["steps"] += 1
+        group["wrong"] += not step["right"]
+        group["seconds"] += step["seconds"]
+        asked.update(step["asked"])
+        shown |= {tuple((width, height) for width, height in sizes) for sizes in step["sizes"]}
+    wrong = [f"{name}: {step['detail']}" for name, step in one.steps.done.items() if not step["right"]]
+    wanted = {
+        expected_sizes(one.data / row["source"], one.data / row[name])
+        for row in one.rows
+        for name in ("edit_a", "edit_b")
+    }
+    if shown != wanted:
+        wrong.append(f"sizes and orientations: shown {sorted(shown)}, expected {sorted(wanted)}")
+    record = read_json(one.out / "scores.jsonl.run.json")
+    ties = record["summary"]["ties"] if isinstance(record, dict) and record["summary"] else None
+    return {
+        "photographs": len(one.rows), "instructions": len(one.instructions), "steps": groups, "asked": dict(asked),
+        "sizes": sorted(shown), "ties": ties, "wrong": wrong,
+    }  # fmt: skip
+
+
+def show(summary: dict[str, Any]) -> None:
+    print(f"{summary['photographs']} photographs, {summary['instructions']} instructions")
+    print(f"{'step':12}{'done':>6}{'wrong':>7}{'seconds':>9}")
+    for name, group in summary["steps"].items():
+        print(f"{name:12}{group['steps']:6}{group['wrong']:7}{group['seconds']:9.1f}")
+    print(f"questions asked of the endpoint: {summary['asked']}")
+    for line in summary["wrong"]:
+        print(f"WRONG {line}")
+    print("nothing went wrong" if not summary["wrong"] else f"{len(summary['wrong'])} wrong")
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    try:
+        sys.exit(tyro.cli(main))
+    except ValueError as problem:
+        sys.exit(f"real_pictures: {problem}")

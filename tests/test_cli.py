@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -256,7 +257,7 @@ def test_rank_without_a_parsed_trace_is_null(
 def test_principles_that_cannot_be_parsed_are_null(capsys: Capture, picture: Path, checkpoint: Path) -> None:
     code, out, err = run(capsys, "principles", picture, "-i", "Make it blue", "--model", checkpoint, "--json")
     assert code == 3
-    assert json.loads(out) == {"principles": None, "cached": False, "model": checkpoint.name}
+    assert json.loads(out) == {"principles": None, "cached": False, "repeated": 0, "model": checkpoint.name}
     assert "no usable principles" in err and err.count("\n") == 1
 
 
@@ -329,6 +330,64 @@ def test_rank_by_a_server_that_refuses_to_tell_probabilities(
     code, out, err = run(capsys, "rank", picture, picture, "-i", "x", *where, "--json")
     assert (code, err) == (0, "")
     assert [(row["score"], row["expected_score"]) for row in json.loads(out)["ranking"]] == [(6.5, None)]
+
+
+def test_ties_are_told_with_and_without_the_expected_score(
+    capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any, reply: Any
+) -> None:
+    place = TRACE.index("<score>") + len("<score>")
+    signs = [{"token": sign, "top_logprobs": [{"token": sign, "logprob": 0.0}]} for sign in TRACE]
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        """One score for all, and another sureness of its first digit for each edit."""
+        completion = server.completion(TRACE)
+        sure = 0.6 + 0.1 * (number % 3)
+        first = [{"token": "6", "logprob": math.log(sure)}, {"token": "2", "logprob": math.log(1 - sure)}]
+        content = [*signs[:place], {"token": "6", "top_logprobs": first}, *signs[place + 1 :]]
+        completion["choices"][0]["logprobs"] = {"content": content}
+        return reply(completion)
+
+    server = fake_openai(answer)
+    where = ("--endpoint", server.url, "--model", "judge", "--variant", "compact", "--principles", principles_file)
+    asked = ("rank", picture, picture, picture, picture, "-i", "x", *where)
+    code, out, err = run(capsys, *asked, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["ties"] == {"contexts": 1, "pairs": 3, "tie_rate": 1.0, "tie_rate_expected": 0.0}
+    _, out, _ = run(capsys, *asked)
+    assert "ties: 100.0% of 3 pairs, 0.0% with the expected score\n" in out
+    server.answer = lambda body, number: TRACE
+    _, out, _ = run(capsys, *asked)
+    assert "ties: 100.0% of 3 pairs\n" in out
+
+
+def test_a_question_written_twice_is_told(capsys: Capture, picture: Path, fake_openai: Any) -> None:
+    rules = json.dumps([{"question": one, "category": CATEGORIES[0]} for one in ("Is it blue?", "is it  BLUE")])
+    server = fake_openai(lambda body, number: TRACE if "Is it blue?" in json.dumps(body["messages"]) else rules)
+    where = ("--endpoint", server.url, "--model", "judge", "--variant", "compact")
+    code, out, err = run(capsys, "principles", picture, "-i", "x", *where)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        " 1. Is it blue?  (Instruction Following)", "1 question that the model wrote twice left out"
+    ]  # fmt: skip
+    for command in (("principles", picture), ("score", picture, picture), ("rank", picture, picture)):
+        code, out, err = run(capsys, *command, "-i", "x", *where, "--json")
+        assert (code, err, json.loads(out)["repeated"]) == (0, "", 1), out
+    _, out, _ = run(capsys, "score", picture, picture, "-i", "x", *where)
+    assert "1 question that the model wrote twice left out" in out
+
+
+def test_attention_is_for_models_of_this_machine(
+    capsys: Capture, picture: Path, checkpoint: Path, principles_file: Path
+) -> None:
+    asked = ("score", picture, picture, "-i", "x", "--principles", principles_file)
+    local = (*asked, "--model", checkpoint)
+    assert run(capsys, *local, "--attention", "eager", "--json")[0] == 3  # it runs; this model writes no trace
+    assert "invalid choice" in run(capsys, *local, "--attention", "flash")[2]
+    assert "on a GPU" in fails(capsys, *local, "--attention", "flash_attention_2")
+    served = (*asked, "--endpoint", "http://127.0.0.1:1/v1", "--model", "judge")
+    assert "local model" in fails(capsys, *served, "--attention", "sdpa")
+    vllm = (*local, "--backend", "vllm", "--device", "cuda")
+    assert "vLLM chooses" in fails(capsys, *vllm, "--attention", "sdpa")
 
 
 @pytest.mark.parametrize(

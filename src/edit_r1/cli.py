@@ -48,12 +48,12 @@ from edit_r1.commands.shared import (
     complain,
     missing_extra,
     open_verifier,
-    plain,
     print_json,
     unparsed,
 )
 from edit_r1.processes import keep_freed_memory
 from edit_r1.report.terminal import quiet_libraries
+from edit_r1.report.text import plain
 
 Picture = tyro.conf.Positional[Path]
 MorePictures = tyro.conf.UseAppendAction[tuple[Path, ...]]
@@ -100,19 +100,20 @@ def score(
         judgment = verifier.score(
             asked.sources, asked.edited[0], instruction, asked.principles, traces, None, seed, expected
         )
-        usage = endpoint_usage(verifier)
+        usage, repeated = endpoint_usage(verifier), verifier.repeated(asked.sources, instruction)
     check_answered(judgment.outcomes)
     if html is not None:
         from edit_r1.report.judgment_page import write_judgment_page
 
         write_judgment_page(html, judgment, asked.sources, asked.edited[0], asked.instruction)
-    document = {**judgment_json(judgment), "usage": usage}
+    document = {**judgment_json(judgment), "repeated": repeated, "usage": usage}
     if json:
         print_json(document)
     else:
-        from edit_r1.report.terminal import checklist, usage_line
+        from edit_r1.report.terminal import checklist
+        from edit_r1.report.totals import notes
 
-        Console().print(checklist(document), *usage_line(usage), sep="\n")
+        Console().print(checklist(document), *notes(usage, repeated), sep="\n")
     if judgment.score is None:
         return unparsed(judgment.outcomes)
     if fail_under is not None and judgment.score < fail_under:
@@ -142,7 +143,7 @@ def rank(
     """
     from edit_r1.verifier.batch import endpoint_usage
     from edit_r1.verifier.inputs import read_question
-    from edit_r1.verifier.judgments import judgment_json
+    from edit_r1.verifier.judgments import judgment_json, tie_rates
 
     if not edited:
         complain("rank needs at least one edited image after the source; edit-r1 rank --help tells more")
@@ -151,16 +152,18 @@ def rank(
     asked = read_question([source, *also_source], edited, instruction, principles)
     with open_verifier(models, asked.sources, asked.instruction) as verifier:
         ranked = verifier.rank(asked.sources, asked.edited, instruction, asked.principles, traces, seed=seed)
-        usage = endpoint_usage(verifier)
+        usage, repeated = endpoint_usage(verifier), verifier.repeated(asked.sources, instruction)
     outcomes = [outcome for one in ranked for outcome in one.judgment.outcomes]
     check_answered(outcomes)
     rows = [{"path": str(edited[one.index]), **judgment_json(one.judgment)} for one in ranked]
+    ties = asdict(tie_rates([[(one.judgment.score, one.judgment.expected_score) for one in ranked]]))
     if json:
-        print_json({"ranking": rows, "usage": usage})
+        print_json({"ranking": rows, "ties": ties, "repeated": repeated, "usage": usage})
     else:
-        from edit_r1.report.terminal import ranking_table, usage_line
+        from edit_r1.report.terminal import ranking_table
+        from edit_r1.report.totals import notes
 
-        Console().print(ranking_table(rows), *usage_line(usage), sep="\n")
+        Console().print(ranking_table(rows), *notes(usage, repeated, ties), sep="\n")
     if any(row["score"] is not None for row in rows):
         return 0
     return unparsed(outcomes)
@@ -184,7 +187,9 @@ def principles(
 
     asked = read_question([source, *also_source], [], instruction)
     with open_verifier(models, asked.sources, asked.instruction, principles_only=True) as verifier:
-        document: dict[str, Any] = {"principles": None, "cached": False, "model": verifier.principles_vlm.name}
+        document: dict[str, Any] = {
+            "principles": None, "cached": False, "repeated": 0, "model": verifier.principles_vlm.name
+        }  # fmt: skip
         try:
             written = verifier.principles(asked.sources, instruction)
         except UnparsedPrinciples as error:
@@ -193,11 +198,17 @@ def principles(
             complain(error)
             return UNPARSED
     rows = [{"question": item.question, "category": item.category} for item in written]
+    repeated = verifier.repeated(asked.sources, instruction)
     if json:
-        print_json({**document, "principles": rows, "cached": verifier.is_cached(asked.sources, instruction)})
+        cached = verifier.is_cached(asked.sources, instruction)
+        print_json({**document, "principles": rows, "cached": cached, "repeated": repeated})
     else:
+        from edit_r1.report.totals import repetitions
+
         for number, row in enumerate(rows, start=1):
             print(f"{number:2}. {plain(row['question'])}  ({row['category']})")
+        for line in repetitions(repeated):
+            print(line)
     return 0
 
 
@@ -223,7 +234,7 @@ def score_many(
         keep_texts: keep what the model wrote.
         allow_outside: read pictures outside the data's folder too.
     """
-    from edit_r1.report.terminal import batch_line, batch_progress
+    from edit_r1.report.totals import batch_line, batch_progress
     from edit_r1.verifier.batch import BatchOptions, score_file
     from edit_r1.zoo.packaged import open_chosen, refuse_foreign
 

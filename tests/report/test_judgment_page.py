@@ -13,7 +13,8 @@ import pytest
 
 from edit_r1.images import ImageError, decode_rgb, encode_png
 from edit_r1.records import FEATURE_PRESERVATION, INSTRUCTION_FOLLOWING, Principle, Trace, Unparsed, Verdict
-from edit_r1.report.judgment_page import GAIN, SCRIPT, compare, lines, plain, write_judgment_page
+from edit_r1.report.judgment_page import GAIN, SCRIPT, compare, lines, write_judgment_page
+from edit_r1.report.text import plain
 from edit_r1.verifier.judgments import aggregate
 
 NASTY = '<script>alert(1)</script> \x1b[31m\u202e\ud800 "quoted" {{ 7 * 7 }}'

@@ -107,6 +107,54 @@ def test_rows_go_in_and_rows_come_out(tmp_path: Path) -> None:
     assert again == replace(summary, judged=0, seconds=0.0, edits_per_second=None)
 
 
+def test_ties_are_counted_among_the_edits_of_one_source_and_instruction(tmp_path: Path) -> None:
+    """The lamp scores by the length of the picture's bytes: pictures 1 and 2 are as long, and tie."""
+    level = len({len(edited(25)), len(edited(50))})
+    assert level == 1
+    rows = [good(1), good(2), good(1, instruction="Paint it"), good(2, source="9.png"), good(3, edited="missing.png")]
+    options = replace(SMALL, traces=1)
+    summary = score_file(lamp, jsonl(tmp_path / "data", rows), tmp_path / "out.jsonl", options, {})
+    assert summary.ties == {"contexts": 1, "pairs": 1, "tie_rate": 1.0, "tie_rate_expected": None}
+    written = results(tmp_path / "out.jsonl")
+    same, other, *apart, broken = [row["context"] for row in written]
+    assert same == other and len({same, *apart}) == 3 and broken is None
+    assert summary.repeated == 0
+
+
+def test_a_file_of_an_older_version_is_finished_without_what_it_did_not_note(tmp_path: Path) -> None:
+    data = jsonl(tmp_path / "data", [good(number) for number in range(6)])
+    for name in ("out.jsonl", "out.parquet"):
+        out = tmp_path / name
+        with pytest.raises(KeyboardInterrupt):
+            score_file(lambda: lamp(1), data, out, SMALL, {})
+        journal = out if out.suffix == ".jsonl" else tmp_path / "out.parquet.rows.jsonl"
+        old = [{k: v for k, v in row.items() if k not in ("context", "repeated")} for row in results(journal)]
+        journal.write_text("".join(json.dumps(row) + "\n" for row in old))
+        summary = score_file(lamp, data, out, SMALL, {})
+        assert (summary.scored, summary.judged) == (6, 2)
+        assert summary.ties is not None and summary.ties["pairs"] == 1
+        record = tmp_path / f"{name}.run.json"
+        state = json.loads(record.read_text())
+        del state["summary"]["ties"], state["summary"]["repeated"]
+        record.write_text(json.dumps(state))
+        again = score_file(lambda: pytest.fail("opened"), data, out, SMALL, {})
+        assert (again.scored, again.ties, again.repeated) == (6, None, 0)
+
+
+def test_repeated_principles_are_counted_once_a_context(tmp_path: Path) -> None:
+    class Writer(Lamp):
+        def _one(self, request: Request, seed: int) -> Completion:
+            if len(request.images) > 1:
+                return super()._one(request, seed)
+            return Completion("1 [Follow] Is it bright?\n2 [Follow] is it BRIGHT", 9, "stop")
+
+    rows = [good(1, principles=None), good(2, principles=None), good(3)]
+    data = jsonl(tmp_path / "data", rows)
+    summary = score_file(lambda: Verifier(Writer(), variant="compact"), data, tmp_path / "out.parquet", SMALL, {})
+    assert (summary.scored, summary.repeated) == (3, 1)
+    assert [row["repeated"] for row in read_rows(tmp_path / "out.parquet")] == [1, 1, 0]
+
+
 def bad_rows(tmp_path: Path) -> list[tuple[Any, str, str]]:
     (tmp_path / "secret.png").write_bytes(SOURCE)
     (tmp_path / "data").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,15 @@ from edit_r1.records import (
     Unparsed,
     Verdict,
 )
-from edit_r1.verifier.judgments import aggregate, best_first, failed, judgment_json, weighted_verdicts
+from edit_r1.verifier.judgments import (
+    TieRates,
+    aggregate,
+    best_first,
+    failed,
+    judgment_json,
+    tie_rates,
+    weighted_verdicts,
+)
 
 PRINCIPLES = (
     Principle("Is the shirt red?", INSTRUCTION_FOLLOWING),
@@ -144,3 +153,41 @@ def test_brute_force_twin(rows: list[tuple[int, list[int]] | None]) -> None:
     assert judgment.score_std == (pytest.approx(statistics.pstdev(scores)) if len(good) > 1 else None)
     for index, result in enumerate(judgment.principles):
         assert result.verdict == pytest.approx(statistics.fmean(values[index] for _, values in good))
+
+
+def test_tie_rates_worked_example() -> None:
+    group = [(8.0, 7.9), (8.0, 7.9), (8.0, 7.1), (5.0, 5.0), (None, None)]
+    assert tie_rates([group]) == TieRates(1, 6, 3 / 6, 1 / 6)
+    # One edit of a score without an expected one leaves all of that score in the order they came.
+    assert tie_rates([[*group[:3], (8.0, None)]]) == TieRates(1, 6, 1.0, 1.0)
+    assert tie_rates([[(8.0, None), (8.0, None)], [(8.0, None)]]) == TieRates(1, 1, 1.0, None)
+    assert tie_rates([[(8.0, 1.0)], [(8.0, 1.0)], []]) == TieRates(0, 0, None, None)
+
+
+SCORES = st.sampled_from([None, 0.0, 5.0, 8.0])
+
+
+@given(st.lists(st.lists(st.tuples(SCORES, SCORES), max_size=6), max_size=4))
+def test_ties_are_the_pairs_that_the_ranking_leaves_in_their_order(
+    contexts: list[list[tuple[float | None, float | None]]],
+) -> None:
+    """A pair ties when `best_first` keeps the caller's order of it, whichever comes first."""
+    pairs = tied = left = 0
+    for edits in contexts:
+        scored = [edit for edit in edits if edit[0] is not None]
+        pairs += len(list(combinations(scored, 2)))
+        tied += sum(a[0] == b[0] for a, b in combinations(scored, 2))
+        judgments = [Judgment(s, 1, 0, None, (), {}, "m", 0.0, expected_score=e) for s, e in scored]
+        forth = best_first(judgments)
+        back = [len(scored) - 1 - place for place in best_first(judgments[::-1])]
+        left += sum(
+            (forth.index(a) < forth.index(b)) != (back.index(a) < back.index(b))
+            for a, b in combinations(range(len(scored)), 2)
+        )
+    rates = tie_rates(contexts)
+    assert rates.pairs == pairs
+    assert rates.tie_rate == (pytest.approx(tied / pairs) if pairs else None)
+    if rates.tie_rate_expected is None:
+        assert left == tied
+    else:
+        assert rates.tie_rate_expected == pytest.approx(left / pairs)

@@ -21,7 +21,7 @@ from edit_r1.records import (
     Trace,
     Unparsed,
 )
-from edit_r1.verifier import scoring
+from edit_r1.verifier import decomposition
 from edit_r1.verifier.cards import ModelCard, write_card
 from edit_r1.verifier.parsing import parse_gold
 from edit_r1.verifier.principles_cache import PrinciplesCache
@@ -204,6 +204,28 @@ def test_principles_that_cannot_be_read_are_drawn_once_more_by_sampling(tmp_path
     assert len(gone.calls) == 1  # what never came is the backend's to ask again
 
 
+def test_a_question_that_a_model_writes_twice_is_kept_once_and_counted(tmp_path: Path) -> None:
+    doubled = [PRINCIPLES[0], Principle("is the SQUARE blue", FEATURE_PRESERVATION), *PRINCIPLES[1:], PRINCIPLES[0]]
+    asked: list[str] = []
+
+    def answer(request: Request, copy: int) -> str:
+        if len(request.images) == 1:
+            return write_principles(doubled, "compact")
+        asked.append(request.text)
+        return write_trace(["seen"] * 3, TRUTH[request.images[-1]], 9.0, "both", "compact", QUESTIONS)
+
+    for cached in (False, True):
+        verifier = Verifier(Scripted(answer), variant="compact", cache=PrinciplesCache(tmp_path))
+        assert verifier.repeated([SOURCE], "x") == 0
+        judgment = verifier.score([SOURCE], BLUE, "x")
+        assert ([result.question for result in judgment.principles], judgment.score) == (QUESTIONS, 9.0)
+        assert asked[-1].lower().count("is the square blue") == 1
+        assert verifier.principles([SOURCE], "x") == PRINCIPLES
+        assert (verifier.repeated([SOURCE], "x"), verifier.is_cached([SOURCE], "x")) == (2, cached)
+    given = verifier.score([SOURCE], BLUE, "y", (PRINCIPLES[0], PRINCIPLES[0], PRINCIPLES[1]))
+    assert len(given.principles) == 3  # what a person gives is asked as it stands
+
+
 def test_known_principles_do_not_wait_for_others(tmp_path: Path) -> None:
     """A server judges a known context while a slow model writes the principles of another."""
     entered, gate = threading.Event(), threading.Event()
@@ -230,7 +252,7 @@ def test_known_principles_do_not_wait_for_others(tmp_path: Path) -> None:
 
 
 def test_memory_forgets_the_oldest_principles_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(decomposition, "MAX_REMEMBERED", 2)
     model = Scripted(perfect("compact"))
     verifier = Verifier(model, variant="compact")
     items = [ScoreItem((SOURCE,), BLUE, f"Make the square blue, please {number}") for number in range(4)]

@@ -20,7 +20,9 @@ from edit_r1.records import IMAGE_QUALITY, Principle
 from edit_r1.verifier.cards import ModelCard, write_card
 from edit_r1.verifier.prompts import judge_request
 from edit_r1.verifier.scoring import Verifier
+from edit_r1.vlm import attention
 from edit_r1.vlm import transformers as backend
+from edit_r1.vlm.attention import Attention
 from edit_r1.vlm.chat import to_messages
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import Request, Sampling, TokenChoices
@@ -396,6 +398,42 @@ def test_bad_settings(checkpoint: Path) -> None:
             TransformersVLM.load(checkpoint, device=device)
     with pytest.raises(ModelError, match="cannot be put on xpu"):
         TransformersVLM.load(checkpoint, device="xpu")
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_the_attention_kernel_is_what_was_asked_for_and_changes_no_text(
+    vlm: TransformersVLM, checkpoint: Path, kernel: Attention
+) -> None:
+    other = TransformersVLM.load(checkpoint, attention=kernel, batch_size=8)
+    vision = other.model.config.vision_config
+    assert (other.attention, vision._attn_implementation, vlm.attention) == (kernel, kernel, "sdpa")
+    assert other.generate(requests(5), GREEDY) == vlm.generate(requests(5), GREEDY)
+    assert other.attention == kernel  # after the answers' own attention too
+    with Verifier.load(checkpoint, attention=kernel) as verifier:
+        assert isinstance(verifier.vlm, TransformersVLM) and verifier.vlm.attention == kernel
+
+
+def test_a_kernel_that_cannot_be_had_is_one_clear_line(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "find_spec", lambda name: None)
+    for options, said in (
+        ({"attention": "flash"}, "choose one of sdpa, eager, flash_attention_2, flex_attention"),
+        ({"attention": "flash_attention_2"}, "runs on a GPU, not on cpu"),
+        ({"attention": "flash_attention_2", "device": "cuda"}, "add --dtype bfloat16"),
+        ({"attention": "flash_attention_2", "device": "cuda", "dtype": "bfloat16"}, "flash-attn is not installed"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            TransformersVLM.load(checkpoint, **options)
+    with pytest.raises(ModelError, match="vLLM chooses its own kernels"):
+        Verifier.load(checkpoint, backend="vllm", attention="sdpa")
+
+
+def test_a_kernel_that_the_model_refuses_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, "_supports_sdpa", False)
+    with pytest.raises(ModelError, match=r"that can be opened with attention sdpa \(.*not support"):
+        TransformersVLM.load(checkpoint, attention="sdpa")
+    assert TransformersVLM.load(checkpoint).model is not None  # transformers takes another where nothing is asked for
 
 
 def test_an_adapter_is_merged(checkpoint: Path, tmp_path: Path) -> None:

@@ -132,5 +132,6 @@ def test_principles_say_that_they_came_from_the_cache(
     assert json.loads(capsys.readouterr().out) == {
         "principles": [{"question": "Is the red circle gone?", "category": INSTRUCTION_FOLLOWING}],
         "cached": True,
+        "repeated": 0,
         "model": "verifier-small-rrm",
     }

@@ -139,7 +139,7 @@ def sampled(
     Raises ValueError when it cannot be opened, or made no picture at all.
     """
     from edit_r1.evaluate.editor_runs import sample_edits
-    from edit_r1.report.terminal import batch_progress
+    from edit_r1.report.totals import batch_progress
 
     with ExitStack() as stack, batch_progress("editing") as progress:
         editor, about = choice.open(benchmark, seeds[0], models.device.split(",")[0], models.dtype, stack)

@@ -62,7 +62,8 @@ def evaluate_editor(
     """
     from edit_r1.evaluate.editor_runs import begin, grade_edits, read_edits
     from edit_r1.evaluate.editor_tables import comparison, editor_document
-    from edit_r1.report.terminal import batch_progress, quiet_libraries
+    from edit_r1.report.terminal import quiet_libraries
+    from edit_r1.report.totals import batch_progress
 
     kind = judge or _DEFAULT_JUDGE[benchmark]
     editor.check()

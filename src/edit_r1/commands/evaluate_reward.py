@@ -130,7 +130,8 @@ def _evaluate(
     from edit_r1.evaluate.judging import JudgeOptions, judge_benchmark
     from edit_r1.evaluate.judgment_cache import JudgmentCache, default_folder
     from edit_r1.evaluate.reward_report import report_benchmark
-    from edit_r1.report.terminal import batch_progress, quiet_libraries
+    from edit_r1.report.terminal import quiet_libraries
+    from edit_r1.report.totals import batch_progress
 
     kind = judge_kind(models, options.judge)
     if kind == "head" and options.traces > 1:

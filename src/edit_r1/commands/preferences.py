@@ -95,7 +95,7 @@ def preferences_principles(folder: Folder, /, out: Path, models: Models = PACKAG
         out: new data set, with principles in every row.
     """
     from edit_r1.preferences.principles import write_principles
-    from edit_r1.report.terminal import batch_progress
+    from edit_r1.report.totals import batch_progress
     from edit_r1.zoo.packaged import open_chosen
 
     models.check()
@@ -160,7 +160,7 @@ def preferences_audit(
     """
     from edit_r1.algo.picture_hash import NEAR, SIDE
     from edit_r1.preferences.audit import audit, audit_json, example_rows, read_examples
-    from edit_r1.report.terminal import batch_progress
+    from edit_r1.report.totals import batch_progress
 
     bits = NEAR if threshold is None else threshold
     if not 0 <= bits < SIDE * SIDE // 2:

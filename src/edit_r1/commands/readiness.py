@@ -151,7 +151,7 @@ def _measured(
     """Groups, reference and probes; says how many traces never came. Raises ValueError where judge or reference give
     nothing."""
     from edit_r1.evaluate.readiness_run import JudgeAsked, JudgmentStore, judge_groups, judged_as, measure, probe_edits
-    from edit_r1.report.terminal import batch_progress
+    from edit_r1.report.totals import batch_progress
     from edit_r1.train.rewards import grade_of, judgment_reward
     from edit_r1.verifier.head_judge import HeadJudge
 
@@ -240,7 +240,7 @@ def _reference(reference: str, edits: Sequence[Sequence[MadeEdit]], out: Path, e
     """The reference's score of every edit; None where a file has none. The oracle's are kept as `evaluate editor`'s."""
     if reference == ORACLE:
         from edit_r1.evaluate.editor_runs import grade_edits
-        from edit_r1.report.terminal import batch_progress
+        from edit_r1.report.totals import batch_progress
         from edit_r1.zoo.editworld import OracleJudge
 
         flat = [edit for group in edits for edit in group]

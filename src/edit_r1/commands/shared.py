@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from edit_r1.records import Trace, Unparsed
+from edit_r1.report.text import plain
 from edit_r1.verifier.choice import ModelChoice
 
 if TYPE_CHECKING:
@@ -92,11 +93,6 @@ def unparsed(outcomes: Sequence[Trace | Unparsed]) -> int:
     reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, Unparsed)]
     complain(f"no trace could be parsed: {reasons[0] if reasons else 'no answer'}")
     return UNPARSED
-
-
-def plain(text: object) -> str:
-    """On one line and without control characters: what models and servers write must not steer a terminal."""
-    return "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())
 
 
 def complain(message: object) -> None:

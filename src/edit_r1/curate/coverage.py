@@ -41,13 +41,14 @@ from edit_r1.curate.words import (
     words_of,
 )
 from edit_r1.records import FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING, Principle
+from edit_r1.verifier.questions import repeats
 
 Kind = Literal[
     "uncovered", "contradiction", "duplicate", "near duplicate", "unfailable", "about the request",
     "not yes/no", "count"
 ]  # fmt: skip
 
-CHECKS = 2
+CHECKS = 3
 """Version of the checks: findings of another one are made anew."""
 WANTED: dict[str, tuple[int, int]] = {
     INSTRUCTION_FOLLOWING: (3, 4),
@@ -251,15 +252,10 @@ def _predicated(question: str) -> list[str]:
 
 
 def _duplicates(questions: Sequence[str]) -> list[Finding]:
-    first: dict[tuple[str, ...], int] = {}
-    found = []
-    for place, question in enumerate(questions):
-        words = tuple(words_of(question)) or (question.strip(),)
-        if words in first:
-            found.append(Finding("duplicate", f"{question!r} is asked twice", (first[words], place)))
-        else:
-            first[words] = place
-    return found
+    return [
+        Finding("duplicate", f"{questions[place]!r} is asked twice", (first, place))
+        for place, first in repeats(questions).items()
+    ]
 
 
 def _near_duplicates(questions: Sequence[str]) -> list[Finding]:

@@ -69,7 +69,7 @@ def _open(models: ModelChoice) -> Verifier:
 
 
 def _weights(verifier: Verifier, values: dict[str, Any]) -> list[str]:
-    """Number and format of a local model's weights."""
+    """Number and format of a local model's weights, and its attention kernel."""
     from edit_r1.vlm.transformers import TransformersVLM
 
     if not isinstance(verifier.vlm, TransformersVLM):
@@ -77,7 +77,9 @@ def _weights(verifier: Verifier, values: dict[str, Any]) -> list[str]:
     parameters = list(verifier.vlm.model.parameters())
     values["parameters"] = sum(parameter.numel() for parameter in parameters)
     values["dtypes"] = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
-    return [f"{values['parameters'] / 1e6:,.1f} M weights in {' and '.join(values['dtypes'])}"]
+    values["attention"] = verifier.vlm.attention
+    weights = f"{values['parameters'] / 1e6:,.1f} M weights in {' and '.join(values['dtypes'])}"
+    return [weights, f"attention {values['attention']}"]
 
 
 def examine_verifier(verifier: Verifier, examples: Sequence[Example]) -> list[Finding]:
@@ -235,8 +237,11 @@ def writes_principles(verifier: Verifier, example: Example) -> Finding:
     if isinstance(written, str):
         return Finding(PRINCIPLES, "warn", written, "give principles from a file or from another model")
     count = Counter(one.category for one in written)
+    repeated = verifier.repeated([example.source], example.instruction)
     told = f"{len(written)} written: {', '.join(f'{number} {name}' for name, number in count.items())}"
-    return Finding(PRINCIPLES, "ok", told, None, {"count": len(written), "categories": dict(count)})
+    told += f"; {repeated} more asked what one of them asks" if repeated else ""
+    values = {"count": len(written), "categories": dict(count), "repeated": repeated}
+    return Finding(PRINCIPLES, "ok", told, None, values)
 
 
 def throughput(judged: Judged) -> Finding:

@@ -63,7 +63,7 @@ def open_head(models: ModelChoice) -> HeadJudge:
     assert models.model is not None, "has_head was asked"
     if "," in models.device or models.backend != "transformers":
         raise ValueError("a discriminative head runs by transformers on one device: name one with --device")
-    head = ScalarVLM.load(models.model, models.device, models.dtype, adapter=models.adapter)
+    head = ScalarVLM.load(models.model, models.device, models.dtype, adapter=models.adapter, attention=models.attention)
     return HeadJudge(head, models.max_pixels)
 
 

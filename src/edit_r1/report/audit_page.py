@@ -17,8 +17,8 @@ from jinja2 import Environment, StrictUndefined
 from edit_r1.images import thumbnail
 from edit_r1.preferences.audit import WINNER_IS, Audit, audit_json
 from edit_r1.records import Preference
-from edit_r1.report.judgment_page import plain
 from edit_r1.report.pictures import data_uri
+from edit_r1.report.text import plain
 from edit_r1.store import write_text
 
 THUMBNAIL_PIXELS = 160 * 160

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edit_r1.preferences.audit import WINNER_IS
-from edit_r1.report.judgment_page import plain
+from edit_r1.report.text import plain
 
 SHOWN = 12
 """Rows of a table; the rest is in the JSON and on the page."""

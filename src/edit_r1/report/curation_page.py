@@ -20,8 +20,9 @@ from markupsafe import Markup
 from edit_r1.curate.look import Looked
 from edit_r1.images import thumbnail
 from edit_r1.records import FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING, PoolTrace, Trace, Verdict
-from edit_r1.report.judgment_page import lines, plain
+from edit_r1.report.judgment_page import lines
 from edit_r1.report.pictures import data_uri
+from edit_r1.report.text import plain
 from edit_r1.store import write_text
 
 PIXELS = 288 * 288

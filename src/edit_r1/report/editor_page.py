@@ -19,8 +19,8 @@ from edit_r1.evaluate.editor_runs import GradedEdit
 from edit_r1.evaluate.editor_tables import paired
 from edit_r1.images import bounded_size, decode_pil
 from edit_r1.report.evaluation import kind_tables
-from edit_r1.report.judgment_page import plain
 from edit_r1.report.pictures import data_uri
+from edit_r1.report.text import plain
 from edit_r1.store import write_text
 
 SHOWN_PIXELS = 448 * 448

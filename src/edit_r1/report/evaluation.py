@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edit_r1.report.text import plain
+
 
 def editor_table(document: Mapping[str, Any]) -> RenderableType:
     """The JSON of `evaluate editor`: means per kind of edit, what has no score, and the comparison."""
@@ -21,21 +23,21 @@ def editor_table(document: Mapping[str, Any]) -> RenderableType:
         table.add_column(_short(part), justify="right", no_wrap=True)
     for label, whole in kind_tables(document):
         if label:
-            table.add_row(Text(_plain(label), "bold"))
+            table.add_row(Text(plain(label), "bold"))
         for name, row in whole["categories"].items():
             means = [_number(row["mean"][part]) for part in parts]
-            table.add_row(Text(_plain(name) or "unknown"), _counted(row), *means)
+            table.add_row(Text(plain(name) or "unknown"), _counted(row), *means)
         table.add_section()
     table.add_row("mean over kinds (official)", _counted(document), *[_number(document["official"][p]) for p in parts])
     for name, row in document["languages"].items():
-        table.add_row(Text(f"  in {_plain(name)}"), _counted(row), *[_number(row["official"][part]) for part in parts])
+        table.add_row(Text(f"  in {plain(name)}"), _counted(row), *[_number(row["official"][part]) for part in parts])
     if document["intersection"] is not None:
         row = document["intersection"]
         table.add_row("  intersection", _counted(row), *[_number(row["official"][part]) for part in parts])
     table.add_row("mean over edits", "", *[_number(document["mean"][part]) for part in parts])
     low_high = _interval(document["ci95"])
     lines: list[RenderableType] = [
-        Text(f"{_plain(document['benchmark'])}: {_plain(document['editor'])}", "bold"),
+        Text(f"{plain(document['benchmark'])}: {plain(document['editor'])}", "bold"),
         table,
         Text(f"{document['main']} over edits, 95 % interval {low_high}"),
     ]
@@ -52,7 +54,7 @@ def editor_table(document: Mapping[str, Any]) -> RenderableType:
         lines.append(Text(f"without a score, and in no mean: {', '.join(lost)}", "yellow"))
     if document["comparison"] is not None:
         lines += _comparison(document["comparison"])
-    lines.append(Text(_plain(document["judge"]["note"]), "dim"))
+    lines.append(Text(plain(document["judge"]["note"]), "dim"))
     return Group(*lines)
 
 
@@ -68,7 +70,7 @@ def kind_tables(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any
 
 
 def _comparison(row: Mapping[str, Any]) -> list[RenderableType]:
-    head = f"{_plain(row['editor'])} minus {_plain(row['against'])}: {row['difference']:+.2f}"
+    head = f"{plain(row['editor'])} minus {plain(row['against'])}: {row['difference']:+.2f}"
     gsb = f"good {row['good']}, same {row['same']}, bad {row['bad']}: GSB {100 * row['gsb']:+.1f} %"
     ends = row["gsb_ci95"]
     told = "" if ends is None else f" (95 % {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
@@ -87,19 +89,19 @@ def readiness_list(document: Mapping[str, Any]) -> RenderableType:
     grid.add_column(ratio=1, overflow="fold")
     for check in document["checks"]:
         word, style = _MARKS[check["passed"]]
-        text = Text(_plain(check["told"]))
+        text = Text(plain(check["told"]))
         if check["ci95"] is not None:
             text.append(f" (95 % {_interval(check['ci95'])})", "dim")
         if check["passed"] is False:
-            text.append(f"\n{_plain(check['asked'])}; {_plain(check['remedy'])}", "bold")
-        grid.add_row(Text(word, style), Text(_plain(check["name"])), text)
+            text.append(f"\n{plain(check['asked'])}; {plain(check['remedy'])}", "bold")
+        grid.add_row(Text(word, style), Text(plain(check["name"])), text)
     failed = sum(check["passed"] is False for check in document["checks"])
     end = Text("ready", "bold green") if document["ready"] else Text(f"not ready: {failed} failed", "bold red")
     judge = document["judge"]
     traces = f"{judge['traces']} {'trace' if judge['traces'] == 1 else 'traces'}"
     about = f"{judge['model']}, {traces}, rewarded: {judge['value']}; {document['editor']}; "
     about += f"{document['contexts']} contexts of {document['group']} edits"
-    return Group(grid, Text(), end, Text(_plain(about), "dim"))
+    return Group(grid, Text(), end, Text(plain(about), "dim"))
 
 
 def _counted(row: Mapping[str, Any]) -> str:
@@ -118,8 +120,3 @@ def _number(value: float | None) -> str:
 
 def _interval(pair: Sequence[float] | None) -> str:
     return "none" if pair is None else f"{pair[0]:.2f} to {pair[1]:.2f}"
-
-
-def _plain(text: object) -> str:
-    """One line without control characters."""
-    return "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())

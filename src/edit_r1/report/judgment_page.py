@@ -20,6 +20,7 @@ from markupsafe import Markup
 from edit_r1.images import bounded_size, decode_pil, decode_rgb, encode_png, to_same_size
 from edit_r1.records import CATEGORIES, Judgment, PrincipleResult, Trace, Unparsed
 from edit_r1.report.pictures import data_uri
+from edit_r1.report.text import plain
 from edit_r1.store import write_text
 
 GAIN = 4
@@ -163,11 +164,6 @@ def _mark(verdict: float | None) -> tuple[str, str, str]:
 
 def _number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def plain(text: object) -> str:
-    """One line without control characters (bidirectional ones and lone surrogates among them)."""
-    return "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())
 
 
 def lines(text: object) -> str:

@@ -1,4 +1,4 @@
-"""What the command line shows to people: judgments, rankings, progress of a curation, accuracy on pairs.
+"""What the command line shows to people: judgments, rankings, a curation so far, accuracy on pairs.
 
 Everything is readable at 80 columns, without colour (a mark or a word says what the colour says) and on
 terminals that know ASCII only. Texts of models and file names are shown as they are: never read as markup,
@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from edit_r1.records import CATEGORIES
+from edit_r1.report.text import plain
 
 SHORT = dict(zip(CATEGORIES, ("Follow", "Keep", "Quality"), strict=True))
 """Headings of narrow columns."""
@@ -110,7 +103,7 @@ def checklist(document: Mapping[str, Any]) -> RenderableType:
         heading = Text.assemble((category, "bold"), (f"  {_number(mean)}" if mean is not None else "", "dim"))
         parts += [Text(), heading, Padding(_lines(results, traces - unparsed > 1), (0, 0, 0, 2))]
     seconds = f", {document['seconds']:.1f} s" if document["seconds"] else ""
-    parts += [Text(), Text(f"{_plain(document['model'])}{seconds}", style="dim")]
+    parts += [Text(), Text(f"{plain(document['model'])}{seconds}", style="dim")]
     return Group(*parts)
 
 
@@ -132,9 +125,9 @@ def _lines(results: Sequence[Mapping[str, Any]], with_means: bool) -> Table:
     if with_means:
         grid.add_column(justify="right", vertical="top", width=4)
     for result in results:
-        text = Text(_plain(result["question"]))
+        text = Text(plain(result["question"]))
         if result["evidence"]:
-            text.append("\n" + _plain(result["evidence"]), style="dim")
+            text.append("\n" + plain(result["evidence"]), style="dim")
         mean = [Text(_number(result["verdict"]), style="dim")] if with_means else []
         grid.add_row(_Mark(result["verdict"]), text, *mean)
     return grid
@@ -156,7 +149,7 @@ def ranking_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         table.add_column("unparsed", justify="right", no_wrap=True)
     for place, row in enumerate(rows, start=1):
         score = row["score"]
-        cells = [Text(str(place)) if score is not None else Text("-"), Text(_plain(row["path"]))]
+        cells = [Text(str(place)) if score is not None else Text("-"), Text(plain(row["path"]))]
         cells.append(Text("none", "red") if score is None else Text(f"{score:.2f}", _style(score)))
         if several:
             cells.append(Text(_number(row["score_std"])))
@@ -193,7 +186,7 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
         else:
             state = Text("under way", "yellow") if row["chunks"] else Text("waiting", "dim")
         table.add_row(
-            Text(_plain(row["step"])),
+            Text(plain(row["step"])),
             state,
             Text(f"{row['chunks']} of {row['of']}"),
             Text(str(row["rows"])),
@@ -201,7 +194,7 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
             Text(str(total), "red" if total else "dim"),
         )
         if failed:
-            parts += [Text(), Text(f"{_plain(row['step'])}: {total} failed", "bold"), _causes(failed)]
+            parts += [Text(), Text(f"{plain(row['step'])}: {total} failed", "bold"), _causes(failed)]
     return Group(*parts)
 
 
@@ -214,7 +207,7 @@ def reliability_table(document: Mapping[str, Any]) -> RenderableType:
     for one in document["members"]:
         shares = ("-" if one[name] is None else f"{one[name]:.3f}" for name in ("yes_right", "no_right"))
         numbers = (f"{one[name]:.2f}" for name in ("weight", "yes_weight", "no_weight"))
-        table.add_row(Text(_plain(one["member"])), str(one["verdicts"]), *shares, *numbers)
+        table.add_row(Text(plain(one["member"])), str(one["verdicts"]), *shares, *numbers)
     told = (
         f"{document['gold']} candidates in the gold set. Yes right: share of its 1 that the member said; no right: of "
         f"its 0. Weights are made of these after {document['shrinkage']:g} verdicts of chance were added to each."
@@ -230,7 +223,7 @@ def spent_grid(spent: Mapping[str, Any]) -> RenderableType:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in spent["models"].items():
         table.add_row(
-            Text(_plain(name)),
+            Text(plain(name)),
             *(Text(f"{row[key]:,}") for key in ("requests", "retries", "prompt_tokens", "completion_tokens")),
             Text("-" if row["cost"] is None else f"{row['cost']:,.2f}"),
             Text("-" if row["concurrency"] is None else str(row["concurrency"])),
@@ -249,7 +242,7 @@ def _causes(failed: Mapping[str, int]) -> RenderableType:
     grid.add_column(overflow="fold")
     most = sorted(failed.items(), key=lambda item: (-item[1], item[0]))
     for cause, count in most[:MAX_CAUSES]:
-        grid.add_row(Text(str(count)), Text(_plain(cause)))
+        grid.add_row(Text(str(count)), Text(plain(cause)))
     if len(most) > MAX_CAUSES:
         rest = most[MAX_CAUSES:]
         grid.add_row(Text(str(sum(count for _, count in rest))), Text(f"of {len(rest)} other causes", "dim"))
@@ -279,68 +272,8 @@ def pairs_table(result: Mapping[str, Any]) -> RenderableType:
     tasks.add_column("category", overflow="fold")
     tasks.add_column("accuracy", justify="right", no_wrap=True)
     for name, value in sorted(result["tasks"].items(), key=lambda item: (item[1], item[0])):
-        tasks.add_row(Text(_plain(name) or "unknown"), Text(f"{value:.3f}"))
-    return Group(Text(_plain(result["benchmark"]), "bold"), grid, Text(), tasks)
-
-
-@contextmanager
-def batch_progress(doing: str = "judging") -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left on stderr, while its terminal lasts; inside, call it with (rows finished, rows)."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn(doing),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task(doing, total=None, start=False)
-
-    def show(done: int, total: int) -> None:
-        if not bar.tasks[task].started:  # what an earlier call finished says nothing of this one's speed
-            bar.start_task(task)
-        bar.update(task, completed=done, total=total)
-
-    with bar:
-        yield show
-
-
-def usage_line(usage: Mapping[str, Any] | None) -> list[Text]:
-    """What was taken of an endpoint, one line; none without an endpoint."""
-    return [] if usage is None else [Text("; ".join(_taken(usage)), style="dim")]
-
-
-def _taken(usage: Mapping[str, Any]) -> list[str]:
-    parts = [f"{usage['prompt_tokens']:,} tokens in, {usage['completion_tokens']:,} out"]
-    if usage["unmetered"]:
-        parts[0] += f" ({usage['unmetered']} of {usage['requests']} answers without counts)"
-    if usage["cost"] is not None:
-        parts.append(f"cost {usage['cost']:.4f}")
-    if usage["retries"]:
-        parts.append(f"{usage['retries']} retries")
-    return parts
-
-
-def batch_line(summary: Mapping[str, Any]) -> str:
-    """The JSON of `score-many --json` on one line."""
-    counts = [f"{summary['scored']} scored"]
-    if summary["unparsed"]:
-        counts.append(f"{summary['unparsed']} unparsed")
-    if summary["failed"]:
-        causes = ", ".join(f"{count} {cause}" for cause, count in summary["failed"].items())
-        counts.append(f"{sum(summary['failed'].values())} failed ({causes})")
-    parts = [f"{summary['rows']} edits: {', '.join(counts)}"]
-    usage = summary["usage"]
-    if usage is None:
-        parts.append(f"{summary['tokens']:,} tokens generated")
-    else:
-        parts += _taken(usage)
-    if summary["edits_per_second"] is not None:
-        parts.append(f"{summary['edits_per_second']:.2f} edits/s")
-    return _plain("; ".join([*parts, summary["out"]]))
+        tasks.add_row(Text(plain(name) or "unknown"), Text(f"{value:.3f}"))
+    return Group(Text(plain(result["benchmark"]), "bold"), grid, Text(), tasks)
 
 
 def attempts_table(document: Mapping[str, Any]) -> RenderableType:
@@ -352,10 +285,10 @@ def attempts_table(document: Mapping[str, Any]) -> RenderableType:
     asked = dict.fromkeys((row["round"], row["instruction"]) for row in rows)
     if len(asked) > 1:
         for number, instruction in asked:
-            parts += [Text(f"round {number}: {_plain(instruction)}", style="dim")]
-    parts += [Text(f"no picture, seed {row['seed']}: {_plain(row['error'])}", "red") for row in rows if row["error"]]
+            parts += [Text(f"round {number}: {plain(instruction)}", style="dim")]
+    parts += [Text(f"no picture, seed {row['seed']}: {plain(row['error'])}", "red") for row in rows if row["error"]]
     if document["best"] is not None:
-        parts.append(Text(f"best: {_plain(document['best'])}", "bold"))
+        parts.append(Text(f"best: {plain(document['best'])}", "bold"))
     return Group(*parts)
 
 
@@ -372,10 +305,10 @@ def findings_list(findings: Sequence[Mapping[str, Any]]) -> RenderableType:
     grid.add_column(ratio=1, overflow="fold")
     for finding in findings:
         word, style = _STATUS[finding["status"]]
-        text = Text(_plain(finding["measured"]), style="dim" if finding["status"] == "skipped" else "")
+        text = Text(plain(finding["measured"]), style="dim" if finding["status"] == "skipped" else "")
         if finding["remedy"]:
-            text.append(f"\n{_plain(finding['remedy'])}", style="bold")
-        grid.add_row(Text(word, style), Text(_plain(finding["name"])), text)
+            text.append(f"\n{plain(finding['remedy'])}", style="bold")
+        grid.add_row(Text(word, style), Text(plain(finding["name"])), text)
     counts = {status: sum(finding["status"] == status for finding in findings) for status in _STATUS}
     failed, warned = counts["fail"], counts["warn"]
     end = Text("nothing failed", "green") if not failed else Text(f"{failed} failed", "bold red")
@@ -400,11 +333,6 @@ def _style(score: float) -> str:
     if score >= 20 / 3:
         return "bold green"
     return "bold yellow" if score >= 10 / 3 else "bold red"
-
-
-def _plain(text: object) -> str:
-    """One line without control characters."""
-    return "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())
 
 
 def quiet_libraries() -> None:

@@ -22,7 +22,8 @@ from typing import IO, Any
 from edit_r1.records import CATEGORIES, Judgment, Trace, Unparsed
 from edit_r1.store import Features, Row, StoreError, read_json, stream_rows, write_json, writing
 from edit_r1.verifier.inputs import InputRow, open_data, read_inputs
-from edit_r1.verifier.judgments import judgment_json
+from edit_r1.verifier.items import context_key
+from edit_r1.verifier.judgments import judgment_json, tie_rates
 from edit_r1.verifier.scoring import Progress, ScoreItem, Verifier
 from edit_r1.vlm.openai import OpenAIVLM, Usage
 
@@ -34,18 +35,22 @@ except ImportError:  # not on Windows, where nothing keeps two runs from writing
 NO_ANSWER, NO_PRINCIPLES, PICTURE, ROW = "no answer", "no principles", "picture", "row"
 """Causes of a row without a score, beside "unparsed"."""
 UNPARSED = "unparsed"
+CONTEXT_DIGITS = 32
+"""Hexadecimal digits of the hash that rows of one source and instruction share: 128 bits."""
 ADDRESSES = ("endpoint", "principles_endpoint")
 """Settings that say where a model is and not which."""
 
 FEATURES: Features = {
     "row": "int64",
     "id": "string",
+    "context": "string",
     "score": "float64",
     "traces": "int64",
     "unparsed": "int64",
     "score_std": "float64",
     "expected_score": "float64",
     "principles": {"question": "string", "category": "string", "verdict": "float64", "evidence": "string"},
+    "repeated": "int64",
     **dict.fromkeys(CATEGORIES, "float64"),
     "model": "string",
     "prompts": "string",
@@ -99,6 +104,10 @@ class BatchSummary:
     """Of this call, without opening the model."""
     edits_per_second: float | None
     """judged / seconds; None when nothing was left to judge."""
+    ties: dict[str, Any] | None = None
+    """`TieRates` among the edits of each source and instruction; None in files of versions that did not count them."""
+    repeated: int = 0
+    """Principles that the model wrote for these and that were left out, because their question stood there before."""
 
 
 def score_file(
@@ -180,7 +189,10 @@ def _judge(
     results = []
     for row in part:
         if row.index in judged:
-            results.append(_result(row, judged[row.index], options.keep_texts))
+            result = _result(row, judged[row.index], options.keep_texts)
+            if row.item is not None and row.item.principles is None:
+                result["repeated"] = verifier.repeated(row.item.sources, row.item.instruction)
+            results.append(result)
             continue
         cause, reason = (ROW, refused[row.index]) if row.item is not None else (row.cause, row.problem)
         bad = Judgment(None, 0, 0, None, (), dict.fromkeys(CATEGORIES), verifier.vlm.name, 0.0)
@@ -195,7 +207,9 @@ def _result(row: InputRow, judgment: Judgment, keep_texts: bool) -> Row:
     result = {
         "row": row.index,
         "id": row.id,
+        "context": None if row.item is None else context_key(row.item.sources, row.item.instruction)[:CONTEXT_DIGITS],
         **judgment_json(judgment),
+        "repeated": 0,
         "tokens": sum(outcome.tokens for outcome in judgment.outcomes),
         "cause": cause,
         "error": reason,
@@ -345,18 +359,23 @@ def _lines(journal: Path) -> Iterator[Row]:
 def _flat(row: Row) -> Row:
     """A JSON line as a row of `FEATURES`."""
     flat = {name: value for name, value in row.items() if name != "categories"}
-    return {"texts": [], **flat, **row["categories"]}
+    return {"texts": [], "context": None, "repeated": 0, **flat, **row["categories"]}
 
 
 def _summary(out: Path, journal: Path, usage: dict[str, Any] | None, judged: int, seconds: float) -> BatchSummary:
     causes: Counter[str] = Counter()
     reasons: dict[str, str] = {}
+    contexts: dict[str, list[tuple[float | None, float | None]]] = {}
+    repeated: dict[str, int] = {}
     rows = traces = unparsed_traces = tokens = 0
     for row in _lines(journal):
         rows += 1
         traces += row["traces"]
         unparsed_traces += row["unparsed"]
         tokens += row["tokens"]
+        if row.get("context") is not None:  # a run begun by an older version has rows without it
+            contexts.setdefault(row["context"], []).append((row["score"], row["expected_score"]))
+            repeated[row["context"]] = max(repeated.get(row["context"], 0), row["repeated"])
         if row["cause"] is not None:
             causes[row["cause"]] += 1
             reasons.setdefault(row["cause"], row["error"])
@@ -375,4 +394,6 @@ def _summary(out: Path, journal: Path, usage: dict[str, Any] | None, judged: int
         judged=judged,
         seconds=seconds,
         edits_per_second=judged / seconds if judged else None,
+        ties=asdict(tie_rates(contexts.values())),
+        repeated=sum(repeated.values()),
     )

@@ -12,6 +12,7 @@ from edit_r1.verifier.principles_cache import PrinciplesCache, checkpoint_identi
 from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
 from edit_r1.verifier.scoring import Backend, Verifier
 from edit_r1.vlm.address import read_address
+from edit_r1.vlm.attention import Attention
 from edit_r1.vlm.openai import OpenAIVLM, Prices
 from edit_r1.vlm.protocol import VLM
 
@@ -36,6 +37,8 @@ class ModelChoice:
     split the model over as many GPUs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of a local model's weights."""
+    attention: Attention | None = None
+    """Attention kernel of a local model, by transformers' name; by default sdpa, or eager where it has no other."""
     variant: Variant | None = None
     """Prompts in full or compact; by default what the model's edit_r1.json says, else full."""
     mode: OutputMode | None = None
@@ -67,14 +70,18 @@ class ModelChoice:
             raise ValueError("--backend vllm runs a local model: leave --endpoint out, or leave --backend out")
         if self.backend == "vllm" and not all(device.startswith("cuda") for device in self.device.split(",")):
             raise ValueError(f"--backend vllm with --device {self.device}: vLLM needs a GPU, add --device cuda")
+        if self.attention is not None and self.backend == "vllm":
+            raise ValueError(f"--attention {self.attention}: vLLM chooses its own kernels: leave it out")
+        if self.attention is not None and self.endpoint is not None and not self._writes_here:
+            raise ValueError(f"--attention {self.attention} is for a local model: leave --endpoint out, or it")
         if self.principles_endpoint is not None and self.principles_model is None:
             raise ValueError("--principles-endpoint needs a served model: add --principles-model NAME")
         if (self.price_in is None) != (self.price_out is None):
             raise ValueError("a cost needs both prices: give --price-in and --price-out")
 
     def settings(self) -> dict[str, Any]:
-        """What shapes an answer, for a record of a run: no key, no speed, no price."""
-        left_out = {"api_key_env", "device", "concurrency", "timeout", "price_in", "price_out"}
+        """What shapes an answer by more than rounding, for a record of a run: no key, no speed, no price."""
+        left_out = {"api_key_env", "device", "attention", "concurrency", "timeout", "price_in", "price_out"}
         kept = {name: value for name, value in asdict(self).items() if name not in left_out}
         return {**kept, "prompts": dict(PROMPT_VERSIONS)}
 
@@ -86,7 +93,7 @@ class ModelChoice:
             return self._served(self.principles_endpoint, self.principles_model)
         from edit_r1.vlm.transformers import TransformersVLM  # here alone: endpoints need no torch
 
-        return TransformersVLM.load(self.principles_model, device=self.device.split(",")[0], dtype=self.dtype)
+        return TransformersVLM.load(self.principles_model, self.device.split(",")[0], self.dtype, self.attention)
 
     def cache(self) -> PrinciplesCache | Literal["default"] | None:
         """Where principles are kept on disk: that of --principles-model names this model, not the judge."""
@@ -137,6 +144,7 @@ class ModelChoice:
             principles_variant=variant,
             cache=self.cache(),
             backend=self.backend,
+            attention=self.attention,
         )
 
     def principles_verifier(self) -> Verifier:
@@ -149,6 +157,11 @@ class ModelChoice:
         assert cache != "default", "the default one is for a judge that writes them itself"
         variant = read_card(self.principles_model).variant
         return Verifier(writer, variant=variant, max_pixels=self.max_pixels, cache=cache)
+
+    @property
+    def _writes_here(self) -> bool:
+        """Whether a model of this machine writes the principles for another."""
+        return self.principles_model is not None and self.principles_endpoint is None
 
     def _served(self, endpoint: str, model: str) -> OpenAIVLM:
         return OpenAIVLM(endpoint, model, self.api_key_env, self.concurrency, self.timeout, prices=self._prices())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from edit_r1.records import (
@@ -115,6 +117,42 @@ def best_first(judgments: Sequence[Judgment]) -> list[int]:
         known = {place: value for place, value in breakers.items() if value is not None}
         order += sorted(places, key=lambda place: -known[place]) if len(known) == len(places) else places
     return order
+
+
+@dataclass(frozen=True)
+class TieRates:
+    """How often the scores of edits of one context (sources and instruction) do not order them."""
+
+    contexts: int
+    """Contexts of which at least two edits have a score."""
+    pairs: int
+    """Pairs of two edits of one context that both have a score."""
+    tie_rate: float | None
+    """Share of the pairs whose scores are equal, 0 to 1; None without a pair."""
+    tie_rate_expected: float | None
+    """Share that `best_first` cannot order by the expected scores either, 0 to 1; None when no edit has one."""
+
+
+def tie_rates(contexts: Iterable[Sequence[tuple[float | None, float | None]]]) -> TieRates:
+    """Ties within each context, whose edits are given as (score, expected score); the pairs of all count alike."""
+    several = pairs = tied = left = 0
+    told = False
+    for edits in contexts:
+        alike: dict[float, list[float | None]] = {}
+        for score, expected in edits:
+            if score is not None:
+                alike.setdefault(score, []).append(expected)
+        scored = sum(map(len, alike.values()))
+        if scored < 2:
+            continue
+        several += 1
+        pairs += math.comb(scored, 2)
+        for breakers in alike.values():
+            told = told or any(value is not None for value in breakers)
+            tied += math.comb(len(breakers), 2)
+            known = None not in breakers  # as `best_first` has it
+            left += sum(math.comb(count, 2) for count in (Counter(breakers).values() if known else (len(breakers),)))
+    return TieRates(several, pairs, tied / pairs if pairs else None, left / pairs if pairs and told else None)
 
 
 def weighted_verdicts(judgment: Judgment) -> float | None:

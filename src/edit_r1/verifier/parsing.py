@@ -45,6 +45,7 @@ from edit_r1.records import CATEGORIES, OutputMode, Principle, Trace, Unparsed, 
 from edit_r1.verifier.answer_text import MAX_TEXT_CHARS, BadAnswer, answer_of, find_average, find_score
 from edit_r1.verifier.loose_json import json_values, to_ascii_punctuation
 from edit_r1.verifier.prompts import MAX_PRINCIPLES, MAX_QUESTION_CHARS, SHORT_NAMES
+from edit_r1.verifier.questions import question_words
 from edit_r1.vlm.protocol import Completion
 
 __all__ = [
@@ -243,8 +244,8 @@ def _order(questions: Sequence[str | None], principles: Sequence[Principle]) -> 
     takes the place that is left; several keep their own places, if all others kept theirs and no paraphrase
     resembles another open principle more than its own.
     """
-    item_words = [_words(question or "") for question in questions]
-    principle_words = [_words(principle.question) for principle in principles]
+    item_words = [question_words(question or "") for question in questions]
+    principle_words = [question_words(principle.question) for principle in principles]
     item_at: list[int | None] = [None] * len(principles)
     unmatched = []
     for index, words in enumerate(item_words):
@@ -266,12 +267,6 @@ def _order(questions: Sequence[str | None], principles: Sequence[Principle]) -> 
     for place, index in zip(open_places, unmatched, strict=True):
         item_at[place] = index
     return [index for index in item_at if index is not None]
-
-
-def _words(question: str) -> tuple[str, ...]:
-    """A question's words without numbering, category tag, case and punctuation."""
-    bare = re.sub(r"^\s*[0-9]+\s*[.):]\s*", "", to_ascii_punctuation(question))
-    return tuple(re.findall(r"\w+", re.sub(r"^\s*\[[^\]]*\]", "", bare).casefold()))
 
 
 def _likeness(first: Sequence[str], second: Sequence[str]) -> float:

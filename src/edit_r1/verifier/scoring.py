@@ -8,20 +8,20 @@ costs a batch. What a model answers never raises: a trace that cannot be parsed 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from edit_r1.images import MAX_JUDGED_PIXELS, Picture, judged_pictures, judged_sources
+from edit_r1.images import MAX_JUDGED_PIXELS, Picture, judged_pictures
 from edit_r1.records import Judgment, OutputMode, Principle, Unparsed
 from edit_r1.verifier.cards import read_card
+from edit_r1.verifier.decomposition import MAX_NEW_TOKENS, Decomposer
 from edit_r1.verifier.expected_score import expected_value
-from edit_r1.verifier.items import ScoreItem, check_item, check_pictures, context_key, examples_of, score_item
+from edit_r1.verifier.items import ScoreItem, check_item, check_pictures, score_item
 from edit_r1.verifier.judgments import aggregate, best_first, failed, judgment_json, weighted_verdicts
-from edit_r1.verifier.parsing import parse_completion, parse_written
+from edit_r1.verifier.parsing import parse_completion
 from edit_r1.verifier.principles_cache import PrinciplesCache, checkpoint_identity, chosen_cache
 from edit_r1.verifier.prompts import (
     PROMPT_VERSIONS,
@@ -29,28 +29,24 @@ from edit_r1.verifier.prompts import (
     check_instruction,
     check_principles,
     check_sources,
-    decompose_request,
     judge_request,
 )
+from edit_r1.vlm.attention import Attention
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import MAX_TOP_LOGPROBS, VLM, Completion, Request, Sampling
 
 if TYPE_CHECKING:
     from edit_r1.vlm.openai import Prices
 
-__all__ = ["Ranked", "ScoreItem", "Verifier", "judgment_json", "weighted_verdicts"]
+__all__ = ["MAX_NEW_TOKENS", "Ranked", "ScoreItem", "Verifier", "judgment_json", "weighted_verdicts"]
 
 Backend = Literal["transformers", "vllm"]
 """What runs a model of this machine."""
 Progress = Callable[[int, int], None]
 """Called with (items judged, items asked)."""
 
-MAX_NEW_TOKENS: dict[str, int] = {"full": 4096, "compact": 512}
-"""Longest trace per variant, in tokens: about 10 principles with evidence, and room for reasoning in full."""
 MAX_TRACES = 64
 """Most traces per item."""
-MAX_REMEMBERED = 10_000
-"""Contexts whose principles stay in memory: a server runs for weeks."""
 _CHUNK_TRACES = 256
 """Traces asked for in one call of the model, between two reports of progress."""
 
@@ -105,9 +101,7 @@ class Verifier:
         self.max_pixels = max_pixels
         self.principles_variant = principles_variant or variant
         self.cache = cache
-        self._principles: dict[str, tuple[Principle, ...]] = {}
-        self._from_cache: set[str] = set()
-        self._writing = threading.Lock()
+        self._decomposer = Decomposer(self.principles_vlm, self.principles_variant, max_pixels, cache)
 
     @classmethod
     def load(
@@ -125,6 +119,7 @@ class Verifier:
         principles_variant: Variant | None = None,
         cache: PrinciplesCache | Literal["default"] | None = "default",
         backend: Backend = "transformers",
+        attention: Attention | None = None,
     ) -> Verifier:
         """A local checkpoint, asked as its `edit_r1.json` says unless `mode` or `variant` say otherwise.
 
@@ -133,8 +128,9 @@ class Verifier:
         cache: of the principles that the model writes; "default" for the one of `default_cache`, None for none. What a
         `principles_vlm` writes is kept on disk only in a cache that is given and names that model (`PrinciplesCache`).
         batch_size: sequences decoded at once, by each replica. backend: "vllm" runs it by `vlm.vllm.VLLM`, split over
-        as many GPUs as there are devices, with a batch of its own making. Raises `edit_r1.vlm.errors.ModelError` (a
-        ValueError).
+        as many GPUs as there are devices, with a batch and attention kernels of its own choice. attention: the kernel
+        of the other backend by transformers' name; None for what transformers chooses. Raises
+        `edit_r1.vlm.errors.ModelError` (a ValueError).
         """
         # Here alone: scoring by an endpoint needs no torch.
         from edit_r1.vlm.replicas import TransformersReplicas
@@ -144,11 +140,13 @@ class Verifier:
         card = read_card(path)
         vlm: VLM
         if backend == "vllm":
+            if attention is not None:
+                raise ModelError(f"attention={attention!r}: vLLM chooses its own kernels: leave it out")
             vlm = VLLM.load(path, dtype, adapter, gpus=1 if isinstance(device, str) else len(device))
         elif isinstance(device, str):
-            vlm = TransformersVLM.load(path, device=device, dtype=dtype, batch_size=batch_size, adapter=adapter)
+            vlm = TransformersVLM.load(path, device, dtype, attention, batch_size, adapter)
         else:
-            vlm = TransformersReplicas(path, device, batch_size, dtype=dtype, adapter=adapter)
+            vlm = TransformersReplicas(path, device, batch_size, dtype=dtype, attention=attention, adapter=adapter)
         return cls(
             vlm,
             mode or card.mode,
@@ -218,7 +216,8 @@ class Verifier:
     def principles(self, sources: Sequence[Picture], instruction: str) -> tuple[Principle, ...]:
         """The model's principles for a context, greedy; kept in memory, and in the cache, for the next question.
 
-        An answer without usable principles is drawn once more, sampled at temperature 1.
+        An answer without usable principles is drawn once more, sampled at temperature 1. A question that is written
+        twice is kept once (`repeated` counts).
 
         Raises ValueError for bad input, `ModelError` (one too) when no answer came, `UnparsedPrinciples` when the
         answer holds no principles.
@@ -226,7 +225,7 @@ class Verifier:
         pictures = check_sources(sources)
         check_pictures(pictures, "source image")
         check_instruction(instruction)
-        written = self._decompose([(pictures, instruction)])[0]
+        written = self._decomposer.write([(pictures, instruction)])[0]
         if isinstance(written, Unparsed):
             if written.failed_call:
                 raise ModelError(f"no principles: {written.reason}")
@@ -239,11 +238,20 @@ class Verifier:
         self, contexts: Sequence[tuple[tuple[bytes, ...], str]]
     ) -> list[tuple[Principle, ...] | Unparsed]:
         """`principles` of many checked (sources, instruction) in one batch; a reason where there are none."""
-        return self._decompose(contexts)
+        return self._decomposer.write(contexts)
 
     def is_cached(self, sources: Sequence[Picture], instruction: str) -> bool:
         """True when the principles of this context were read from the cache instead of being asked for."""
-        return context_key(check_sources(sources), instruction) in self._from_cache
+        known = self._decomposer.known(check_sources(sources), instruction)
+        return known is not None and known.cached
+
+    def repeated(self, sources: Sequence[Picture], instruction: str) -> int:
+        """Principles that the model wrote for this context and that were left out: their question stood there before.
+
+        0 where no model was asked for any.
+        """
+        known = self._decomposer.known(check_sources(sources), instruction)
+        return 0 if known is None else known.repeated
 
     def score(
         self,
@@ -355,7 +363,7 @@ class Verifier:
                 open_places.append(place)
             else:
                 ready[place] = check_principles(item.principles)
-        written = self._decompose([(items[place].sources, items[place].instruction) for place in open_places])
+        written = self._decomposer.write([(items[place].sources, items[place].instruction) for place in open_places])
         for place, principles in zip(open_places, written, strict=True):
             if isinstance(principles, Unparsed):
                 bad = replace(principles, reason=f"no principles: {principles.reason}")
@@ -363,65 +371,6 @@ class Verifier:
             else:
                 ready[place] = principles
         return ready, judgments
-
-    def _decompose(self, contexts: Sequence[tuple[tuple[bytes, ...], str]]) -> list[tuple[Principle, ...] | Unparsed]:
-        """Principles for each context; each different context is asked about once, whatever threads ask."""
-        known = [self._principles.get(context_key(*context)) for context in contexts]
-        found = [one for one in known if one is not None]
-        if len(found) == len(known):  # not to wait while another thread has a model write others
-            return list(found)
-        with self._writing:
-            return self._decompose_in_turn(contexts)
-
-    def _decompose_in_turn(
-        self, contexts: Sequence[tuple[tuple[bytes, ...], str]]
-    ) -> list[tuple[Principle, ...] | Unparsed]:
-        keys = [context_key(*context) for context in contexts]
-        unknown = {key: context for key, context in zip(keys, contexts, strict=True) if key not in self._principles}
-        requests: dict[str, Request] = {
-            key: decompose_request(
-                judged_sources(sources, self.max_pixels),
-                instruction,
-                examples_of(key),
-                self.principles_variant,
-            )
-            for key, (sources, instruction) in unknown.items()
-        }
-        sampling = Sampling(MAX_NEW_TOKENS[self.principles_variant], temperature=0.0)
-        entries = self._look_up(requests, sampling)
-        failures: dict[str, Unparsed] = {}
-        left = {key: request for key, request in requests.items() if key not in self._principles}
-        for once in (sampling, replace(sampling, temperature=1.0, seed=1)):  # greedily the answer would be the same
-            answers = self.principles_vlm.generate(list(left.values()), once, 1) if left else []
-            for key, answer in zip(left, answers, strict=True):
-                parsed = parse_written(answer[0])
-                if isinstance(parsed, Unparsed):
-                    failures[key] = parsed
-                    continue
-                failures.pop(key, None)
-                self._principles[key] = parsed
-                if self.cache is not None:
-                    about = {"model": self.principles_vlm.name, "instruction": unknown[key][1]}
-                    self.cache.put(entries[key], parsed, about)
-            left = {key: left[key] for key, failure in failures.items() if not failure.failed_call}
-        found = [failures[key] if key in failures else self._principles[key] for key in keys]
-        for key in list(self._principles)[: max(0, len(self._principles) - MAX_REMEMBERED)]:  # the oldest first
-            del self._principles[key]
-            self._from_cache.discard(key)
-        return found
-
-    def _look_up(self, requests: dict[str, Request], sampling: Sampling) -> dict[str, str]:
-        """Takes what the cache holds into memory; returns each context's key there."""
-        if self.cache is None:
-            return {}
-        prompts, model = PROMPT_VERSIONS[self.principles_variant], self.principles_vlm.name
-        entries = {key: self.cache.key(request, prompts, model, sampling) for key, request in requests.items()}
-        for key, entry in entries.items():
-            found = self.cache.get(entry)
-            if found is not None:
-                self._principles[key] = found
-                self._from_cache.add(key)
-        return entries
 
     def _judge_request(self, item: ScoreItem, principles: Sequence[Principle]) -> Request:
         sources, edited = judged_pictures(item.sources, item.edited, self.max_pixels)

@@ -21,6 +21,7 @@ from edit_r1.vlm.protocol import Request
 if TYPE_CHECKING:
     import torch
 
+    from edit_r1.vlm.attention import Attention
     from edit_r1.vlm.transformers import TransformersVLM
 
 MARKER = "reward_head.json"
@@ -110,8 +111,9 @@ class ScalarVLM:
         dtype: str = "float32",
         batch_size: int = 16,
         adapter: str | Path | None = None,
+        attention: Attention | None = None,
     ) -> ScalarVLM:
-        """Opens a folder with a head. Raises `ModelError` (a ValueError) for one that cannot be opened."""
+        """Opens a folder with a head, as `TransformersVLM.load` does. Raises `ModelError` (a ValueError) as it does."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -123,7 +125,7 @@ class ScalarVLM:
             weight_1D = load_file(file)["weight"]
         except (OSError, SafetensorError, KeyError) as error:
             raise ModelError(f"{file}: no head's weight can be read ({error}): train it anew") from error
-        vlm = TransformersVLM.load(path, device, dtype, batch_size=batch_size, adapter=adapter)
+        vlm = TransformersVLM.load(path, device, dtype, attention, batch_size, adapter)
         width = vlm.model.config.get_text_config().hidden_size
         if tuple(weight_1D.shape) != (1, marker.width) or marker.width != width:
             shape = tuple(weight_1D.shape)

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from edit_r1.images import decode_pil
+from edit_r1.vlm.attention import Attention, check_attention
 from edit_r1.vlm.chat import start_once, to_messages
 from edit_r1.vlm.decoding import continue_prompts, read_prompts
 from edit_r1.vlm.errors import ModelError
@@ -43,7 +44,6 @@ DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
 }
 
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Progress = Callable[[int, int], None]
 """Called with (requests answered, requests asked)."""
 
@@ -115,23 +115,33 @@ class TransformersVLM:
         """The tokens that end an answer, ascending."""
         return list(self._ends)
 
+    @property
+    def attention(self) -> str:
+        """The kernel in use, by transformers' name: what was asked for, or what transformers chose."""
+        return str(self.model.config.get_text_config(decoder=True)._attn_implementation)
+
     @classmethod
     def load(
         cls,
         path: str | Path,
         device: str = "cpu",
         dtype: str = "float32",
-        attention: Attention = "sdpa",
+        attention: Attention | None = None,
         batch_size: int = 64,
         adapter: str | Path | None = None,
     ) -> TransformersVLM:
         """Opens a checkpoint folder (or a hub id). `adapter`: a PEFT folder, merged into the weights.
 
-        Raises `ModelError` for a path that does not exist, a checkpoint that is not a vision-language
-        model with its processor, weights that are damaged or incomplete, or a device that cannot hold them.
+        `attention`: the kernel that reads pictures and prompts, and answers too where `read_prompts` does not know the
+        model; None for transformers' choice. Answers to a prompt that is read once attend by `shared_prefix`.
+
+        Raises `ModelError` for a path that does not exist, a checkpoint that is not a vision-language model with its
+        processor, weights that are damaged or incomplete, a device that cannot hold them, or a kernel that is not
+        installed or that the model refuses.
         """
         if dtype not in DTYPES:
             raise ModelError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+        check_attention(attention, device, dtype)
         _check_device(device)
         name = str(path)
         _check_folder(name)
@@ -347,13 +357,16 @@ def _load_processor(name: str) -> Any:
     return processor
 
 
-def _load_model(name: str, dtype: torch.dtype, attention: Attention) -> Any:
+def _load_model(name: str, dtype: torch.dtype, attention: Attention | None) -> Any:
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
             name, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{name}: not a vision-language model that can be opened ({_one_line(error)})") from error
+        told = "" if attention is None else f" with attention {attention}"
+        raise ModelError(
+            f"{name}: not a vision-language model that can be opened{told} ({_one_line(error)})"
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(

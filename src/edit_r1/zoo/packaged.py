@@ -5,18 +5,14 @@ from __future__ import annotations
 import importlib.resources
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from edit_r1.images import decode_rgb
 from edit_r1.report.terminal import quiet_libraries
-from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.choice import ModelChoice
-from edit_r1.verifier.principles_cache import PrinciplesCache
-from edit_r1.verifier.prompts import Variant
 from edit_r1.verifier.scoring import ScoreItem, Verifier
-from edit_r1.vlm.protocol import VLM
 from edit_r1.world.phrases import JOINTS, PHRASES
 from edit_r1.world.scenes import (
     BACKGROUNDS,
@@ -33,7 +29,8 @@ from edit_r1.world.scenes import (
 
 PACKAGED = ("verifier-small", "verifier-base", "editor", "verifier-small-rrm")
 """Two verifiers pretrained to see, the pretrained editor, and the small verifier after SFT and GCPO."""
-
+VERIFIER = "verifier-small-rrm"
+"""The one that judges where no model is named."""
 
 NEEDS_MODEL = (
     "without --model only the packaged tiny verifier is at hand, and it knows EditWorld's pictures and instructions "
@@ -58,26 +55,13 @@ def weights(name: str) -> Path:
     return folder
 
 
-def packaged_verifier(
-    principles_vlm: VLM | None = None,
-    batch_size: int = 64,
-    cache: PrinciplesCache | Literal["default"] | None = "default",
-    variant: Variant | None = None,
-) -> Verifier:
+def packaged_verifier() -> Verifier:
     """The tiny trained verifier, which knows EditWorld only (see `is_editworld`).
-
-    cache: as `Verifier.load`. variant: of the prompt of `principles_vlm`.
 
     Raises:
         ValueError: when this installation came without its weights, or they cannot be read.
     """
-    return Verifier.load(
-        weights("verifier-small-rrm"),
-        principles_vlm=principles_vlm,
-        batch_size=batch_size,
-        principles_variant=variant,
-        cache=cache,
-    )
+    return Verifier.load(weights(VERIFIER))
 
 
 def pretrain(name: str, out: Path, state: Path, minutes: float, seed: int, threads: int) -> bool:
@@ -96,12 +80,12 @@ def open_chosen(models: ModelChoice, batch_size: int = 64) -> Verifier:
 
     batch_size: sequences that a local model decodes at once.
     """
+    models.check()
     if models.endpoint is None:
         quiet_libraries()
-    if models.model is not None:
-        return models.verifier(batch_size)
-    variant = None if models.principles_model is None else read_card(models.principles_model).variant
-    return packaged_verifier(models.writer(), batch_size, models.cache(), variant)
+    if models.model is None:
+        models = replace(models, model=str(weights(VERIFIER)))
+    return models.verifier(batch_size)
 
 
 def refuse_foreign(item: ScoreItem) -> str | None:
