@@ -314,6 +314,8 @@ def _curves(out: Path) -> list[Curve]:
             "generation",
             {"ties": _series(gcpo, "tie_share"), "unparsed": _series(gcpo, "unparsed")},
         ),
+        Curve("GCPO: share of points passed", "generation", {"passed": _series(gcpo, "passed")}),
+        Curve("GCPO: loss of SFT's traces, replayed", "generation", {"loss": _series(gcpo, "replay_loss")}),
         Curve(
             "GCPO: mean score",
             "generation",
