@@ -360,6 +360,34 @@ def test_ties_are_told_with_and_without_the_expected_score(
     assert "ties: 100.0% of 3 pairs\n" in out
 
 
+def test_a_hosted_reasoning_model_is_asked_as_it_wants(
+    capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any, reply: Any
+) -> None:
+    """Such models refuse max_tokens and any temperature; each refusal says which flag it takes."""
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        if "max_tokens" in body:
+            told = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+            return reply({"error": {"message": told}}, 400)
+        if "temperature" in body:
+            return reply({"error": {"message": "Unsupported value: 'temperature' does not support 0.0."}}, 400)
+        return TRACE
+
+    server = fake_openai(answer)
+    asked = ("score", picture, picture, "-i", "x", "--endpoint", server.url, "--model", "judge", "--variant", "compact",
+             "--principles", principles_file)  # fmt: skip
+    assert "--limit-key max_completion_tokens" in fails(capsys, *asked)
+    asked += ("--limit-key", "max_completion_tokens")
+    assert "--server-sampling" in fails(capsys, *asked)
+    asked += ("--server-sampling", "--max-new-tokens", "9000", "--traces", "2")
+    code, out, err = run(capsys, *asked, "--json")
+    assert (code, err, json.loads(out)["score"]) == (0, "", 6.5)
+    sent = server.bodies[-1]
+    assert sent.keys() == {"model", "messages", "max_completion_tokens"} and sent["max_completion_tokens"] == 9000
+    assert sum("temperature" not in body for body in server.bodies) == 2  # a request for each trace
+    assert "at least one" in fails(capsys, *asked, "--max-new-tokens", "0")
+
+
 def test_a_question_written_twice_is_told(capsys: Capture, picture: Path, fake_openai: Any) -> None:
     rules = json.dumps([{"question": one, "category": CATEGORIES[0]} for one in ("Is it blue?", "is it  BLUE")])
     server = fake_openai(lambda body, number: TRACE if "Is it blue?" in json.dumps(body["messages"]) else rules)
@@ -367,13 +395,13 @@ def test_a_question_written_twice_is_told(capsys: Capture, picture: Path, fake_o
     code, out, err = run(capsys, "principles", picture, "-i", "x", *where)
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        " 1. Is it blue?  (Instruction Following)", "1 question that the model wrote twice left out"
+        " 1. Is it blue?  (Instruction Following)", "1 question left out: the model wrote it twice"
     ]  # fmt: skip
     for command in (("principles", picture), ("score", picture, picture), ("rank", picture, picture)):
         code, out, err = run(capsys, *command, "-i", "x", *where, "--json")
         assert (code, err, json.loads(out)["repeated"]) == (0, "", 1), out
     _, out, _ = run(capsys, "score", picture, picture, "-i", "x", *where)
-    assert "1 question that the model wrote twice left out" in out
+    assert "1 question left out: the model wrote it twice" in out
 
 
 def test_attention_is_for_models_of_this_machine(

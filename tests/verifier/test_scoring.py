@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +202,27 @@ def test_principles_that_cannot_be_read_are_drawn_once_more_by_sampling(tmp_path
     with pytest.raises(ModelError):
         Verifier(gone, variant="compact").principles([SOURCE], "x")
     assert len(gone.calls) == 1  # what never came is the backend's to ask again
+
+
+def test_a_stream_takes_and_gives_a_chunk_at_a_time() -> None:
+    model = Scripted(perfect("compact"))
+    verifier = Verifier(model, variant="compact")
+    edits = [BLUE, GREEN, BLUE_ON_WHITE, SOURCE, BLUE]
+    taken: list[bytes] = []
+
+    def items() -> Iterator[ScoreItem]:
+        for edited in edits:
+            taken.append(edited)
+            yield ScoreItem((SOURCE,), edited, "x", PRINCIPLES)
+
+    stream = verifier.score_stream(items(), traces=2, seed=3, chunk=2)
+    assert taken == [] and model.calls == []
+    assert next(stream).score == SCORES[BLUE] and taken == edits[:2]
+    assert [judgment.score for judgment in stream] == [SCORES[edited] for edited in edits[1:]]
+    assert [(asked, sampling.seed) for asked, _, sampling in model.calls] == [(2, 3), (2, 5), (1, 7)]
+    assert list(verifier.score_stream([])) == []
+    with pytest.raises(ValueError, match="chunk=0"):
+        next(verifier.score_stream(items(), chunk=0))
 
 
 def test_a_question_that_a_model_writes_twice_is_kept_once_and_counted(tmp_path: Path) -> None:

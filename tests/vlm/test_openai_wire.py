@@ -63,6 +63,15 @@ def test_messages_are_the_json_of_the_conversation(parts: tuple[str | bytes, ...
     assert body["messages"] == expected and (body["n"], body["min_p"], body["max_tokens"]) == (2, 0.5, 5)
 
 
+def test_a_server_that_samples_as_it_likes_is_told_nothing_of_it() -> None:
+    shaped = Sampling(5, temperature=0.7, top_p=0.9, top_k=3, repetition_penalty=1.1, seed=4, top_logprobs=2)
+    body = json.loads(encode_request(b"[]", shaped, "judge", 1, "max_completion_tokens", {}, server_sampling=True))
+    wanted = {"model": "judge", "max_completion_tokens": 5, "logprobs": True, "top_logprobs": 2, "messages": []}
+    assert body == wanted
+    told = json.loads(encode_request(b"[]", shaped, "judge", 1, "max_completion_tokens", {}))
+    assert told.keys() - wanted.keys() == {"temperature", "top_p", "top_k", "repetition_penalty", "seed"}
+
+
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()), st.integers(1, 3))
 def test_any_bytes_are_completions_or_one_reason(payload: bytes, n: int) -> None:
     try:

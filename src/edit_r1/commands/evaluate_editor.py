@@ -166,7 +166,7 @@ def _open_judge(
     kind: JudgeKind, models: ModelChoice, read: EditorBenchmark, traces: int, seed: int
 ) -> tuple[EditJudge, str]:
     """The judge, and the identity of its model. Raises ValueError when it cannot be opened, or knows EditWorld only."""
-    from edit_r1.evaluate.editor_judges import HolisticJudge, VerifierEditJudge
+    from edit_r1.evaluate.editor_judges import MAX_NEW_TOKENS, HolisticJudge, VerifierEditJudge
     from edit_r1.evaluate.judge_identity import judge_identity
     from edit_r1.zoo.packaged import NEEDS_MODEL, is_editworld, open_chosen, weights
 
@@ -181,4 +181,5 @@ def _open_judge(
     verifier = open_chosen(models)
     if kind == "verifier":
         return VerifierEditJudge(verifier, traces, seed), identity
-    return HolisticJudge(kind, verifier.vlm, verifier.max_pixels, seed), identity
+    longest = models.max_new_tokens or MAX_NEW_TOKENS
+    return HolisticJudge(kind, verifier.vlm, verifier.max_pixels, seed, longest), identity

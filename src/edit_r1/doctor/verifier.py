@@ -196,7 +196,7 @@ def answer_format(judgments: Sequence[Judgment], max_new_tokens: int) -> Finding
     if values["reasons"]:
         told += f". {values['reasons'][0]}"
     if cut:
-        remedy = "the model goes on writing: raise max_new_tokens, or take an instruction-tuned model"
+        remedy = "the model goes on writing: raise --max-new-tokens, or take an instruction-tuned model"
         return Finding(FORMAT, "fail" if cut > len(outcomes) / 2 else "warn", told, remedy, values)
     if len(traces) <= len(outcomes) / 2:
         return Finding(

@@ -224,9 +224,17 @@ def imgedit_score(scores: dict[str, tuple[float, ...]]) -> dict[str, float | Non
 class HolisticJudge:
     """A vision-language model that is asked `questions` about every edit."""
 
-    def __init__(self, kind: str, vlm: VLM, max_pixels: int = MAX_JUDGED_PIXELS, seed: int = 0) -> None:
-        """kind: "viescore" or "imgedit". seed: of answers asked for again."""
+    def __init__(
+        self,
+        kind: str,
+        vlm: VLM,
+        max_pixels: int = MAX_JUDGED_PIXELS,
+        seed: int = 0,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
+        """kind: "viescore" or "imgedit". seed: of answers asked for again. max_new_tokens: longest answer."""
         self.kind, self.vlm, self.max_pixels, self.seed = kind, vlm, max_pixels, seed
+        self.max_new_tokens = max_new_tokens
         self.name = vlm.name
         if kind == "viescore":
             self.questions: tuple[Question, ...] = (SC, PQ)
@@ -240,7 +248,7 @@ class HolisticJudge:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"prompts": VERSIONS[self.kind], "max_pixels": self.max_pixels, "max_new_tokens": MAX_NEW_TOKENS,
+        return {"prompts": VERSIONS[self.kind], "max_pixels": self.max_pixels, "max_new_tokens": self.max_new_tokens,
                 "seed": self.seed, "simulated": self.vlm.simulated}  # fmt: skip
 
     @property
@@ -268,7 +276,7 @@ class HolisticJudge:
             asked = [key for key in requests if not isinstance(answers.get(key), tuple)]
             if not asked:
                 break
-            sampling = Sampling(MAX_NEW_TOKENS, RETRY_TEMPERATURE if attempt else 0.0, seed=self.seed + attempt)
+            sampling = Sampling(self.max_new_tokens, RETRY_TEMPERATURE if attempt else 0.0, seed=self.seed + attempt)
             for key, row in zip(asked, self.vlm.generate([requests[key] for key in asked], sampling, 1), strict=True):
                 place, name = key
                 answers[key] = _read(row[0], counts[name])

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from edit_r1.records import Judgment
 from edit_r1.verifier.choice import ModelChoice
 from edit_r1.verifier.head_judge import HEAD_VERSION, HeadJudge
-from edit_r1.verifier.holistic import HOLISTIC_VERSION, HolisticJudge
+from edit_r1.verifier.holistic import HOLISTIC_VERSION, MAX_NEW_TOKENS, HolisticJudge
 from edit_r1.verifier.items import ScoreItem
 from edit_r1.verifier.principles_cache import checkpoint_identity
 from edit_r1.verifier.scoring import Progress
@@ -53,7 +53,9 @@ def open_judge(models: ModelChoice, kind: JudgeKind) -> EditJudge:
     if kind == "head":
         return open_head(models)
     verifier = models.verifier()
-    return verifier if kind == "checklist" else HolisticJudge(verifier.vlm, models.max_pixels)
+    if kind == "checklist":
+        return verifier
+    return HolisticJudge(verifier.vlm, models.max_pixels, models.max_new_tokens or MAX_NEW_TOKENS)
 
 
 def open_head(models: ModelChoice) -> HeadJudge:

@@ -60,7 +60,7 @@ def repetitions(count: int) -> list[str]:
     """What was left out of a model's principles; nothing where nothing was."""
     if not count:
         return []
-    return [f"{count} {'question' if count == 1 else 'questions'} that the model wrote twice left out"]
+    return ["1 question left out: the model wrote it twice" if count == 1 else f"{count} repeated questions left out"]
 
 
 def _ties(ties: Mapping[str, Any] | None) -> list[str]:

@@ -13,7 +13,7 @@ from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
 from edit_r1.verifier.scoring import Backend, Verifier
 from edit_r1.vlm.address import read_address
 from edit_r1.vlm.attention import Attention
-from edit_r1.vlm.openai import OpenAIVLM, Prices
+from edit_r1.vlm.openai import LimitKey, OpenAIVLM, Prices
 from edit_r1.vlm.protocol import VLM
 
 
@@ -55,6 +55,12 @@ class ModelChoice:
     """Price of a million prompt tokens, for the cost in the summary."""
     price_out: float | None = None
     """Price of a million generated tokens."""
+    limit_key: LimitKey = "max_tokens"
+    """How an endpoint is told the longest answer; hosted reasoning models want max_completion_tokens."""
+    server_sampling: bool = False
+    """Leave temperature and the like to an endpoint that takes none, as hosted reasoning models."""
+    max_new_tokens: int | None = None
+    """Longest trace in tokens, the reasoning of thinking models included; by default 4096, compact prompts 512."""
     max_pixels: int = MAX_JUDGED_PIXELS
     """Most pixels of a picture shown to a model; larger ones are scaled down, aspect kept."""
 
@@ -76,12 +82,27 @@ class ModelChoice:
             raise ValueError(f"--attention {self.attention} is for a local model: leave --endpoint out, or it")
         if self.principles_endpoint is not None and self.principles_model is None:
             raise ValueError("--principles-endpoint needs a served model: add --principles-model NAME")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"--max-new-tokens {self.max_new_tokens}: allow at least one token")
         if (self.price_in is None) != (self.price_out is None):
             raise ValueError("a cost needs both prices: give --price-in and --price-out")
 
     def settings(self) -> dict[str, Any]:
         """What shapes an answer by more than rounding, for a record of a run: no key, no speed, no price."""
-        left_out = {"api_key_env", "device", "attention", "concurrency", "timeout", "price_in", "price_out"}
+        left_out = {
+            "api_key_env",
+            "limit_key",
+            "device",
+            "attention",
+            "concurrency",
+            "timeout",
+            "price_in",
+            "price_out",
+        }
+        # These came later: a record of a run that was asked without them stays that run's.
+        left_out |= ({"max_new_tokens"} if self.max_new_tokens is None else set()) | (
+            set() if self.server_sampling else {"server_sampling"}
+        )
         kept = {name: value for name, value in asdict(self).items() if name not in left_out}
         return {**kept, "prompts": dict(PROMPT_VERSIONS)}
 
@@ -123,9 +144,12 @@ class ModelChoice:
                 self.concurrency,
                 self.timeout,
                 prices=self._prices(),
+                limit_key=self.limit_key,
+                server_sampling=self.server_sampling,
                 mode=self.mode,
                 variant=self.variant,
                 principles_vlm=writer,
+                max_new_tokens=self.max_new_tokens,
                 max_pixels=self.max_pixels,
                 principles_variant=variant,
                 cache=self.cache(),
@@ -140,6 +164,7 @@ class ModelChoice:
             mode=self.mode,
             variant=self.variant,
             principles_vlm=writer,
+            max_new_tokens=self.max_new_tokens,
             max_pixels=self.max_pixels,
             principles_variant=variant,
             cache=self.cache(),
@@ -156,7 +181,8 @@ class ModelChoice:
         cache = self.cache()
         assert cache != "default", "the default one is for a judge that writes them itself"
         variant = read_card(self.principles_model).variant
-        return Verifier(writer, variant=variant, max_pixels=self.max_pixels, cache=cache)
+        longest = self.max_new_tokens
+        return Verifier(writer, variant=variant, max_new_tokens=longest, max_pixels=self.max_pixels, cache=cache)
 
     @property
     def _writes_here(self) -> bool:
@@ -164,7 +190,10 @@ class ModelChoice:
         return self.principles_model is not None and self.principles_endpoint is None
 
     def _served(self, endpoint: str, model: str) -> OpenAIVLM:
-        return OpenAIVLM(endpoint, model, self.api_key_env, self.concurrency, self.timeout, prices=self._prices())
+        return OpenAIVLM(
+            endpoint, model, self.api_key_env, self.concurrency, self.timeout,
+            limit_key=self.limit_key, server_sampling=self.server_sampling, prices=self._prices(),
+        )  # fmt: skip
 
     def _prices(self) -> Prices | None:
         if self.price_in is None or self.price_out is None:

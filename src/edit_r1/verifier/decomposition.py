@@ -36,9 +36,17 @@ class Written:
 class Decomposer:
     """A model with its prompt, and what it wrote so far. Threads may share it."""
 
-    def __init__(self, vlm: VLM, variant: Variant, max_pixels: int, cache: PrinciplesCache | None) -> None:
-        """max_pixels: most pixels of a source that is shown. cache: None keeps what is written in memory alone."""
+    def __init__(
+        self, vlm: VLM, variant: Variant, max_pixels: int, cache: PrinciplesCache | None, max_new_tokens: int
+    ) -> None:
+        """
+        Args:
+            max_pixels: most pixels of a source that is shown.
+            cache: None keeps what is written in memory alone.
+            max_new_tokens: longest answer.
+        """
         self.vlm, self.variant, self.max_pixels, self.cache = vlm, variant, max_pixels, cache
+        self.max_new_tokens = max_new_tokens
         self._known: dict[str, Written] = {}
         self._writing = threading.Lock()
 
@@ -69,7 +77,7 @@ class Decomposer:
             )
             for key, (sources, instruction) in unknown.items()
         }
-        sampling = Sampling(MAX_NEW_TOKENS[self.variant], temperature=0.0)
+        sampling = Sampling(self.max_new_tokens, temperature=0.0)
         entries = self._look_up(requests, sampling)
         failures: dict[str, Unparsed] = {}
         left = {key: request for key, request in requests.items() if key not in self._known}

@@ -9,8 +9,9 @@ costs a batch. What a model answers never raises: a trace that cannot be parsed 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -36,7 +37,7 @@ from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import MAX_TOP_LOGPROBS, VLM, Completion, Request, Sampling
 
 if TYPE_CHECKING:
-    from edit_r1.vlm.openai import Prices
+    from edit_r1.vlm.openai import LimitKey, Prices
 
 __all__ = ["MAX_NEW_TOKENS", "Ranked", "ScoreItem", "Verifier", "judgment_json", "weighted_verdicts"]
 
@@ -85,7 +86,7 @@ class Verifier:
             variant: prompts in full, or compact for models trained on them.
             principles_vlm: who writes the principles where none are given; None for `vlm` itself.
             domain: the only kind of pictures the model knows, None for no limit; recorded, not checked here.
-            max_new_tokens: longest trace, None for the variant's `MAX_NEW_TOKENS`.
+            max_new_tokens: longest trace, None for the variant's `MAX_NEW_TOKENS`; principles may be as long.
             max_pixels: most pixels of a picture shown to a model (see `edit_r1.images.judged_pictures`).
             principles_variant: prompt of `principles_vlm`; None for `variant`.
             cache: where the principles that a model writes are kept between runs; None keeps them in memory alone.
@@ -101,7 +102,8 @@ class Verifier:
         self.max_pixels = max_pixels
         self.principles_variant = principles_variant or variant
         self.cache = cache
-        self._decomposer = Decomposer(self.principles_vlm, self.principles_variant, max_pixels, cache)
+        longest = max(MAX_NEW_TOKENS[self.principles_variant], max_new_tokens or 0)
+        self._decomposer = Decomposer(self.principles_vlm, self.principles_variant, max_pixels, cache, longest)
 
     @classmethod
     def load(
@@ -169,6 +171,8 @@ class Verifier:
         timeout_s: float = 300.0,
         server_n: bool = False,
         prices: Prices | None = None,
+        limit_key: LimitKey = "max_tokens",
+        server_sampling: bool = False,
         mode: OutputMode | None = None,
         variant: Variant | None = None,
         principles_vlm: VLM | None = None,
@@ -188,7 +192,10 @@ class Verifier:
         from edit_r1.vlm.openai import OpenAIVLM
 
         card = read_card(model)
-        vlm = OpenAIVLM(endpoint, model, api_key_env, concurrency, timeout_s, server_n=server_n, prices=prices)
+        vlm = OpenAIVLM(
+            endpoint, model, api_key_env, concurrency, timeout_s,
+            server_n=server_n, limit_key=limit_key, server_sampling=server_sampling, prices=prices,
+        )  # fmt: skip
         return cls(
             vlm,
             mode or card.mode,
@@ -335,6 +342,28 @@ class Verifier:
         seconds = (time.monotonic() - start) / max(1, len(items))
         prompts = PROMPT_VERSIONS[self.variant]
         return [replace(judgments[place], seconds=seconds, prompts=prompts) for place in range(len(items))]
+
+    def score_stream(
+        self,
+        items: Iterable[ScoreItem],
+        traces: int = 1,
+        temperature: float | None = None,
+        seed: int = 0,
+        expected: bool = False,
+        chunk: int = 64,
+    ) -> Iterator[Judgment]:
+        """`score_many` of any number of edits: a judgment per item, in order, handed over as its chunk ends.
+
+        Items are taken from `items` `chunk` at a time, so that neither they nor their judgments need to be in memory
+        together. A chunk has the seed `seed` plus the number of items before it. Raises ValueError, when the first
+        judgment is asked for, as `score_many` and for a chunk of none.
+        """
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk}: judge at least 1 item at a time")
+        left, first = iter(items), 0
+        while part := list(islice(left, chunk)):
+            yield from self.score_many(part, traces, temperature, seed + first, expected=expected)
+            first += len(part)
 
     def _sampling(self, traces: int, temperature: float | None, seed: int) -> Sampling:
         if not 1 <= traces <= MAX_TRACES:

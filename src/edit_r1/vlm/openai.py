@@ -33,6 +33,7 @@ import httpx
 from edit_r1.vlm.address import is_loopback, read_address, read_key
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.lanes import Lanes
+from edit_r1.vlm.openai_failures import Asked, Failed, Refused, Unlucky, status_problem
 from edit_r1.vlm.openai_pace import Pace
 from edit_r1.vlm.openai_wire import (
     OWN_KEYS,
@@ -42,17 +43,13 @@ from edit_r1.vlm.openai_wire import (
     NoAnswer,
     encode_messages,
     encode_request,
-    error_code,
-    one_line,
     read_answer,
-    retry_after,
-    server_words,
 )
 from edit_r1.vlm.paid import Answered, Call, rows_of
 from edit_r1.vlm.protocol import Completion, Request, Sampling, check_sampling
 from edit_r1.vlm.usage import Prices, Usage
 
-__all__ = ["OpenAIVLM", "Prices", "Usage"]
+__all__ = ["LimitKey", "OpenAIVLM", "Prices", "Usage"]
 
 MAX_RESPONSE_BYTES = 64 * 2**20
 """Largest response that is read: 4,096 tokens with 20 alternatives each are some 10 MB."""
@@ -62,25 +59,6 @@ QUEUED = 0.1
 request has to queue and is not broken. Above 0, because a server may refuse one request for ever."""
 
 Result = TypeVar("Result")
-
-
-class _Failed(Exception):
-    """A request that failed; the message is one line without the key."""
-
-
-class _Refused(_Failed):
-    """A request that the server calls malformed."""
-
-
-class _Unlucky(_Failed):
-    """A failure that may pass."""
-
-    def __init__(self, reason: str, after: float | None = None, load: bool = False) -> None:
-        super().__init__(reason)
-        self.after = after
-        """Seconds that the server asks to wait; None when it asks for none."""
-        self.load = load
-        """True when the server has too much to do."""
 
 
 class OpenAIVLM:
@@ -100,6 +78,7 @@ class OpenAIVLM:
         max_wait_s: float = 60.0,
         server_n: bool = False,
         limit_key: LimitKey = "max_tokens",
+        server_sampling: bool = False,
         prices: Prices | None = None,
         extra: Mapping[str, Any] | None = None,
         on_request: Callable[[Usage], None] | None = None,
@@ -117,6 +96,9 @@ class OpenAIVLM:
             backoff_s: the pause before the first retry is up to this, then doubles; each is drawn anew.
             max_wait_s: longest pause, seconds; a server that asks for a longer one has failed.
             server_n: the server honours n (vLLM, api.openai.com): n answers are one request.
+            limit_key: how the longest answer is named; hosted reasoning models want "max_completion_tokens".
+            server_sampling: temperature, top_p, top_k, repetition_penalty and seed are not sent, for models that take
+                none (hosted reasoning models): they sample as they like, and a greedy answer is not greedy.
             prices: for `Usage.cost`.
             extra: further keys of the request's JSON, such as {"chat_template_kwargs": {"enable_thinking": False}}.
             on_request: called with the usage of every request as it ends, on a thread of this object.
@@ -136,7 +118,8 @@ class OpenAIVLM:
         self.api_key_env = api_key_env
         self.concurrency = concurrency
         self.server_n = server_n
-        self._limit_key = limit_key
+        self._limit_key: LimitKey = limit_key
+        self._server_sampling = server_sampling
         self._extra = dict(extra or {})
         self._timeout_s, self._max_retries = timeout_s, max_retries
         self._backoff_s, self._max_wait_s = backoff_s, max_wait_s
@@ -173,7 +156,8 @@ class OpenAIVLM:
     @property
     def settings(self) -> str:
         """What shapes an answer beside the model's name and the request. Not the address: models move."""
-        return json.dumps(self._extra, sort_keys=True) if self._extra else ""
+        told = self._extra | ({"server_sampling": True} if self._server_sampling else {})
+        return json.dumps(told, sort_keys=True) if told else ""
 
     @property
     def priced(self) -> bool:
@@ -297,7 +281,7 @@ class OpenAIVLM:
         if self._without_choices:
             sampling = replace(sampling, top_logprobs=0)
         answer, retries, problem = await self._post(self._encoded(messages, sampling, n), n)
-        if sampling.top_logprobs and isinstance(problem, _Refused):  # they break ties: an answer without is worth more
+        if sampling.top_logprobs and isinstance(problem, Refused):  # they break ties: an answer without is worth more
             await self._pace.enter(again=True)
             plain = self._encoded(messages, replace(sampling, top_logprobs=0), n)
             answer, again, problem = await self._post(plain, n)
@@ -310,7 +294,8 @@ class OpenAIVLM:
         return tuple(rows), usage
 
     def _encoded(self, messages: bytes, sampling: Sampling, n: int) -> bytes:
-        return encode_request(messages, sampling, self.name, n, self._limit_key, self._extra)
+        free = self._server_sampling
+        return encode_request(messages, sampling, self.name, n, self._limit_key, self._extra, server_sampling=free)
 
     async def _check(self) -> None:
         messages = encode_messages(Request(("Answer with one word: are you there?",)))
@@ -332,7 +317,7 @@ class OpenAIVLM:
                 answer = self._read_answer(await self._once(content), n)
                 self._pace.note("answered")
                 return answer, sent - 1, None
-            except _Unlucky as error:
+            except Unlucky as error:
                 self._pace.note("refused" if error.load else "other")
                 queued = error.after is not None and error.load and self._pace.answered > answered
                 failed += QUEUED if queued else 1
@@ -345,13 +330,13 @@ class OpenAIVLM:
                     kept = min(pause, self._backoff_s)
                     await asyncio.sleep(kept)
                     pause -= kept
-            except (_Failed, NoAnswer) as error:
+            except (Failed, NoAnswer) as error:
                 return None, sent - 1, error
             finally:
                 self._pace.leave()
             await asyncio.sleep(pause)
 
-    def _pause(self, error: _Unlucky, failed: float) -> float:
+    def _pause(self, error: Unlucky, failed: float) -> float:
         """Seconds until a request is sent again: what the server asks for and a little more, else up to a growing
         bound."""
         jitter = random.random()  # so that many clients do not come back at the same instant
@@ -360,12 +345,12 @@ class OpenAIVLM:
         return jitter * min(self._max_wait_s, self._backoff_s * 2 ** (math.ceil(failed) - 1))
 
     def _read_answer(self, payload: bytes, n: int) -> Answer:
-        """Raises NoAnswer for what is none, _Unlucky instead where the server has answered before."""
+        """Raises NoAnswer for what is none, Unlucky instead where the server has answered before."""
         try:
             return read_answer(payload, n)
         except NoAnswer as error:
             told = self._told(str(error))
-            raise (_Unlucky if self._pace.answered else NoAnswer)(told) from None
+            raise (Unlucky if self._pace.answered else NoAnswer)(told) from None
 
     async def _once(self, content: bytes) -> bytes:
         """One attempt: the body of a response with status 200."""
@@ -377,16 +362,19 @@ class OpenAIVLM:
             ):
                 payload = await self._read(response)
         except (TimeoutError, httpx.TimeoutException):
-            raise _Unlucky(self._told(f"no answer within {self._timeout_s:g} s"), load=True) from None
+            raise Unlucky(self._told(f"no answer within {self._timeout_s:g} s"), load=True) from None
         except httpx.ConnectError as error:
             reason = self._told(f"cannot be reached ({error}): is the server running there?")
-            raise (_Unlucky if self._reached else _Failed)(reason) from None
+            raise (Unlucky if self._reached else Failed)(reason) from None
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            raise _Unlucky(self._told(f"the connection broke ({error or type(error).__name__})")) from None
+            raise Unlucky(self._told(f"the connection broke ({error or type(error).__name__})")) from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise _Failed(self._told(f"{type(error).__name__} {error}")) from None
+            raise Failed(self._told(f"{type(error).__name__} {error}")) from None
         self._reached = True
-        self._check_status(response, payload)
+        asked = Asked(self.name, self.api_key_env, self._key is not None, self._max_wait_s)
+        if problem := status_problem(response, payload, asked):
+            problem.args = (self._told(str(problem)),)
+            raise problem
         return payload
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -394,30 +382,8 @@ class OpenAIVLM:
         async for piece in response.aiter_bytes():
             payload += piece
             if len(payload) > MAX_RESPONSE_BYTES:
-                raise _Failed(self._told(f"the response is longer than {MAX_RESPONSE_BYTES} bytes"))
+                raise Failed(self._told(f"the response is longer than {MAX_RESPONSE_BYTES} bytes"))
         return bytes(payload)
-
-    def _check_status(self, response: httpx.Response, payload: bytes) -> None:
-        """Raises for every status but 200: _Unlucky for what may pass."""
-        status = response.status_code
-        if status == 200:
-            return
-        if status in (401, 403):  # the server's own words may quote the key
-            refused = f"refuses the key in {self.api_key_env}" if self._key else f"wants a key: set {self.api_key_env}"
-            raise _Failed(self._told(f"{refused} ({status})"))
-        words = server_words(payload)
-        told = self._told(f"{status} {response.reason_phrase}".strip() + (f": {words}" if words else ""))
-        if status == 404:
-            raise _Failed(f"{told}; is the model {self.name!r} served there, and does the address end in /v1?")
-        if 300 <= status < 400:
-            target = one_line(response.headers.get("location", "?"))
-            raise _Failed(self._told(f"redirects to {target}: give that address"))
-        if (status not in (408, 429) and status < 500) or error_code(payload) == "insufficient_quota":
-            raise (_Refused if status in (400, 422) else _Failed)(told)
-        after = retry_after(response.headers.get("retry-after"))
-        if after is not None and after > self._max_wait_s:
-            raise _Failed(f"{told}; asks to come back in {after:.0f} s")
-        raise _Unlucky(told, after, load=status in (429, 503))
 
     def _told(self, reason: str) -> str:
         """One line that begins with the address and never holds the key."""

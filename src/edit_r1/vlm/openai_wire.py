@@ -7,7 +7,8 @@ Decisions, where servers differ:
   came, and it is never read as a score. An answer cut at the token limit is "length", also when all of it was
   reasoning.
 - `top_k` and `repetition_penalty` are sent only when they say something: vLLM knows them, api.openai.com refuses
-  keys it does not know. Every other parameter of sampling is always sent.
+  keys it does not know. Every other parameter of sampling is always sent, unless the caller leaves sampling to a server
+  that takes none.
 - Token probabilities are taken as the server reports them; malformed ones are left out as if it gave none.
 """
 
@@ -82,20 +83,26 @@ class Messages:
 
 
 def encode_request(
-    messages: bytes, sampling: Sampling, model: str, n: int, limit_key: LimitKey, extra: Mapping[str, Any]
+    messages: bytes,
+    sampling: Sampling,
+    model: str,
+    n: int,
+    limit_key: LimitKey,
+    extra: Mapping[str, Any],
+    server_sampling: bool = False,
 ) -> bytes:
-    """The JSON of one chat completion. messages: of `encode_messages`. extra: the server's own keys, sent as given."""
-    body: dict[str, Any] = {
-        "model": model,
-        limit_key: sampling.max_new_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": sampling.seed,
-    }
-    if sampling.top_k > 0:
-        body["top_k"] = sampling.top_k
-    if sampling.repetition_penalty != 1:
-        body["repetition_penalty"] = sampling.repetition_penalty
+    """The JSON of one chat completion.
+
+    messages: of `encode_messages`. extra: the server's own keys, sent as given. server_sampling: nothing is said of how
+    to sample, not even a seed.
+    """
+    body: dict[str, Any] = {"model": model, limit_key: sampling.max_new_tokens}
+    if not server_sampling:
+        body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+        if sampling.top_k > 0:
+            body["top_k"] = sampling.top_k
+        if sampling.repetition_penalty != 1:
+            body["repetition_penalty"] = sampling.repetition_penalty
     if sampling.top_logprobs > 0:
         body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
     if n > 1:

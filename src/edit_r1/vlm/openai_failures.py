@@ -1,0 +1,78 @@
+"""Failures of requests to an OpenAI-compatible server, and which of them an HTTP status means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httpx
+
+from edit_r1.vlm.openai_wire import error_code, one_line, retry_after, server_words
+
+SAMPLING_KEYS = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+"""What some hosted models take no value of."""
+
+
+class Failed(Exception):
+    """A request that failed; the message is one line without the key."""
+
+
+class Refused(Failed):
+    """A request that the server calls malformed."""
+
+
+class Unlucky(Failed):
+    """A failure that may pass."""
+
+    def __init__(self, reason: str, after: float | None = None, load: bool = False) -> None:
+        super().__init__(reason)
+        self.after = after
+        """Seconds that the server asks to wait; None when it asks for none."""
+        self.load = load
+        """True when the server has too much to do."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request was made with, as far as a remedy names it."""
+
+    model: str
+    key_variable: str
+    """Environment variable of the key."""
+    with_key: bool
+    longest_wait_s: float
+    """A server that asks for a longer pause has failed."""
+
+
+def status_problem(response: httpx.Response, payload: bytes, asked: Asked) -> Failed | None:
+    """What is wrong with a response, from its status; None for 200. `Unlucky` for what may pass."""
+    status = response.status_code
+    if status == 200:
+        return None
+    if status in (401, 403):  # the server's own words may quote the key
+        variable = asked.key_variable
+        refused = f"refuses the key in {variable}" if asked.with_key else f"wants a key: set {variable}"
+        return Failed(f"{refused} ({status})")
+    words = server_words(payload)
+    told = f"{status} {response.reason_phrase}".strip() + (f": {words}" if words else "")
+    if status == 404:
+        return Failed(f"{told}; is the model {asked.model!r} served there, and does the address end in /v1?")
+    if 300 <= status < 400:
+        return Failed(f"redirects to {one_line(response.headers.get('location', '?'))}: give that address")
+    if (status not in (408, 429) and status < 500) or error_code(payload) == "insufficient_quota":
+        return Refused(told + _remedy(words)) if status in (400, 422) else Failed(told)
+    after = retry_after(response.headers.get("retry-after"))
+    if after is not None and after > asked.longest_wait_s:
+        return Failed(f"{told}; asks to come back in {after:.0f} s")
+    return Unlucky(told, after, load=status in (429, 503))
+
+
+def _remedy(words: str) -> str:
+    """What to ask otherwise, where a server names a parameter that it does not take."""
+    if "max_completion_tokens" in words:
+        return "; ask with --limit-key max_completion_tokens"
+    refuses = any(
+        word in words.lower() for word in ("support", "unknown", "unrecognized", "not permitted", "deprecated")
+    )
+    if refuses and any(name in words for name in SAMPLING_KEYS):
+        return "; ask with --server-sampling"
+    return ""
