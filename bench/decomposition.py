@@ -23,7 +23,7 @@ def main(model: Path | None = None, contexts: int = 100, seed: int = 0) -> None:
     """model: folder of a verifier; without it the packaged one. seed: of the contexts, split test."""
     quiet_libraries()
     samples = role_samples("test", contexts, seed)
-    found, wanted, written, exact, unparsed = [], [], [], 0, 0
+    found, wanted, written, repeated, exact, unparsed = [], [], [], [], 0, 0
     with Verifier.load(model or weights("verifier-small-rrm"), batch_size=1, cache=None) as verifier:
         for sample in samples:
             right = {principle.question for principle in exact_principles(sample)}
@@ -35,8 +35,10 @@ def main(model: Path | None = None, contexts: int = 100, seed: int = 0) -> None:
             found.append(len(own & right))
             wanted.append(len(right))
             written.append(len(own))
+            repeated.append(verifier.repeated([sample.source], sample.instruction))
             exact += own == right
     print(f"{contexts} contexts, {unparsed} unparsed, {exact} lists exactly right")
+    print(f"{sum(repeated)} questions left out as repetitions, in {sum(count > 0 for count in repeated)} lists")
     for name, totals in (("recall", wanted), ("precision", written)):
         shares = [hit / max(1, total) for hit, total in zip(found, totals, strict=True)]
         estimate = bootstrap_ci(shares)

@@ -19,6 +19,7 @@ from transformers import (
 
 from edit_r1.images import encode_png
 from edit_r1.vlm.chat import images_of, to_messages
+from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import Request, Sampling
 from edit_r1.vlm.transformers import TransformersVLM
 
@@ -92,3 +93,26 @@ def test_sampled_answers_differ_repeat_with_their_seed_and_tell_their_alternativ
     assert rows == vlm.generate(requests(), sampled, n=4)
     assert all(len({one.text for one in row}) > 1 for row in rows)
     assert all(one.choices is not None and len(one.choices) == one.tokens for row in rows for one in row)
+
+
+def test_another_attention_kernel_gives_the_same_text(llava: Path) -> None:
+    plain = TransformersVLM.load(llava, batch_size=8)
+    eager = TransformersVLM.load(llava, attention="eager", batch_size=8)
+    assert (plain.attention, eager.attention) == ("sdpa", "eager")
+    assert eager.generate(requests(), GREEDY) == plain.generate(requests(), GREEDY)
+
+
+def test_a_kernel_that_loads_and_does_not_run_is_told_at_loading(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """flex_attention needs a compiler, which a machine may lack: that shows at the first call."""
+
+    def no_compiler(vlm: TransformersVLM, *inputs: object) -> torch.Tensor:
+        asked.append(vlm.attention)
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nin this place")
+
+    asked: list[str] = []
+    monkeypatch.setattr(TransformersVLM, "_sample", no_compiler)
+    with pytest.raises(ModelError, match=r"llava.*'flex_attention' does not run here \(Invalid.* in this place\)"):
+        TransformersVLM.load(llava, attention="flex_attention")
+    assert asked == ["flex_attention"]
+    TransformersVLM.load(llava)  # what transformers takes by itself is not tried
+    assert asked == ["flex_attention"]

@@ -171,8 +171,6 @@ class Verifier:
         timeout_s: float = 300.0,
         server_n: bool = False,
         prices: Prices | None = None,
-        limit_key: LimitKey = "max_tokens",
-        server_sampling: bool = False,
         mode: OutputMode | None = None,
         variant: Variant | None = None,
         principles_vlm: VLM | None = None,
@@ -180,6 +178,8 @@ class Verifier:
         max_pixels: int = MAX_JUDGED_PIXELS,
         principles_variant: Variant | None = None,
         cache: PrinciplesCache | Literal["default"] | None = "default",
+        limit_key: LimitKey = "max_tokens",
+        server_sampling: bool = False,
     ) -> Verifier:
         """A model behind an OpenAI-compatible server; see `edit_r1.vlm.openai.OpenAIVLM` for the connection.
 

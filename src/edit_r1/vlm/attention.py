@@ -12,6 +12,8 @@ Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
 flash-attn, on GPUs and in 16 bits; flex_attention: compiled by torch at the first call."""
 
 FLASH = "flash_attention_2"
+TRIED = (FLASH, "flex_attention")
+"""Kernels that may load and not run: they are tried once at loading."""
 SHORT_DTYPES = ("bfloat16", "float16")
 """Those that flash attention computes in."""
 

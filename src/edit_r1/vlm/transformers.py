@@ -21,13 +21,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from edit_r1.images import decode_pil
-from edit_r1.vlm.attention import Attention, check_attention
+from edit_r1.images import decode_pil, encode_png
+from edit_r1.vlm.attention import TRIED, Attention, check_attention
 from edit_r1.vlm.chat import start_once, to_messages
 from edit_r1.vlm.decoding import continue_prompts, read_prompts
 from edit_r1.vlm.errors import ModelError
@@ -153,7 +154,19 @@ class TransformersVLM:
             model = model.to(device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # no memory, or torch lacks this device
             raise ModelError(f"{name}: cannot be put on {device} ({_one_line(error)}); use another --device") from error
-        return cls(model.eval(), processor, Path(name).name, batch_size)
+        vlm = cls(model.eval(), processor, Path(name).name, batch_size)
+        if attention in TRIED:
+            vlm._try_attention(name)
+        return vlm
+
+    def _try_attention(self, path: str) -> None:
+        """A token about a small picture: a kernel may load and not run here, for want of a compiler or a newer GPU."""
+        picture = encode_png(np.full((64, 64, 3), 127, np.uint8))
+        try:
+            self.generate([Request((picture, "Look."))], Sampling(1, temperature=0.0))
+        except (RuntimeError, ValueError, ImportError, TypeError, AttributeError, OSError) as error:
+            told = f"attention={self.attention!r} does not run here ({_one_line(error)})"
+            raise ModelError(f"{path}: {told}; use sdpa, which needs nothing") from error
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, n: int = 1, progress: Progress | None = None
