@@ -12,6 +12,8 @@ from edit_r1.cli import main
 from edit_r1.commands.plan import plan_recipe
 from edit_r1.recipes.run import EditorRecipe
 from edit_r1.train.best_of_g import train_best_of_g
+from edit_r1.train.editor import train_editor
+from edit_r1.train.nft import train_nft
 from edit_r1.train.plan_parts import DeviceOptions
 
 MACHINES = {
@@ -47,6 +49,16 @@ def test_the_command_line_plans_with_the_recipes_fields_as_flags(capsys) -> None
 def test_the_tiny_recipes_are_planned_too(name: str) -> None:
     made = plan_recipe(getattr(recipes, name)(), DeviceOptions(tflops=1))
     assert made.shape.edit == (8, 8) and 0 < made.peak < 2 and made.work.trained_forwards > 0
+
+
+def test_a_recipe_whose_algorithm_is_swapped_takes_that_ones_values() -> None:
+    recipe = replace(recipes.tiny_editor_grpo(), stage=recipes.kontext_lora_80gb().stage)
+    options = DeviceOptions(tflops=1)
+    grpo, nft = (plan_recipe(replace(recipe, train=train), options) for train in (train_editor, train_nft))
+    assert not any("no use" in text for text in grpo.assumptions)
+    assert "DiffusionNFT has no use for eta=0.9, window='all'" in nft.assumptions
+    assert grpo.resident["average"] == 0 < nft.resident["average"]
+    assert nft.work.reference_forwards == 2 * nft.work.trained_forwards, "of the old policy and of the reference"
 
 
 def test_what_cannot_be_counted_is_refused() -> None:

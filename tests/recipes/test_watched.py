@@ -18,9 +18,12 @@ from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.records import CATEGORIES, Context, Judgment, Principle, PrincipleResult, Sample
 from edit_r1.store import CONTEXTS, write_dataset
 from edit_r1.train import rewards
+from edit_r1.train.contexts import DataSettings
 from edit_r1.train.editor_stage import EditorRLStage, changed
+from edit_r1.train.editor_state import newest_state
 from edit_r1.train.guards import GuardSettings
 from edit_r1.train.judges import JudgeSettings
+from edit_r1.train.nft import train_nft
 from edit_r1.train.rewards import RewardSettings
 
 STAGE = changed(EditorRLStage(),
@@ -168,3 +171,35 @@ def test_too_few_contexts_for_validation_are_told(judges, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "1 validation contexts in place of 2" in told and "no saved state to resume" in told
     assert [(judge.identity, judge.closed) for judge in judges] == [("model", True), ("dark", True)]
+
+
+def test_a_swapped_algorithm_trains_by_its_own_values(judges, tmp_path, capsys):
+    """Not by Flow-GRPO's KL, which is of another quantity; what it has no use for is said, and the card knows both."""
+    write_dataset(tmp_path, "contexts", _contexts(4), CONTEXTS)
+    recipe = EditorRecipe(
+        str(tmp_path / "contexts"), "model", changed(STAGE, steps=1, kl_beta=None, eta=0.9), _editor, train=train_nft,
+        out=str(tmp_path / "run"), guard=GuardSettings(contexts=2), heldout=JudgeSettings("dark"),
+    )  # fmt: skip
+    result = run_training("editor", recipe, resume=False)
+    assert "DiffusionNFT has no use for eta=0.9" in capsys.readouterr().out
+    stage = newest_state(tmp_path / "run/state")[1]["stage"]
+    assert (stage["loss"]["kl_beta"], stage["updates"]["ema_decay"]) == (1e-4, 0.5)
+    assert '"kl_beta": 0.0001' in (result / "README.md").read_text()
+
+
+def test_a_context_that_the_editor_cannot_edit_is_told_before_anything_is_drawn(judges, tmp_path, capsys):
+    """Not at the iteration that draws it, where --resume would end in the same way for ever."""
+    contexts = _contexts(5)
+    two = replace(contexts[1].sample, references=(contexts[0].sample.source,))
+    contexts[1] = replace(contexts[1], sample=two)
+    write_dataset(tmp_path, "contexts", contexts, CONTEXTS)
+    recipe = EditorRecipe(
+        str(tmp_path / "contexts"), "model", replace(STAGE, steps=1), _editor, out=str(tmp_path / "run"),
+        guard=GuardSettings(contexts=2), heldout=JudgeSettings("dark"),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"1 of 5 contexts cannot be edited by .* \(s1: 1 reference images .*--broken"):
+        run_training("editor", recipe, resume=False)
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    run_training("editor", replace(recipe, reading=DataSettings(broken="skip")), resume=False)
+    assert "s1: 1 reference images" in capsys.readouterr().out
+    assert (tmp_path / "run/editor").is_dir()

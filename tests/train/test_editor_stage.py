@@ -14,7 +14,9 @@ from edit_r1.train.editor_stage import (
     UpdateSettings,
     changed,
     choose_window,
+    left_aside,
     plan_iteration,
+    settled,
 )
 
 STAGE = EditorRLStage(contexts_per_step=4, group_size=3)
@@ -97,6 +99,24 @@ def test_bad_fields_say_what_to_do():
             changed(STAGE, **change)
     with pytest.raises(ValueError, match="contexts_per_step"):
         plan_iteration(STAGE, 0, 3)
+
+
+def test_an_unset_field_is_the_algorithms_own():
+    """Swapping the algorithm takes no weight of another's KL along; what is set stays, 0 included."""
+    grpo, nft = settled(STAGE, "flow-grpo"), settled(STAGE, "diffusion-nft")
+    assert (grpo.loss.kl_beta, grpo.sde.window_share, grpo.updates.ema_decay) == (0.04, 0.5, 0.0)
+    assert (nft.loss.kl_beta, nft.sde.window_share, nft.updates.ema_decay) == (1e-4, 1.0, 0.5)
+    assert (STAGE.kl_beta, STAGE.window_share, STAGE.ema_decay) == (0.04, 0.5, 0.0)
+    own = changed(STAGE, kl_beta=0.0, window_share=0.7, ema_decay=0.0)
+    assert settled(own, "diffusion-nft") == own == settled(own, "flow-grpo")
+    assert settled(nft, "flow-grpo") == nft, "settled once"
+
+
+def test_what_an_algorithm_has_no_use_for_is_one_line():
+    assert left_aside(STAGE, "diffusion-nft") is None
+    odd = changed(STAGE, eta=0.9, window="all", ratio="guard", kl_beta=0.1)
+    assert left_aside(odd, "flow-grpo") is None
+    assert left_aside(odd, "diffusion-nft") == "DiffusionNFT has no use for eta=0.9, window='all', ratio='guard'"
 
 
 def test_a_group_shares_its_start_when_asked_to():

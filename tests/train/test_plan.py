@@ -16,10 +16,10 @@ from edit_r1.images import encode_png
 from edit_r1.records import Context, Sample
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_policy import EditorPolicy
-from edit_r1.train.editor_stage import EditorRLStage, LossSettings, SDESettings, UpdateSettings
+from edit_r1.train.editor_stage import Algorithm, EditorRLStage, LossSettings, SDESettings, UpdateSettings
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.nft import train_nft
-from edit_r1.train.plan import Algorithm, plan, plan_text
+from edit_r1.train.plan import plan, plan_text
 from edit_r1.train.plan_parts import GIB, DeviceOptions, plan_json
 
 STAGE = EditorRLStage(

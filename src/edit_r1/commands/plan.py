@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import tyro
 
 from edit_r1.editors.checkpoint import EditorCheckpoint
-from edit_r1.recipes.run import EditorRecipe, judge_of, with_flags
-from edit_r1.train.editor import train_editor
-from edit_r1.train.editor_run import EditorTraining
-from edit_r1.train.nft import train_nft
-from edit_r1.train.plan import Algorithm, Plan, plan, plan_text
+from edit_r1.recipes.run import ALGORITHMS, EditorRecipe, judge_of, with_flags
+from edit_r1.train.plan import Plan, plan, plan_text
 from edit_r1.train.plan_parts import DeviceOptions, plan_json
 from edit_r1.train.verifier_plan import VerifierPlanOptions, plan_verifier, verifier_plan_text
-
-_ALGORITHMS: dict[Callable[..., EditorTraining], Algorithm] = {train_editor: "flow-grpo", train_nft: "diffusion-nft"}
 
 
 def plan_training(kind: str, recipe: str, flags: Sequence[str]) -> int:
@@ -55,7 +50,7 @@ def plan_recipe(recipe: EditorRecipe, options: DeviceOptions | None = None) -> P
     if not isinstance(recipe.load, EditorCheckpoint):
         raise ValueError("--plan reads the editor's configs, and this recipe opens it by code: set load to an "
                          "EditorCheckpoint")  # fmt: skip
-    algorithm = _ALGORITHMS.get(recipe.train)
+    algorithm = ALGORITHMS.get(recipe.train)
     if algorithm is None:
         raise ValueError("--plan counts Flow-GRPO and DiffusionNFT, and this recipe trains by another algorithm: plan "
                          "one with train=train_editor or train_nft")  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+from edit_r1.editors.pipeline_editor import PipelineEditor
+from edit_r1.images import ImageError
 from edit_r1.records import Context
 from edit_r1.store import write_json
 from edit_r1.train.contexts import DataSettings, read_contexts
@@ -51,3 +54,37 @@ def open_contexts(
         }  # fmt: skip
         write_json(out / f"{name}.json", counts)
     return done.contexts
+
+
+def editable(
+    editor: Any,
+    contexts: Sequence[Context],
+    validation: Sequence[Context],
+    broken: Literal["refuse", "skip"],
+    tell: Callable[[str], None],
+) -> list[Context]:
+    """The training contexts that this editor can edit, asked before the first is drawn: one that it cannot, too small
+    or with references that it does not take, would end the run at the iteration that draws it.
+
+    broken: "skip" leaves them out, and `tell` gets a line. Of an editor of other code nothing is asked.
+    Raises ValueError when one cannot be edited and they are not skipped, or when none can.
+    """
+    if not isinstance(editor, PipelineEditor):
+        return list(contexts)
+    reasons: dict[str, str] = {}
+    for context in (*contexts, *validation):
+        try:
+            editor.layout(context.sample)
+        except ImageError as error:
+            reasons[context.sample.id] = str(error)
+    kept = [context for context in contexts if context.sample.id not in reasons]
+    if not reasons:
+        return kept
+    name, reason = next(iter(reasons.items()))
+    everything = len(contexts) + len(validation)
+    told = f"{len(reasons)} of {everything} contexts cannot be edited by {editor.name} ({name}: {reason})"
+    if broken == "refuse" or not kept:
+        remedy = ", or leave them out with --broken skip" if kept else ""
+        raise ValueError(f"{told}: mend the data, or name another editor{remedy}")
+    tell(f"{told}: they are left out")
+    return kept

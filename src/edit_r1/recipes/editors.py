@@ -22,10 +22,11 @@ AREA = 512 * 512
 """Pixels of an edit while training, and most of a source."""
 PAPER = EditorRLStage(
     steps=300, contexts_per_step=8, group_size=24, sampling_steps=6, guidance=2.5,
-    sde=SDESettings(eta=0.9, window="all"), loss=LossSettings(kl_beta=0.04), lora_rank=64, checkpointing=True,
+    sde=SDESettings(eta=0.9, window="all"), lora_rank=64, checkpointing=True,
     sample_batch=8, train_batch=2, save_as="adapter",
 )  # fmt: skip
-"""Group size and beta of the paper; steps, eta and LoRA of Flow-GRPO's published Kontext settings."""
+"""Group size of the paper, and its beta, which is Flow-GRPO's own where none is set; steps, eta and LoRA of Flow-GRPO's
+published Kontext settings."""
 FAST = replace(PAPER, sde=SDESettings(eta=0.9, trained_steps=2, same_start=True), loss=LossSettings(kl_beta=0.0))
 """Two stochastic steps in the first half, all of a group from one start, and no reference forward."""
 

@@ -16,7 +16,7 @@ from edit_r1.curate.engine import Engine
 from edit_r1.curate.run import curate
 from edit_r1.curate.stage import CurateStage
 from edit_r1.editors.flow import FlowEditor
-from edit_r1.recipes.editor_data import open_contexts
+from edit_r1.recipes.editor_data import editable, open_contexts
 from edit_r1.recipes.load import load_recipe
 from edit_r1.recipes.readiness_gate import check_ready
 from edit_r1.recipes.resumed import check_resumed, shaping
@@ -29,13 +29,14 @@ from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_card import CardFacts, plain, public_name, write_editor_card
 from edit_r1.train.editor_policy import contexts_digest
 from edit_r1.train.editor_run import EditorTraining, refuse_earlier_run
-from edit_r1.train.editor_stage import EditorRLStage
+from edit_r1.train.editor_stage import Algorithm, EditorRLStage, left_aside, settled
 from edit_r1.train.editor_state import has_state
 from edit_r1.train.gcpo import train_gcpo
 from edit_r1.train.gcpo_stage import GCPOStage
 from edit_r1.train.guards import GuardSettings
 from edit_r1.train.head import HeadStage, train_head
 from edit_r1.train.judges import JudgeSettings
+from edit_r1.train.nft import train_nft
 from edit_r1.train.rewards import CombinedReward, RewardSettings
 from edit_r1.train.settings import Unprefixed
 from edit_r1.train.sft import SFTStage, train_sft
@@ -85,7 +86,8 @@ class EditorRecipe:
     load: Callable[[], FlowEditor[Any]]
     """Opens the editor to train."""
     train: Callable[..., EditorTraining] = train_editor
-    """The algorithm: `train.editor.train_editor` (Flow-GRPO) or `train.nft.train_nft` (DiffusionNFT)."""
+    """The algorithm: `train.editor.train_editor` (Flow-GRPO) or `train.nft.train_nft` (DiffusionNFT). Fields of the
+    stage that are unset (None) take its own values (`train.editor_stage.OWN`)."""
     out: str = "runs/editor"
     """Folder of the run; the result is `out`/editor, or `out`/adapter with save_as="adapter"."""
     traces: int = 1
@@ -112,6 +114,10 @@ class EditorRecipe:
     require_ready: Path | None = None
     """The readiness.json of `edit-r1 evaluate readiness`, which must have passed and be about this judge and reward;
     without one nothing is asked."""
+
+
+ALGORITHMS: Mapping[Callable[..., EditorTraining], Algorithm] = {train_editor: "flow-grpo", train_nft: "diffusion-nft"}
+"""Whose own values a recipe's unset fields take; an algorithm of another's settles its stage itself."""
 
 
 def judge_of(recipe: EditorRecipe) -> JudgeSettings:
@@ -231,6 +237,11 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
         for alert in line.get("alerts", ()):
             bar.console.print(f"{line['kind']} {line['step']}: {alert['message']}", style="yellow", markup=False)
 
+    if recipe.train in ALGORITHMS:
+        algorithm = ALGORITHMS[recipe.train]
+        if ignored := left_aside(recipe.stage, algorithm):
+            tell(ignored)
+        recipe = replace(recipe, stage=settled(recipe.stage, algorithm))
     reward = replace(recipe.reward, judge=judge_of(recipe))
     if recipe.require_ready is not None:
         check_ready(recipe.require_ready, reward)
@@ -266,6 +277,7 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
         if isinstance(guard.heldout, CombinedReward) and guard.heldout.judge is not rewarded.judge:
             stack.enter_context(guard.heldout)
         editor = recipe.load()
+        contexts = editable(editor, contexts, validation, recipe.reading.broken, tell)
         pipeline = getattr(editor, "pipeline", None)
         if team.first:
             trackers = stack.enter_context(open_trackers(recipe.tracking, out, resumed, plain(recipe), tell))

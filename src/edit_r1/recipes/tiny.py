@@ -315,7 +315,7 @@ def tiny_editor_nft(sizes: TinySizes = SIZES["demo"], seed: int = 0) -> EditorRL
         sampling_steps=6,
         sde=SDESettings(trained_steps=4, window_share=0.7),
         loss=LossSettings(kl_beta=0.0),
-        updates=UpdateSettings(learning_rate=1e-4),
+        updates=UpdateSettings(learning_rate=1e-4, ema_decay=0.0),
         lora_rank=0,
         sample_batch=64,
         train_batch=12,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -24,7 +24,7 @@ from edit_r1.records import Context
 from edit_r1.train.editor_policy import EditorPolicy, step_metrics
 from edit_r1.train.editor_rollout import Rollout
 from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
-from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
+from edit_r1.train.editor_stage import Algorithm, EditorRLStage, Iteration, Reward, settled
 from edit_r1.train.guards import Guard
 
 SIGMA_LEVELS = 1000
@@ -41,13 +41,13 @@ def train_best_of_g(
     evaluate: Evaluation | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     guard: Guard | None = None,
-    like: Literal["flow-grpo", "diffusion-nft"] = "flow-grpo",
+    like: Algorithm = "flow-grpo",
 ) -> EditorTraining:
     """Train `editor` in place on the best of its own edits; arguments and files as `train.editor.train_editor`.
 
     like: the algorithm that it is the control of.
     """
-    stage = replace(stage, loss=replace(stage.loss, kl_beta=0.0))
+    stage = settled(replace(stage, loss=replace(stage.loss, kl_beta=0.0)), like)
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
 
     def learn(turn: Turn) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _noisy_parts(
     """This process's noisy versions of its best edits, as many a forward as the other algorithm would compute."""
     steps = _trained_steps(stage, iteration)
     versions, rows = stage.group_size * steps, stage.train_batch * steps
-    path = 1.0 if iteration.window else stage.sde.window_share
+    path = 1.0 if iteration.window else stage.window_share
     own = []
     for rollout in rollouts:
         chosen = [row for row, edit in enumerate(rollout.edits_M) if edit in best]

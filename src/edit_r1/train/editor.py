@@ -22,7 +22,7 @@ from edit_r1.records import Context
 from edit_r1.train.editor_policy import EditorPolicy, step_metrics
 from edit_r1.train.editor_rollout import Rollout
 from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
-from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
+from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, settled
 from edit_r1.train.guards import Guard
 
 __all__ = ["EditorRLStage", "EditorTraining", "Reward", "train_editor"]
@@ -49,6 +49,7 @@ def train_editor(
     (`train.data_parallel`) each calls this with a reward and a guard of its own. Raises ValueError for unfit
     weights, contexts or saved states, and when several iterations in a row have no judgment at all.
     """
+    stage = settled(stage, "flow-grpo")
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
 
     def learn(turn: Turn) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def update(
     for inner in range(stage.updates.inner_updates):
         for batch in work:
             objective_MK, ratio_MK, clipped_MK, kl_MK = _losses(stage, policy, iteration, batch, advantages)
-            loss = (stage.loss.kl_beta * kl_MK - objective_MK).sum() / terms
+            loss = (stage.kl_beta * kl_MK - objective_MK).sum() / terms
             policy.learn(loss * batch.counts)
             if not batch.counts:
                 continue
@@ -111,7 +112,7 @@ def update(
         measured = {
             "ratio_deviation": policy.team.largest(deviation),
             "clip_share": sums["clipped"] / total,
-            "kl": sums["kl"] / total if stage.loss.kl_beta > 0 else None,
+            "kl": sums["kl"] / total if stage.kl_beta > 0 else None,
         }
     return {**measured, **step_metrics(norms)}
 
@@ -176,7 +177,7 @@ def _reference_means(
     stage: EditorRLStage, policy: EditorPolicy[E], iteration: Iteration, rollout: Rollout[E], rows_M: torch.Tensor
 ) -> torch.Tensor | None:
     """Means [M, K, L, C] of the reference; only these are without a gradient, the KL itself has one."""
-    if stage.loss.kl_beta == 0:
+    if stage.kl_beta == 0:
         return None
     with policy.reference() as reference:
         return _replay_rows(stage, reference, iteration, rollout, rows_M)[0]

@@ -60,7 +60,7 @@ class EditorPolicy(Generic[E]):
         if self._lora is not None:
             add_lora(transformer, self._lora, stage.seed)
         else:
-            if stage.loss.kl_beta > 0:
+            if stage.kl_beta > 0:
                 self._frozen = editor.with_transformer(copy.deepcopy(transformer))
             transformer.requires_grad_(True)
         if stage.checkpointing:
@@ -73,7 +73,7 @@ class EditorPolicy(Generic[E]):
         self.parameters = _trained(transformer)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=stage.updates.learning_rate, weight_decay=0.0)
         self._average: dict[str, Tensor] | None = None
-        if stage.updates.ema_decay > 0:
+        if stage.ema_decay > 0:
             self._average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self._waiting = False
 
@@ -119,7 +119,7 @@ class EditorPolicy(Generic[E]):
             self.optimizer.step()
             if self._average is not None:
                 for name, parameter in self.parameters.items():
-                    part(self._average[name]).lerp_(part(parameter.detach()), 1 - self.stage.updates.ema_decay)
+                    part(self._average[name]).lerp_(part(parameter.detach()), 1 - self.stage.ema_decay)
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 

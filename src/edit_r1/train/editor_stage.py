@@ -5,8 +5,8 @@ Everything random is a function of (seed, iteration): nothing has to be remember
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,7 +14,24 @@ import numpy as np
 from edit_r1.algo.flow_sde import KLScale, SDEKind, check_eta
 from edit_r1.algo.group_advantage import Spread
 from edit_r1.records import Context
-from edit_r1.train.settings import Unprefixed
+from edit_r1.train.settings import Unprefixed, flat, groups_of
+
+Algorithm = Literal["flow-grpo", "diffusion-nft"]
+OWN: Mapping[Algorithm, Mapping[str, float]] = {
+    "flow-grpo": {"kl_beta": 0.04, "window_share": 0.5, "ema_decay": 0.0},
+    "diffusion-nft": {"kl_beta": 1e-4, "window_share": 1.0, "ema_decay": 0.5},
+}
+"""What an algorithm takes where a field is None. Flow-GRPO: the paper's beta; published windows lie in the first half.
+DiffusionNFT, by its published code: beta 1e-4 on |v - v_ref|^2, levels of the whole path; its old policy's decay rises
+by 0.001 an iteration to 0.5, of which we take the last value throughout."""
+UNUSED: Mapping[Algorithm, tuple[str, ...]] = {
+    "flow-grpo": (),
+    "diffusion-nft": (
+        "kind", "eta", "window", "same_start", "ratio", "clip_range", "advantage_std", "kl_scale",
+    ),
+}  # fmt: skip
+"""Fields that have no counterpart in an algorithm."""
+_NAMES: Mapping[Algorithm, str] = {"flow-grpo": "Flow-GRPO", "diffusion-nft": "DiffusionNFT"}
 
 Reward = Callable[[Sequence[Context], Sequence[bytes]], Sequence[float | None]]
 """Rates edited images (encoded), one per context, in order. None is a failed judgment, never a score."""
@@ -32,8 +49,9 @@ class SDESettings:
     window: Literal["random", "sliding", "all"] = "random"
     """Which steps are stochastic, the same for every edit of an iteration: a random run of K, a run of K that
     moves on by one each iteration (MixGRPO), or every step but the last."""
-    window_share: float = 0.5
-    """The window lies in this first share of the steps, (0, 1]; ignored with window "all"."""
+    window_share: float | None = None
+    """The window lies in this first share of the steps, (0, 1]; ignored with window "all". DiffusionNFT: of the path
+    that noise levels are drawn from. None: the algorithm's own (`OWN`), 0.5 or 1."""
     same_start: bool = False
     """The edits of a group start from one noise and part in the stochastic steps, so that what is rewarded is what is
     trained (Flow-GRPO's "fast" variants do so). False: every edit has a start of its own, as in the paper."""
@@ -58,14 +76,16 @@ class LossSettings:
     advantage_std: Spread = "group"
     """Population std that a reward's distance from its group's mean is divided by: its group's, or the batch's."""
     advantage_clip: float = 5.0
-    kl_beta: float = 0.04
-    """Weight of the KL to the reference model; 0 computes none. The paper: 0.04."""
+    kl_beta: float | None = None
+    """Weight of the KL to the reference model; 0 computes none. None: the algorithm's own (`OWN`), 0.04 with Flow-GRPO
+    as in the paper, 1e-4 with DiffusionNFT, whose KL is of velocities."""
     kl_scale: KLScale = "with_dt"
     """Which published scale `kl_beta` belongs to."""
 
     def __post_init__(self) -> None:
         _above_0(self, "advantage_clip")
-        _not_below_0(self, "kl_beta")
+        if self.kl_beta is not None:
+            _not_below_0(self, "kl_beta")
         if not 0 < self.clip_range < 1:
             raise ValueError(f"clip_range={self.clip_range}: must lie in (0, 1), usually 1e-4")
 
@@ -86,12 +106,13 @@ class UpdateSettings:
     while the optimiser does. The edits are then one update older than the weights that learn from them."""
     max_grad_norm: float = 1.0
     """The norm over all weights, on all processes, is cut to this."""
-    ema_decay: float = 0.0
-    """Of the averaged weights that are evaluated and saved; 0 averages nothing."""
+    ema_decay: float | None = None
+    """Of the averaged weights that are evaluated and saved, and which draw DiffusionNFT's edits; 0 averages nothing.
+    None: the algorithm's own (`OWN`), 0 or 0.5."""
 
     def __post_init__(self) -> None:
         _above_0(self, "learning_rate", "inner_updates", "accumulate", "max_grad_norm")
-        if not 0 <= self.ema_decay < 1:
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay}: must lie in [0, 1); 0 averages nothing")
         if self.accumulate > 1 and self.inner_updates > 1:
             raise ValueError(
@@ -158,6 +179,37 @@ class EditorRLStage:
                     "would fall between two optimiser steps; make it one"
                 )
         _window_positions(self)
+
+    # Other algorithms than Flow-GRPO settle their stage before anything reads these (`settled`).
+
+    @property
+    def kl_beta(self) -> float:
+        """Of the loss, Flow-GRPO's own where it is unset."""
+        return OWN["flow-grpo"]["kl_beta"] if self.loss.kl_beta is None else self.loss.kl_beta
+
+    @property
+    def window_share(self) -> float:
+        """Of the SDE, Flow-GRPO's own where it is unset."""
+        return OWN["flow-grpo"]["window_share"] if self.sde.window_share is None else self.sde.window_share
+
+    @property
+    def ema_decay(self) -> float:
+        """Of the updates, Flow-GRPO's own where it is unset."""
+        return OWN["flow-grpo"]["ema_decay"] if self.updates.ema_decay is None else self.updates.ema_decay
+
+
+def settled(stage: EditorRLStage, algorithm: Algorithm) -> EditorRLStage:
+    """The stage with the algorithm's own values where fields are None."""
+    groups = groups_of(stage)
+    own = OWN[algorithm]
+    return changed(stage, **{name: own[name] for name in own if getattr(getattr(stage, groups[name]), name) is None})
+
+
+def left_aside(stage: EditorRLStage, algorithm: Algorithm) -> str | None:
+    """One line on the fields that differ from their defaults and that the algorithm does not have; None without any."""
+    now, usual = flat(asdict(stage)), flat(asdict(EditorRLStage()))
+    odd = [f"{name}={now[name]!r}" for name in UNUSED[algorithm] if now[name] != usual[name]]
+    return f"{_NAMES[algorithm]} has no use for {', '.join(odd)}" if odd else None
 
 
 def _above_0(settings: Any, *names: str) -> None:
@@ -244,9 +296,9 @@ def _window_positions(stage: EditorRLStage) -> int:
     """How many places the window can start at; 1 for "all"."""
     if stage.sde.window == "all":
         return 1
-    if not 0 < stage.sde.window_share <= 1:
-        raise ValueError(f"window_share={stage.sde.window_share}: must lie in (0, 1]")
-    room = min(round(stage.sde.window_share * stage.sampling_steps), stage.sampling_steps - 1)
+    if not 0 < stage.window_share <= 1:
+        raise ValueError(f"window_share={stage.window_share}: must lie in (0, 1]")
+    room = min(round(stage.window_share * stage.sampling_steps), stage.sampling_steps - 1)
     if stage.sde.trained_steps > room:
         raise ValueError(
             f"trained_steps={stage.sde.trained_steps}: only {room} of {stage.sampling_steps} sampling steps "

@@ -5,7 +5,8 @@ its own, by the old policy, and the update is a regression on finished edits at 
 fields `trained_steps` is the number of noise levels an edit is trained at, `window_share` the share of the sampler's
 path, from the noise on, that they are drawn from, `advantage_clip` is Z, `ema_decay` the decay of the old policy, whose
 weights are evaluated and saved (0: the old policy is the present one), and `kl_beta` weighs |v - v_ref|^2, the paper's
-KL. `kind`, `eta`, `window`, `same_start`, `ratio`, `clip_range`, `advantage_std` and `kl_scale` have no counterpart.
+KL. What they are when unset is `editor_stage.OWN`; fields without a counterpart are `editor_stage.UNUSED`. With an
+editor of classifier-free guidance the velocity that is learned is the guided one; published without, guidance=1.
 
 An edit whose judgment failed is left out: an optimality of 1/2 would still pull towards the old policy. The edits of a
 group share noise levels and noise (ours), so that what they have in common cancels in the gradient.
@@ -31,7 +32,7 @@ from edit_r1.train.best_of_g import SIGMA_LEVELS
 from edit_r1.train.editor_policy import EditorPolicy, step_metrics
 from edit_r1.train.editor_rollout import Rollout
 from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
-from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward
+from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, settled
 from edit_r1.train.guards import Guard
 
 BETA = 1.0
@@ -55,6 +56,7 @@ def train_nft(
     """
     if stage.updates.ahead:
         raise ValueError("ahead=1 with DiffusionNFT, which needs the policy that drew the edits: set ahead=0")
+    stage = settled(stage, "diffusion-nft")
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
 
     def learn(turn: Turn) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def update_by_contrast(
             total = stage.loss.advantage_clip * loss_F.sum()
             if batch.reference_FLC is not None:
                 kl_F = torch.square(velocity_FLC - batch.reference_FLC).mean(dim=(1, 2))
-                total = total + stage.loss.kl_beta * kl_F.sum()
+                total = total + stage.kl_beta * kl_F.sum()
                 kl_sum += float(kl_F.detach().sum()) * batch.counts
             policy.learn(total * batch.counts / terms)
             loss_sum += float(loss_F.detach().sum()) * batch.counts
@@ -127,7 +129,7 @@ def update_by_contrast(
         count = terms * stage.updates.inner_updates
         sums = policy.team.totals(loss=loss_sum, kl=kl_sum)
         measured["loss"] = sums["loss"] / count
-        measured["kl"] = sums["kl"] / count if stage.loss.kl_beta > 0 else None
+        measured["kl"] = sums["kl"] / count if stage.kl_beta > 0 else None
     return {**measured, **step_metrics(norms)}
 
 
@@ -140,7 +142,7 @@ def _noisy_edits(
     advantages: GroupAdvantages,
     inner: int,
 ) -> Iterator[NoisyEdits]:
-    present = stage.updates.ema_decay == 0 and stage.updates.inner_updates == 1
+    present = stage.ema_decay == 0 and stage.updates.inner_updates == 1
     own = [
         (rollout, rows_M)
         for rollout in rollouts
@@ -155,7 +157,7 @@ def _noisy_edits(
         if not present:
             with policy.averaged():
                 batch = replace(batch, old_FLC=_velocity(policy.editor, stage, batch))
-        if stage.loss.kl_beta > 0:
+        if stage.kl_beta > 0:
             with policy.reference() as reference:
                 batch = replace(batch, reference_FLC=_velocity(reference, stage, batch))
         yield batch
@@ -173,7 +175,7 @@ def _noise(
 ) -> _Noise:
     """The same for all edits of a group; levels spread evenly over the first `window_share` of the sampler's path."""
     schedule = editor.schedule(rollout.contexts, SIGMA_LEVELS)
-    room = max(1, round(stage.sde.window_share * SIGMA_LEVELS))
+    room = max(1, round(stage.window_share * SIGMA_LEVELS))
     groups_M = [rollout.edits_M[row] // stage.group_size for row in rows_M.tolist()]
     levels, noises = {}, {}
     for group in set(groups_M):

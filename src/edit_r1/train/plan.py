@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,18 +20,21 @@ from edit_r1.editors.checkpoint import EditorCheckpoint
 from edit_r1.editors.flux2_klein import Flux2KleinSettings
 from edit_r1.editors.flux_kontext import FluxKontextSettings
 from edit_r1.editors.qwen_image_edit import QwenImageEditSettings
-from edit_r1.train.editor_stage import EditorRLStage, plan_iteration
+from edit_r1.train.editor_stage import Algorithm, EditorRLStage, left_aside, plan_iteration, settled
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.plan_measure import (
     Footprint,
     Shape,
     Training,
+    counted,
     decode_bytes,
+    encode_bytes,
     materialise,
     measured,
-    measured_with,
     prepared,
-    run_forward,
+    run_update,
+    run_velocity,
+    vae_scale,
 )
 from edit_r1.train.plan_parts import GIB, DeviceOptions, exceeding, fastest, gib, memory_lines
 
@@ -83,9 +86,6 @@ class Plan:
     assumptions: tuple[str, ...]
 
 
-Algorithm = Literal["flow-grpo", "diffusion-nft"]
-
-
 def plan(
     stage: EditorRLStage,
     source: EditorCheckpoint,
@@ -95,9 +95,11 @@ def plan(
 ) -> Plan:
     """The plan of an editor's training. Only configs are read. Raises ValueError for what cannot be planned or run."""
     options = options or DeviceOptions()
+    ignored, stage = left_aside(stage, algorithm), settled(stage, algorithm)
     architecture = architecture_of(source.path)
     _check(stage, source)
     shape, guided, assumptions = shape_of(source, architecture, stage.guidance, options.pixels)
+    assumptions += [ignored] if ignored else []
     trained_steps, references, kept = _algorithm(stage, algorithm)
     work = step_work(
         stage.contexts_per_step, stage.group_size, stage.sampling_steps, trained_steps, stage.updates.inner_updates,
@@ -106,11 +108,11 @@ def plan(
     training = Training(
         getattr(torch, source.dtype), stage.lora_rank, stage.checkpointing, source.settings.bf16_products,
         sample_rows=min(max(stage.sample_batch, source.settings.batch_size), work.edits),
-        update_rows=min(stage.train_batch, work.edits) * trained_steps,
+        update_rows=min(stage.train_batch, work.edits) * trained_steps, guided=guided,
     )  # fmt: skip
     footprint = measured(architecture, training, shape)
     resident, phases, host = _memory(
-        stage, source, judge, architecture, footprint, shape, training, work.edits * kept, options
+        stage, source, judge, architecture, footprint, shape, training, work, work.edits * kept, options
     )
     peak = sum(resident.values()) + max(phases.values())
     memory = options.device_memory or _device_memory(source.device)
@@ -132,14 +134,14 @@ def plan(
 
 def _algorithm(stage: EditorRLStage, algorithm: Algorithm) -> tuple[int, int, int]:
     """(trained steps of an edit, forwards of other policies for each, latents that an edit keeps until the update)."""
-    inner, reference = stage.updates.inner_updates, int(stage.loss.kl_beta > 0)
+    inner, reference = stage.updates.inner_updates, int(stage.kl_beta > 0)
     if algorithm == "flow-grpo":
         window = len(plan_iteration(stage, 0, stage.contexts_per_step).window)
         old = int(stage.loss.ratio == "guard" and inner > 1)
         # The finished edit; where a step begins and ends, the reference's mean and the old one.
         return window, reference, 1 + window * (2 + reference + old)
     levels = stage.sde.trained_steps
-    old = int(stage.updates.ema_decay > 0 or inner > 1)
+    old = int(stage.ema_decay > 0 or inner > 1)
     # All noise is drawn, and the others' velocities are computed, before the first update.
     return levels, inner * (old + reference), 1 + levels * inner * (1 + old + reference)
 
@@ -164,9 +166,8 @@ def shape_of(
 ) -> tuple[Shape, bool, list[str]]:
     """Tokens of a square edit with one source, whether a velocity takes two forwards, and what was assumed."""
     settings = source.settings
-    vae: Any = architecture.parts["vae"].build().config
-    levels = vae.temperal_downsample if "temperal_downsample" in vae else vae.block_out_channels[1:]
-    token = 2 * 2 ** len(levels)
+    vae: Any = architecture.parts["vae"].build()
+    token = 2 * vae_scale(vae.config)
     area = settings.max_area if isinstance(settings, FluxKontextSettings) else settings.area
     side = pixels or (round(area**0.5) if area else SIDE)
     if side < token:
@@ -193,7 +194,7 @@ def shape_of(
 
 def _memory(
     stage: EditorRLStage, source: EditorCheckpoint, judge: JudgeSettings, architecture: Architecture,
-    footprint: Footprint, shape: Shape, training: Training, latents: int, options: DeviceOptions,
+    footprint: Footprint, shape: Shape, training: Training, work: StepWork, latents: int, options: DeviceOptions,
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:  # fmt: skip
     """Resident, by phase, and on the host, GiB of one process. latents: pictures that are kept until the update."""
     processes = options.processes if stage.shard else 1
@@ -206,19 +207,27 @@ def _memory(
     encoders = sum(part.parameters() for part in architecture.encoders.values()) * size
     transformer: Any = architecture.parts["transformer"].build()
     channels = transformer.config.in_channels
+    text = shape.text * transformer.config.joint_attention_dim * (2 if training.guided else 1)
+    encoded = text + (shape.image_tokens - shape.tokens) * channels
     resident = {
         "transformer": weights / processes,
         "LoRA": lora / processes,
-        "reference": (0.0 if stage.lora_rank or stage.loss.kl_beta == 0 else weights) / processes,
+        "reference": (0.0 if stage.lora_rank or stage.kl_beta == 0 else weights) / processes,
         "optimiser": 2 * trained / processes,
-        "average": (trained if stage.updates.ema_decay > 0 else 0.0) / processes,
+        "average": (trained if stage.ema_decay > 0 else 0.0) / processes,
         "encoders": 0.0 if source.settings.offload_encoders else encoders,
         "VAE": float(architecture.parts["vae"].parameters() * size),
         "judge": _judge_bytes(judge),
+        "contexts": float(work.contexts * encoded * size),
         "rollouts": 4.0 * latents * shape.tokens * channels,
         "gradients that wait": trained / processes if stage.updates.accumulate > 1 else 0.0,
     }
     gradients = trained / processes if stage.updates.accumulate == 1 else 0.0
+    # What is averaged takes the trained weights' place while it samples, and they wait.
+    waiting = resident["average"]
+    # A layer's four-bit weights are unpacked for its product.
+    unpacked = size * max(weight.numel() for weight in transformer.parameters()) if source.quantise == "nf4" else 0.0
+    encoding = float(encode_bytes(architecture, training.dtype, shape))
     together, gathered_gradients = 0.0, 0.0
     if processes > 1:
         # FSDP2 holds the block in use and the next one whole, and what lies outside the blocks.
@@ -226,17 +235,19 @@ def _memory(
         together = (2 * largest + outside) * size
         gathered_gradients = 0.0 if stage.lora_rank else 4.0 * (2 * largest + outside)
     phases = {
-        "encode": encoders if source.settings.offload_encoders else 0.0,
-        "sample": footprint.sample_bytes + together,
-        "decode": float(decode_bytes(architecture, training.dtype, shape, training.sample_rows)),
-        "update": footprint.update_bytes + gradients + together + gathered_gradients,
+        "encode": encoding + (encoders if source.settings.offload_encoders else 0.0),
+        "sample": footprint.sample_bytes + together + waiting + unpacked,
+        "decode": float(decode_bytes(architecture, training.dtype, shape, training.sample_rows)) + waiting,
+        "update": footprint.update_bytes + gradients + together + gathered_gradients + unpacked,
         "optimiser step": gradients + trained / processes,  # torch's AdamW on a GPU makes one temporary a weight
-        "save": weights + lora if stage.save_as == "merged" and stage.lora_rank and processes == 1 else 0.0,
+        "save": waiting + (weights + lora if stage.save_as == "merged" and stage.lora_rank and processes == 1 else 0.0),
     }
+    copies = 3 + (stage.ema_decay > 0)
     host = {
         "encoders": encoders if source.settings.offload_encoders else 0.0,
         "transformer while loading": weights if source.waits else 0.0,
         "reference while loading": weights if source.waits and resident["reference"] else 0.0,
+        "first process, while saving": copies * trained if processes > 1 else 0.0,
     }
     return gib(resident), gib(phases), gib(host)
 
@@ -307,21 +318,22 @@ def _rate(architecture: Architecture, training: Training, shape: Shape, device: 
 def _block_rate(architecture: Architecture, training: Training, shape: Shape, device: str) -> Rate:
     """FLOP/s of one block of each kind with random weights: a forward, and a forward with its backward pass."""
     blocks = [1, 1] if architecture.pipeline.startswith("Flux") else [1]
-    counted = measured_with(architecture, training, shape, blocks)
+    one = counted(architecture, training, shape, blocks)
     transformer = prepared(architecture, training, blocks)
     materialise(transformer, training, lambda size, dtype: 0.02 * torch.randn(size, dtype=dtype, device=device))
 
     def sample() -> None:
         with torch.no_grad():
-            run_forward(transformer, training, shape, training.sample_rows, device)
+            run_velocity(transformer, training, shape, training.sample_rows, device)
 
     def update() -> None:
-        run_forward(transformer, training, shape, training.update_rows, device).square().mean().backward()
+        run_update(transformer, training, shape, device)
 
+    passes = 2 if training.guided else 1
     seconds = [fastest(work, device) for work in (sample, update)]
     return Rate(
-        training.sample_rows * counted.forward_flops / seconds[0],
-        training.update_rows * counted.update_flops / seconds[1],
+        passes * training.sample_rows * one.forward_flops / seconds[0],
+        passes * training.update_rows * one.update_flops / seconds[1],
         f"one random block of each kind on {torch.cuda.get_device_name(device)}",
     )
 

@@ -1,18 +1,17 @@
 """What a transformer of a given architecture costs, by running its own code on tensors without memory.
 
-A transformer with one block of each kind, and those with one more of one kind, run forward and backward under torch's
-FakeTensorMode: FLOPs are counted by FlopCounterMode, memory by the storages that live. Blocks of one kind cost alike,
-so that the whole follows (`algo.step_cost.grown`): weights and FLOPs exactly, memory but for a peak that moves to
-another place as blocks are added, which is then told too low (by 7 % in the worst toy of the tests; by more for
-FLUX.1-Kontext's update while its adapter's products were float32, docs/decisions.md). The kernels are
-those that torch picks on a CPU; workspaces of a GPU's libraries are not seen.
+Under torch's FakeTensorMode FLOPs are counted by FlopCounterMode, memory by the storages that live. Weights, FLOPs and
+a forward without gradients come from a transformer with one block of each kind and those with one more of one kind:
+blocks of one kind cost alike, so that the whole follows (`algo.step_cost.grown`). An update's memory does not: its peak
+moves to another place as blocks are added, and lies above any such line. It is that of all blocks, run once. Kernels
+are those that torch picks on a CPU; workspaces of a GPU's libraries are not seen.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from edit_r1.algo.flow_sde import gaussian_kl, log_probability
+from edit_r1.algo.guidance import guided_velocity
 from edit_r1.algo.step_cost import grown
 from edit_r1.editors.architecture import Architecture, Part
 from edit_r1.editors.flux2_klein import klein_lora_targets
@@ -70,6 +71,8 @@ class Training:
     sample_rows: int
     update_rows: int
     """Rows of a training forward: edits of a micro-batch times trained steps."""
+    guided: bool = False
+    """Whether a velocity takes two forwards, both of which an update keeps until its backward pass."""
 
 
 @dataclass(frozen=True)
@@ -135,22 +138,36 @@ def block_counts(part: Part) -> tuple[int, ...]:
 
 
 def measured(architecture: Architecture, training: Training, shape: Shape) -> Footprint:
-    """Of the whole transformer, from small ones. Raises ValueError as `block_counts`, or for fewer than one block."""
+    """Of the whole transformer. Raises ValueError as `block_counts`, or for fewer than one block."""
     part = architecture.parts["transformer"]
     counts = block_counts(part)
     if min(counts) < 1:
         raise ValueError(f"blocks {counts}: a plan needs at least one of each kind")
-    base = measured_with(architecture, training, shape, [1] * len(counts))
+    base = counted(architecture, training, shape, [1] * len(counts))
     more = [
-        measured_with(architecture, training, shape, [1 + (kind == place) for kind in range(len(counts))])
+        counted(architecture, training, shape, [1 + (kind == place) for kind in range(len(counts))])
         for place in range(len(counts))
     ]
     columns = zip(astuple(base), *map(astuple, more), strict=True)
-    return Footprint(*(grown(first, rest, counts) for first, *rest in columns))
+    whole = Footprint(*(grown(first, rest, counts) for first, *rest in columns))
+    return replace(whole, update_bytes=update_peak(architecture, training, shape, counts))
 
 
-def measured_with(architecture: Architecture, training: Training, shape: Shape, blocks: Sequence[int]) -> Footprint:
-    """Of a transformer with these numbers of blocks."""
+def update_peak(architecture: Architecture, training: Training, shape: Shape, blocks: Sequence[int]) -> float:
+    """`Footprint.update_bytes` of a transformer with these numbers of blocks."""
+    transformer = prepared(architecture, training, blocks)
+    with FakeTensorMode():
+        materialise(transformer, training, lambda size, dtype: torch.empty(size, dtype=dtype))
+        for weight in transformer.parameters():
+            if weight.requires_grad:
+                weight.grad = torch.zeros_like(weight)
+        with LiveBytes() as live:
+            run_update(transformer, training, shape)
+    return float(live.peak)
+
+
+def counted(architecture: Architecture, training: Training, shape: Shape, blocks: Sequence[int]) -> Footprint:
+    """Of a transformer with these numbers of blocks, what grows by the block; `update_bytes` is 0 (`update_peak`)."""
     transformer = prepared(architecture, training, blocks)
     with FakeTensorMode():
         materialise(transformer, training, lambda size, dtype: torch.empty(size, dtype=dtype))
@@ -170,17 +187,13 @@ def measured_with(architecture: Architecture, training: Training, shape: Shape, 
         with FlopCounterMode(display=False) as sample_flops, torch.no_grad():
             forward(training.sample_rows)
         with LiveBytes() as sampling, torch.no_grad():
-            forward(training.sample_rows)
+            run_velocity(transformer, training, shape, training.sample_rows, "cpu")
         with FlopCounterMode(display=False) as update_flops:
-            forward(training.update_rows).square().mean().backward()
-        for weight in trained:
-            weight.grad = torch.zeros_like(weight)
-        with LiveBytes() as updating:
             forward(training.update_rows).square().mean().backward()
     return Footprint(
         weights - added, linear, sum(weight.numel() for weight in trained),
         sample_flops.get_total_flops() / training.sample_rows, update_flops.get_total_flops() / training.update_rows,
-        sampling.peak, updating.peak,
+        sampling.peak, 0,
     )  # fmt: skip
 
 
@@ -212,6 +225,26 @@ def materialise(transformer: nn.Module, training: Training, make: Callable[[torc
                 setattr(module, name, QwenEmbedRope(child.theta, child.axes_dim, child.scale_rope))
 
 
+def run_update(transformer: Any, training: Training, shape: Shape, device: str = "cpu") -> None:
+    """A forward and backward pass of `update_rows` rows with the log-probability and KL of their transitions, whose
+    mean is the Euler step's."""
+    rows, config = training.update_rows, transformer.config
+    latents_FLC = torch.zeros(rows, shape.tokens, config.in_channels, device=device)
+    std_F, dt_F = torch.full((rows,), 0.3, device=device), torch.full((rows,), -0.2, device=device)
+    mean_FLC = latents_FLC + run_velocity(transformer, training, shape, rows, device) * dt_F[:, None, None]
+    drawn_FLC, reference_FLC = torch.zeros_like(mean_FLC), torch.zeros_like(mean_FLC)
+    kl_F = gaussian_kl(mean_FLC, reference_FLC, std_F, dt_F)
+    (kl_F - log_probability(drawn_FLC, mean_FLC, std_F)).sum().backward()
+
+
+def run_velocity(transformer: Any, training: Training, shape: Shape, rows: int, device: str) -> Tensor:
+    """As an editor's `velocity`: guided where it takes two forwards."""
+    velocity_BLC = run_forward(transformer, training, shape, rows, device)
+    if not training.guided:
+        return velocity_BLC
+    return guided_velocity(velocity_BLC, run_forward(transformer, training, shape, rows, device), 3.0, rescale=True)
+
+
 def run_forward(transformer: Any, training: Training, shape: Shape, rows: int, device: str) -> Tensor:
     """The velocity of the edit's tokens [rows, L, C] of random or empty inputs, in float32."""
     config = transformer.config
@@ -238,6 +271,27 @@ def run_forward(transformer: Any, training: Training, shape: Shape, rows: int, d
     with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=training.bf16_products):
         velocity_BNC: Tensor = transformer(**inputs)[0]
     return velocity_BNC[:, : shape.tokens].float()
+
+
+def encode_bytes(architecture: Architecture, dtype: torch.dtype, shape: Shape) -> int:
+    """Most that the VAE holds beside its weights while it encodes the largest source; it sees one picture at a time."""
+    part = architecture.parts["vae"]
+    vae: Any = part.build().eval().requires_grad_(False)
+    frames = (1,) if part.kind == "AutoencoderKLQwenImage" else ()
+    token = 2 * vae_scale(vae.config)
+    height, width = (token * side for side in max(shape.sources, key=lambda sides: sides[0] * sides[1]))
+    with FakeTensorMode():
+        plain = Training(dtype, 0, False, False, 1, 1)
+        materialise(vae, plain, lambda size, kind: torch.empty(size, dtype=kind))
+        with LiveBytes() as live, torch.no_grad():
+            vae.encode(torch.zeros(1, 3, *frames, height, width, dtype=dtype), return_dict=False)
+    return live.peak
+
+
+def vae_scale(config: Any) -> int:
+    """Pixels a side of a latent; a token has twice as many."""
+    levels = config.temperal_downsample if "temperal_downsample" in config else config.block_out_channels[1:]
+    return int(2 ** len(levels))
 
 
 def decode_bytes(architecture: Architecture, dtype: torch.dtype, shape: Shape, rows: int) -> int:
