@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import FEATURE_PRESERVATION, INSTRUCTION_FOLLOWING, Principle, Sample
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.verifier.traces import write_trace
-from edit_r1.vlm.protocol import Completion, Request, Sampling
+from edit_r1.vlm.protocol import Completion, Request, Sampling, TokenChoices
 
 PRINCIPLES = (
     Principle("Is it bright?", INSTRUCTION_FOLLOWING),
@@ -81,6 +82,25 @@ def test_a_repair_has_to_be_better() -> None:
     attempts = best_of(painter, Verifier(Judge(), variant="compact"), SAMPLE, 2, 3, PRINCIPLES)
     assert len(attempts) == 8
     assert best_attempt(attempts) is attempts[0]
+
+
+def test_of_one_score_the_surer_edit_is_the_best() -> None:
+    """By the expected score, as `rank` orders; the judge is surer of brighter edits."""
+
+    class Sure(Judge):
+        def _answer(self, request: Request) -> Completion:
+            level = int(decode_rgb(request.images[-1])[0, 0, 0])
+            text = "1 yes\n2 yes\n<score>8.0</score>"
+            place = text.index("8")
+            choices = [TokenChoices(sign, ((sign, 0.0),)) for sign in text]
+            digits = (("8", math.log(level / 255)), ("2", math.log(1 - level / 255)))
+            choices[place] = TokenChoices("8", digits)
+            return Completion(text, len(text), "stop", choices=tuple(choices))
+
+    painter = Painter(lambda text, seed: (100, 220, 150)[seed])
+    attempts = best_of(painter, Verifier(Sure(), variant="compact"), SAMPLE, 3, 0, PRINCIPLES)
+    assert [one.score for one in attempts] == [8.0] * 3
+    assert best_attempt(attempts) is attempts[1]
 
 
 def test_it_stops_when_nothing_failed_or_nothing_can_be_said() -> None:

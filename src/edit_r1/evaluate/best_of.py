@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from edit_r1.editors.protocol import Editor
 from edit_r1.records import Judgment, Principle, Sample
+from edit_r1.verifier.judgments import best_first
 from edit_r1.verifier.repair import MAX_CHARS, clearer_instruction
 from edit_r1.verifier.scoring import ScoreItem, Verifier
 
@@ -38,9 +39,13 @@ class Attempt:
 
 
 def best_attempt(attempts: Sequence[Attempt]) -> Attempt | None:
-    """The highest score, the first of equals: a repair has to be better. None when none has a score."""
-    scored = [(attempt.score, -place) for place, attempt in enumerate(attempts) if attempt.score is not None]
-    return attempts[-max(scored)[1]] if scored else None
+    """The highest score, of equals the highest expected score, else the first: a repair has to be better.
+
+    None when none has a score.
+    """
+    scored = [attempt for attempt in attempts if attempt.judgment is not None and attempt.score is not None]
+    places = best_first([attempt.judgment for attempt in scored if attempt.judgment is not None])
+    return scored[places[0]] if scored else None
 
 
 def best_of(
@@ -102,5 +107,5 @@ def _judged(
         for attempt in attempts
         if (image := attempt.image) is not None
     ]
-    judged = dict(zip(places, verifier.score_many(items, traces, seed=seed), strict=True))
+    judged = dict(zip(places, verifier.score_many(items, traces, seed=seed, expected=True), strict=True))
     return [replace(attempt, judgment=judged.get(place)) for place, attempt in enumerate(attempts)]

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from edit_r1.records import CATEGORIES
 from edit_r1.report.text import plain
+from edit_r1.verifier.judgments import places_by_score
 
 SHORT = dict(zip(CATEGORIES, ("Follow", "Keep", "Quality"), strict=True))
 """Headings of narrow columns."""
@@ -280,8 +281,8 @@ def attempts_table(document: Mapping[str, Any]) -> RenderableType:
     """The attempts of `best-of --json`, best first, each round's instruction below, and where the best lies."""
     rows = [{"score": None, "path": "none", "error": None, **row} for row in document["attempts"]]
     judged = [row for row in rows if row["path"] is not None]
-    judged.sort(key=lambda row: -1.0 if row["score"] is None else row["score"], reverse=True)
-    parts: list[RenderableType] = [ranking_table(judged)]
+    order = places_by_score([(row["score"], row["expected_score"]) for row in judged])
+    parts: list[RenderableType] = [ranking_table([judged[place] for place in order])]
     asked = dict.fromkeys((row["round"], row["instruction"]) for row in rows)
     if len(asked) > 1:
         for number, instruction in asked:

@@ -103,17 +103,22 @@ def failed(reason: Unparsed, traces: int, principles: Sequence[Principle], model
 
 
 def best_first(judgments: Sequence[Judgment]) -> list[int]:
-    """Places of the judgments, best first; those without a score last.
+    """Places of the judgments, best first; those without a score last. The order is that of `places_by_score`."""
+    return places_by_score([(judgment.score, judgment.expected_score) for judgment in judgments])
 
-    Higher scores stand before lower ones, always. Judgments of one score are ordered by their expected scores when
-    all of them have one; otherwise, and where those tie too, they keep their order.
+
+def places_by_score(edits: Sequence[tuple[float | None, float | None]]) -> list[int]:
+    """Places of the edits, given as (score, expected score), best first; those without a score last.
+
+    Higher scores stand before lower ones, always. Edits of one score are ordered by their expected scores when all of
+    them have one; otherwise, and where those tie too, they keep their order.
     """
     alike: dict[float | None, list[int]] = {}
-    for place, judgment in enumerate(judgments):
-        alike.setdefault(judgment.score, []).append(place)
+    for place, (score, _) in enumerate(edits):
+        alike.setdefault(score, []).append(place)
     order: list[int] = []
     for _, places in sorted(alike.items(), key=lambda group: -1.0 if group[0] is None else group[0], reverse=True):
-        breakers = {place: judgments[place].expected_score for place in places}
+        breakers = {place: edits[place][1] for place in places}
         known = {place: value for place, value in breakers.items() if value is not None}
         order += sorted(places, key=lambda place: -known[place]) if len(known) == len(places) else places
     return order
