@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,16 @@ def test_an_unknown_flag_is_wrong_usage(capsys: Capture, words: tuple[str, ...])
     code, out, err = run(capsys, *words, "--bogus", "1")
     assert (code, out) == (2, "")
     assert err
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
+    """`edit-r1 score --help | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    asked = [sys.executable, "-m", "edit_r1", "score", "--help"]
+    done = subprocess.run(asked, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.returncode != 0 and done.stderr == b""
 
 
 def test_rank_needs_an_edited_image(capsys: Capture, picture: Path) -> None:

@@ -49,6 +49,7 @@ from edit_r1.commands.shared import (
     missing_extra,
     open_verifier,
     print_json,
+    reader_is_gone,
     unparsed,
 )
 from edit_r1.processes import keep_freed_memory
@@ -85,6 +86,8 @@ def score(
         expected: also the score expected under the model's probabilities of its digits.
         fail_under: end with code 4 when the score is below this, 0 to 10.
         html: file for a page with the pictures, their difference and the checklist.
+        seed: of sampled traces.
+        json: one JSON document on stdout and nothing else.
     """
     from edit_r1.verifier.batch import endpoint_usage
     from edit_r1.verifier.inputs import read_question
@@ -137,9 +140,13 @@ def rank(
     """Order several edits of one image, best first; those without a score come last.
 
     Args:
+        source: the image before the edits.
+        edited: the images after it.
         also_source: a further source image, for an edit that combines several.
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
+        seed: of sampled traces.
+        json: one JSON document on stdout and nothing else.
     """
     from edit_r1.verifier.batch import endpoint_usage
     from edit_r1.verifier.inputs import read_question
@@ -180,7 +187,9 @@ def principles(
     """Write the principles by which edits of this image will be judged.
 
     Args:
+        source: the image before the edit.
         also_source: a further source image, for an edit that combines several.
+        json: one JSON document on stdout and nothing else.
     """
     from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.scoring import UnparsedPrinciples
@@ -233,6 +242,8 @@ def score_many(
         expected: also the score expected under the model's probabilities of its digits.
         keep_texts: keep what the model wrote.
         allow_outside: read pictures outside the data's folder too.
+        seed: of sampled traces.
+        json: one JSON document on stdout and nothing else.
     """
     from edit_r1.report.totals import batch_line, batch_progress
     from edit_r1.verifier.batch import BatchOptions, score_file
@@ -413,7 +424,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         complain(f"interrupted; the same command {again}")
         code = 130
     except (ValueError, OSError) as error:
-        complain(error)
+        if not (isinstance(error, BrokenPipeError) and reader_is_gone()):
+            complain(error)
         code = FAILED
     except ModuleNotFoundError as error:
         remedy = missing_extra(error)

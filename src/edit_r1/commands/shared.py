@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Sequence
@@ -110,3 +111,15 @@ def complain(message: object) -> None:
 def print_json(document: Any) -> None:
     """The one document on stdout."""
     print(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def reader_is_gone() -> bool:
+    """Whether whoever read stdout, such as head, has ended; from then on what is written there goes nowhere."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)  # a closed reader is told unasked
+    if not any(event & select.POLLERR for _, event in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
