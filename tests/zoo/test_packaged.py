@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from edit_r1.cli import main
 from edit_r1.images import ImageError, encode_png
 from edit_r1.records import INSTRUCTION_FOLLOWING, Principle
+from edit_r1.verifier.choice import ModelChoice
 from edit_r1.verifier.prompts import PROMPT_VERSIONS, decompose_request
 from edit_r1.verifier.scoring import MAX_NEW_TOKENS
+from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import Sampling
+from edit_r1.vlm.transformers import TransformersVLM
 from edit_r1.world.edits import CATEGORIES, MULTI_STEP, sample_edit
 from edit_r1.world.phrases import JOINTS
 from edit_r1.world.scenes import SPLITS, sample_scene
 from edit_r1.zoo import packaged
-from edit_r1.zoo.packaged import PACKAGED, is_editworld, packaged_verifier, weights
+from edit_r1.zoo.packaged import PACKAGED, is_editworld, open_chosen, packaged_verifier, weights
 
 PICTURE = encode_png(np.full((64, 64, 3), 90, np.uint8))
 
@@ -109,6 +112,21 @@ def test_weights_are_found_or_their_absence_is_said(tmp_path: Path, monkeypatch:
         weights("editor")
     (folder / "model_index.json").write_text("{}")
     assert weights("editor") == folder
+
+
+def test_flags_hold_for_the_packaged_verifier_too() -> None:
+    chosen = ModelChoice(attention="eager", dtype="bfloat16", mode="verify", max_new_tokens=99, max_pixels=5000)
+    with open_chosen(chosen, batch_size=3) as verifier:
+        assert isinstance(verifier.vlm, TransformersVLM)
+        assert (verifier.vlm.attention, str(verifier.vlm.model.dtype), verifier.vlm.batch_size) == (
+            "eager", "torch.bfloat16", 3
+        )  # fmt: skip
+        assert (verifier.mode, verifier.max_new_tokens, verifier.max_pixels) == ("verify", 99, 5000)
+        assert (verifier.variant, verifier.domain) == ("compact", "EditWorld")  # as its card says
+    with pytest.raises(ModelError, match="no device"):
+        open_chosen(ModelChoice(device="gpu"))
+    with pytest.raises(ValueError, match="--adapter needs the model"):
+        open_chosen(ModelChoice(adapter="somewhere"))
 
 
 def test_principles_say_that_they_came_from_the_cache(
