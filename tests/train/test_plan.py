@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from edit_r1.editors.architecture import architecture_of
 from edit_r1.editors.checkpoint import EditorCheckpoint
 from edit_r1.editors.flux_kontext import FluxKontextSettings
 from edit_r1.images import encode_png
@@ -19,7 +20,7 @@ from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_stage import Algorithm, EditorRLStage, LossSettings, SDESettings, UpdateSettings
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.nft import train_nft
-from edit_r1.train.plan import plan, plan_text
+from edit_r1.train.plan import plan, plan_text, shape_of
 from edit_r1.train.plan_parts import GIB, DeviceOptions, plan_json
 
 STAGE = EditorRLStage(
@@ -135,6 +136,14 @@ def test_seconds_come_from_this_processor_or_a_given_rate(source: EditorCheckpoi
     assert "this processor" in here.rate.source and here.rate.sample > 0
     given = plan(STAGE, source, JudgeSettings(), OPTIONS)
     assert given.seconds["sample"] == pytest.approx(given.petaflops["sample"] * 1e3)
+
+
+def test_a_kontext_of_its_own_tokenizers_length_is_counted_with_that(source: EditorCheckpoint) -> None:
+    architecture = architecture_of(source.path)
+    own = replace(source, settings=FluxKontextSettings())
+    assert shape_of(own, architecture, 2.5, 32)[0].text == 24
+    released = EditorCheckpoint("black-forest-labs/FLUX.1-Kontext-dev", FluxKontextSettings())
+    assert shape_of(released, architecture_of(released.path), 2.5, 512)[0].text == 512
 
 
 def test_what_cannot_run_is_refused(source: EditorCheckpoint) -> None:

@@ -32,8 +32,8 @@ from edit_r1.train.plan_measure import (
     materialise,
     measured,
     prepared,
-    run_update,
     run_velocity,
+    update_loss,
     vae_scale,
 )
 from edit_r1.train.plan_parts import GIB, DeviceOptions, exceeding, fastest, gib, memory_lines
@@ -178,7 +178,7 @@ def shape_of(
         seen = SIDE if settings.preferred_sizes else round(settings.source_area**0.5) if settings.source_area else side
         picture = (seen // token, seen // token)
         told.append(f"sources of {seen} px" + ("" if settings.source_area else ", which nothing shrinks"))
-        return Shape(edit, (picture,), settings.max_text_tokens or 512), False, told
+        return Shape(edit, (picture,), settings.max_text_tokens or _stored_length(source.path)), False, told
     if isinstance(settings, Flux2KleinSettings):
         told.append("sources of the edits' size; not a distilled checkpoint")
         return Shape(edit, (edit,), settings.max_text_tokens), guidance > 1, told
@@ -190,6 +190,12 @@ def shape_of(
     text = INSTRUCTION_TOKENS + (shown or side * side) // patch**2
     told.append(f"instructions of {INSTRUCTION_TOKENS} tokens; sources of {seen} px")
     return Shape(edit, ((seen // token, seen // token),), text), guidance > 1, told
+
+
+def _stored_length(path: str) -> int:
+    """T5 tokens that a Kontext checkpoint's own tokenizer pads to; 512, the pipeline's most, where no file says."""
+    stored = Path(path) / "tokenizer_2/tokenizer_config.json"
+    return min(512, int(read_json(stored).get("model_max_length", 512))) if stored.is_file() else 512
 
 
 def _memory(
@@ -327,7 +333,7 @@ def _block_rate(architecture: Architecture, training: Training, shape: Shape, de
             run_velocity(transformer, training, shape, training.sample_rows, device)
 
     def update() -> None:
-        run_update(transformer, training, shape, device)
+        update_loss(transformer, training, shape, device).backward()
 
     passes = 2 if training.guided else 1
     seconds = [fastest(work, device) for work in (sample, update)]
