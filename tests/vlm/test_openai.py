@@ -149,7 +149,7 @@ def test_a_request_that_waits_holds_no_place_of_another(fake_openai: Any, connec
         return reply({}, 500) if order.count("0") == 1 and text == "0" else f"answer {text}"
 
     vlm = connect(fake_openai(answer).url, concurrency=1)
-    vlm._pause = lambda error, failed: 0.3  # type: ignore[method-assign]
+    vlm._server._pause = lambda error, failed: 0.3  # type: ignore[method-assign]
     rows = vlm.generate([Request((str(number),)) for number in range(4)], GREEDY)
     assert [row[0].text for row in rows] == [f"answer {number}" for number in range(4)]
     assert order[:2] == ["0", "1"] and order.count("0") == 2

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from edit_r1.curate.ensemble import Ensemble
 from edit_r1.curate.stage import CurateStage, Prepared
 from edit_r1.editors.kept import KeptEditor
 from edit_r1.editors.protocol import Editor, PaidEditor
-from edit_r1.vlm.budget import Budget, Ledger, read_spent
+from edit_r1.vlm.budget import Budget, BudgetError, Ledger, read_spent
 from edit_r1.vlm.kept import KeptVLM
 from edit_r1.vlm.paid import PaidVLM
 from edit_r1.vlm.protocol import VLM
@@ -37,7 +37,7 @@ def open_ledger(out: Path, stage: CurateStage) -> Ledger:
     if stage.budget.money is not None:
         models: list[VLM | Editor] = [stage.decomposer, *stage.verifiers, *stage.editors, *(m.vlm for m in stage.pool)]
         if isinstance(stage.samples, Prepared):
-            models += stage.samples.models
+            models += [one.judge for one in stage.samples.filters]
         for model in models:
             if isinstance(model, PaidVLM | PaidEditor) and not model.priced:
                 raise ValueError(
@@ -136,6 +136,15 @@ def drop_leftovers(out: Path, moved: Iterable[int] | None = None) -> None:
 
 def _spent(out: Path) -> Path:
     return out / ".work" / "spent"
+
+
+@contextmanager
+def budget_told(out: Path) -> Iterator[None]:
+    """A budget that is spent inside is told with all that was spent: what was in flight has ended and is booked."""
+    try:
+        yield
+    except BudgetError as error:
+        raise BudgetError(error.name, error.bound, spent_whole(out)) from None
 
 
 def spent_whole(out: Path) -> Usage:

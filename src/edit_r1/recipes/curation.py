@@ -25,10 +25,12 @@ from edit_r1.curate.stage import CurateStage, Samples
 from edit_r1.editors.http import HttpEditor, HttpEditorSettings
 from edit_r1.editors.protocol import Editor
 from edit_r1.editors.ready import ReadyEdits, folder_edits
-from edit_r1.vlm.openai import OpenAIVLM
+from edit_r1.vlm.budget import Budget
+from edit_r1.vlm.openai import OpenAIVLM, Prices
 from edit_r1.vlm.protocol import VLM, Sampling
 
 __all__ = [
+    "Budget",
     "Columns",
     "CurateStage",
     "Draw",
@@ -40,6 +42,7 @@ __all__ = [
     "JoinedSamples",
     "OpenAIVLM",
     "PoolMember",
+    "Prices",
     "ReadyEdits",
     "Sampling",
     "TeamSamples",

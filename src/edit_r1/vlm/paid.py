@@ -62,6 +62,18 @@ class PaidVLM(VLM, Protocol):
         """
 
 
+@runtime_checkable
+class _Settled(Protocol):
+    @property
+    def settings(self) -> str: ...
+
+
+def named(vlm: VLM) -> tuple[str, ...]:
+    """What tells a model from others of a run: its name and, where it has settings that shape its answers, these."""
+    settings = vlm.settings if isinstance(vlm, _Settled) else ""
+    return (vlm.name, settings) if settings else (vlm.name,)
+
+
 def rows_of(answers: Iterable[Sequence[Completion]], n: int) -> list[Completion]:
     """n completions of a request from the answers to its `calls`, in their order."""
     row = [completion for completions in answers for completion in completions]
