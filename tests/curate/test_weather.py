@@ -365,3 +365,23 @@ def test_judges_of_one_model_with_other_settings_are_two(modules: Any, start: St
     assert server.books.models["judge-1"] == 8
     with pytest.raises(ValueError, match="ask judge-1 in the same way"):
         served.build(server.url, 2, pool=(pool[0], pool[0]))
+
+
+def test_an_interrupt_ends_the_asking_of_other_threads(modules: Any, start: Start, tmp_path: Path) -> None:
+    """Of three chunks the smallest is done first: what the others would still ask for is not paid for."""
+    _, served = modules
+    server = start(latency_s=0.05)
+    stage = served.build(server.url, 36, chunk_size=16)
+    before: list[int] = []
+
+    def interrupt(step: str, done: int, of: int) -> None:
+        before.append(len(server.books.billed))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        curate(stage, tmp_path, interrupt, Local(chunks_at_once=3))
+    assert len(server.books.billed) - before[0] <= 2 * served.CONCURRENCY  # of two chunks, what was in flight
+    assert len(server.books.billed) < 36 * 9 - 2 * served.CONCURRENCY
+    curate(served.build(server.url, 36, chunk_size=16), tmp_path, None, Local(chunks_at_once=3))
+    summary = read_json(tmp_path / "summary.json")
+    assert not any(summary["failed"].values()) and summary["rows"]["selected"] == 72

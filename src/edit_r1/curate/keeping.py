@@ -35,16 +35,21 @@ def open_ledger(out: Path, stage: CurateStage) -> Ledger:
         ValueError: for a budget in money, and a paid model that tells no price.
     """
     if stage.budget.money is not None:
-        models: list[VLM | Editor] = [stage.decomposer, *stage.verifiers, *stage.editors, *(m.vlm for m in stage.pool)]
-        if isinstance(stage.samples, Prepared):
-            models += [one.judge for one in stage.samples.filters]
-        for model in models:
-            if isinstance(model, PaidVLM | PaidEditor) and not model.priced:
+        for model in paid_models(stage):
+            if not model.priced:
                 raise ValueError(
                     f"budget: money={stage.budget.money:g}, but {model.name} tells no price: give its `prices` (an "
                     "editor's `price`; 0 for what costs nothing), or bound requests or tokens"
                 )
     return Ledger(_spent(out), stage.budget)
+
+
+def paid_models(stage: CurateStage) -> list[PaidVLM | PaidEditor]:
+    """The models of a stage that are paid by the call, the filter of its samples among them."""
+    models: list[VLM | Editor] = [stage.decomposer, *stage.verifiers, *stage.editors, *(m.vlm for m in stage.pool)]
+    if isinstance(stage.samples, Prepared):
+        models += [one.judge for one in stage.samples.filters]
+    return [model for model in models if isinstance(model, PaidVLM | PaidEditor)]
 
 
 class Keeping:

@@ -107,6 +107,10 @@ class HttpEditor:
     def name(self) -> str:
         return self._name
 
+    def give_up(self) -> None:
+        """See `PaidEditor.give_up`."""
+        self._server.give_up()
+
     def close(self) -> None:
         """Gives up what is under way and closes the connections."""
         self._server.close()

@@ -63,6 +63,9 @@ class PaidEditor(Editor, Protocol):
         still handed over, then it is raised.
         """
 
+    def give_up(self) -> None:
+        """Cancels what other threads have asked, which then raise ModelError; what is under way may be paid for."""
+
 
 @runtime_checkable
 class _Settled(Protocol):

@@ -104,6 +104,7 @@ class Endpoint:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"edit-r1 {served.called}", daemon=True)
         self._thread.start()
+        self._asking: set[Future[None]] = set()
         self._closed = False
 
     @property
@@ -120,15 +121,25 @@ class Endpoint:
         Args:
             ask: has a place when it begins, which it gives back by `post` or `leave`; it runs on the event loop.
 
-        Raises ModelError after `close`.
+        Raises ModelError after `close`, and when `give_up` was called meanwhile.
         """
         arrived: SimpleQueue[tuple[Result] | None] = SimpleQueue()
         future = self._start(self._deal(iter(jobs), ask, arrived))
+        self._asking.add(future)
+        future.add_done_callback(lambda _: arrived.put(None))  # however it ends, and if it never began
         try:
             while (one := arrived.get()) is not None:
                 yield one[0]
+            if future.cancelled():
+                raise ModelError(f"{self.served.address}: given up")
             future.result()
         finally:
+            future.cancel()
+            self._asking.discard(future)
+
+    def give_up(self) -> None:
+        """Cancels what is under way in whatever thread; those that wait for it by `each` raise ModelError."""
+        for future in list(self._asking):
             future.cancel()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -220,7 +231,7 @@ class Endpoint:
         ask: Callable[[Job], Awaitable[Result]],
         arrived: SimpleQueue[tuple[Result] | None],
     ) -> None:
-        """Begins each job when there is a place for it, and hands over what comes; None is the end."""
+        """Begins each job when there is a place for it, and hands over what comes."""
         problem: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
@@ -241,8 +252,6 @@ class Endpoint:
                 raise problem
         except ExceptionGroup as group:  # of `ask`, the caller's too
             raise group.exceptions[0] from None
-        finally:
-            arrived.put(None)
 
     async def _one(
         self, job: Job, ask: Callable[[Job], Awaitable[Result]], arrived: SimpleQueue[tuple[Result] | None]

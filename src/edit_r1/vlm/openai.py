@@ -168,6 +168,10 @@ class OpenAIVLM:
         """Asks one short question. Raises ModelError, in one line, when address, key or model are wrong or silent."""
         self._server.run(self._check())
 
+    def give_up(self) -> None:
+        """See `PaidVLM.give_up`."""
+        self._server.give_up()
+
     def close(self) -> None:
         """Gives up what is under way and closes the connections."""
         self._server.close()

@@ -61,6 +61,9 @@ class PaidVLM(VLM, Protocol):
         is under way is still handed over, then it is raised.
         """
 
+    def give_up(self) -> None:
+        """Cancels what other threads have asked, which then raise ModelError; what is under way may be paid for."""
+
 
 @runtime_checkable
 class _Settled(Protocol):

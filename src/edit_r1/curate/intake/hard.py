@@ -116,6 +116,13 @@ class Picks:
         if parts:
             Dataset(self._out, "picks", PICKS).assemble(parts, {"failed": dict(failed.most_common())})
 
+    def give_up(self, hard: HardFilter) -> None:
+        """Ends what other threads ask of a paid model; what is in flight is lost, and may be paid for."""
+        if self._ledger is not None:
+            self._ledger.stop()
+        if isinstance(hard.judge, PaidVLM):
+            hard.judge.give_up()
+
     def finish(self, hard: HardFilter) -> None:
         """After a pass: what was kept of batches that a killed pass cut otherwise goes."""
         shutil.rmtree(self._kept(hard), ignore_errors=True)

@@ -340,8 +340,10 @@ class _Pass:
                 under_way.append(self._ask(batch, hard, threads))
                 while under_way:
                     yield from self._decided(under_way.popleft(), hard)
-            except BaseException:  # Ctrl-C and a spent budget among them
+            except BaseException as error:
                 threads.shutdown(wait=False, cancel_futures=True)
+                if not isinstance(error, Exception):  # Ctrl-C
+                    self.picks.give_up(hard)
                 raise
 
     def _ask(self, batch: list[Facts], hard: HardFilter, threads: Executor) -> _Batch:
