@@ -6,7 +6,8 @@ A server of tests/weather_server.py, in a process of its own, gives at most `rat
 30 % of the requests: 429 with Retry-After as seconds and as a date, 500, 502, 503, resets, 60 s stalls, truncated
 bodies, HTML in place of JSON, lists of verdicts that are too short. A curation with four models of that server (a
 decomposer, two judges, a verifier; the editors cost nothing) runs until everything is made, with `chunks` chunks at
-once. Told are
+once. `--whole` begins with a folder of pictures and a JSONL: a fifth model is asked which of the requests are hard, and
+two editors behind the same server paint the candidates. Told are
 
 - the answers a second against `rate`, over the whole run, and without its first and last tenth of the answers (the last
   chunks leave nothing to ask for);
@@ -20,6 +21,7 @@ Prints a table and writes JSON.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import random
 import shutil
@@ -29,17 +31,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from edit_r1.curate.engine import Local
+from edit_r1.curate.intake.hard import HardFilter
+from edit_r1.curate.intake.open import team_samples
 from edit_r1.curate.run import curate
 from edit_r1.curate.status import read_status
+from edit_r1.editors.http import HttpEditor, HttpEditorSettings
+from edit_r1.images import encode_png
 from edit_r1.store import read_json, write_json
 from edit_r1.store.journal import read_journal
 from edit_r1.vlm.openai import OpenAIVLM, Prices
@@ -47,10 +55,16 @@ from edit_r1.vlm.openai import OpenAIVLM, Prices
 TESTS = Path(__file__).parents[1] / "tests"
 ANSWERS = 9
 """Paid answers of a sample: one decomposition, two candidates with three traces and one gold list each."""
+WHOLE_ANSWERS = ANSWERS + 3
+"""And the filter's word and two pictures."""
+PICTURES = 40
+"""Of the folder; each has several requests."""
 
 
-def build(url: str, samples: int, concurrency: int, timeout: float) -> Any:
-    """The stage of tests/curate/served.py, with one connection for each model and time-outs for stalls of a minute."""
+def build(url: str, samples: int, concurrency: int, timeout: float, data: Path | None) -> Any:
+    """The stage of tests/curate/served.py, with one connection for each model and time-outs for stalls of a minute.
+
+    data: a folder that samples are taken from, with a filter, and whose edits are served; None for neither."""
     sys.path[:0] = [str(TESTS), str(TESTS / "curate")]
     served: Any = importlib.import_module("served")
 
@@ -61,14 +75,35 @@ def build(url: str, samples: int, concurrency: int, timeout: float) -> Any:
         served.PoolMember(model("judge-1"), 2, served.WARM),
         served.PoolMember(model("judge-2"), 1, served.WARM),
     )
+    changes: dict[str, Any] = {}
+    if data is not None:
+        settings = HttpEditorSettings(concurrency=concurrency, timeout_s=timeout, price=0.5)
+        changes["samples"] = team_samples(data, hard=HardFilter(model("picker"), at_once=16))
+        changes["editors"] = tuple(HttpEditor(url, replace(settings, model=name), name) for name in ("ed-1", "ed-2"))
     return served.build(
-        url, samples, decomposer=model("decomposer"), pool=(first, second), verifier=model("verifier"), chunk_size=10
+        url,
+        samples,
+        decomposer=model("decomposer"),
+        pool=(first, second),
+        verifier=model("verifier"),
+        chunk_size=10,
+        **changes,
     )
 
 
-def child(url: str, out: Path, samples: int, concurrency: int, timeout: float, chunks: int) -> None:
+def write_data(data: Path, samples: int) -> None:
+    """A folder of noise of 64 px with a JSONL of requests."""
+    data.mkdir(parents=True, exist_ok=True)
+    for number in range(PICTURES):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        (data / f"{number}.png").write_bytes(encode_png(pixels))
+    rows = [{"source": f"{n % PICTURES}.png", "instruction": f"Make circle {n} blue."} for n in range(samples)]
+    (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def child(url: str, out: Path, samples: int, concurrency: int, timeout: float, chunks: int, data: Path | None) -> None:
     started = time.process_time()
-    curate(build(url, samples, concurrency, timeout), out, None, Local(chunks_at_once=chunks))
+    curate(build(url, samples, concurrency, timeout, data), out, None, Local(chunks_at_once=chunks))
     write_json(out.parent / "cpu.json", {"seconds": time.process_time() - started})
 
 
@@ -90,16 +125,21 @@ def main(
     kills: int = 0,
     seed: int = 0,
     fair: bool = False,
+    whole: bool = False,
     url: str | None = None,
 ) -> None:
     """rate: answers a second. minutes: of a run that gets them all. latency, stall, timeout: seconds. chunks: at once.
-    fair: no faults but the limit. url: of the server; this is the curation alone."""
-    samples = max(chunks, round(rate * 60 * minutes / ANSWERS))
+    fair: no faults but the limit. whole: from a folder, with a filter and editors behind the server. url: of the
+    server; this is the curation alone."""
+    samples = max(chunks, round(rate * 60 * minutes / (WHOLE_ANSWERS if whole else ANSWERS)))
+    data = out.parent / "pictures" if whole else None
     if url is not None:
-        child(url, out, samples, concurrency, timeout, chunks)
+        child(url, out, samples, concurrency, timeout, chunks, data)
         return
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
+    if whole:
+        write_data(out / "pictures", samples)
     command = [sys.executable, str(TESTS / "weather_server.py"), f"--rate={rate}", f"--latency={latency}",
                f"--stall={stall}", *(["--fair"] if fair else [])]  # fmt: skip
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -109,6 +149,7 @@ def main(
         flags = {"out": out / "data", "rate": rate, "minutes": minutes, "timeout": timeout, "concurrency": concurrency,
                  "chunks": chunks, "url": address}  # fmt: skip
         own = [sys.executable, __file__, *(f"--{name}={value}" for name, value in flags.items())]
+        own += ["--whole"] if whole else []
         limits, again, stored = run(own, address, out / "data", samples, kills, seed)
         told = books(address)
     finally:
@@ -140,7 +181,7 @@ def run(command: list[str], url: str, out: Path, samples: int, kills: int, seed:
         again += sum(mark in stored for mark in marks)
         before += len(marks)
         for folder in (out / ".work" / "kept").glob("*/*"):
-            stored |= {line["usage"]["prompt_tokens"] for line in read_journal(folder)}
+            stored |= {line["usage"]["prompt_tokens"] for line in read_journal(folder) if "usage" in line}
     return limits, again, len(stored)
 
 

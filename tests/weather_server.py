@@ -1,9 +1,10 @@
 """An OpenAI-compatible server on loopback in bad weather, which keeps the books of what it bills.
 
-Answers are those of a decomposer, judges and a verifier, by the model's name ("decomposer", "judge-...", "verifier"),
-and a function of the request: for the decomposer and the verifier not of its seed, so that a run in fair weather has
-the same rows. Which request meets which fault is drawn by its content and the number of times it was sent, so neither
-time nor order changes it. A token bucket bounds the answers a second; refusals and other faults take no token.
+Answers are those of a filter of hard requests, a decomposer, judges and a verifier, by the model's name ("picker",
+"decomposer", "judge-...", "verifier"), and a function of the request: but for the judges not of its seed, so that a run
+in fair weather has the same rows. It edits pictures too (`POST /v1/images/edits`, as "editor"). Which request meets
+which fault is drawn by its content and the number of times it was sent, so neither time nor order changes it. A token
+bucket bounds the answers a second; refusals and other faults take no token.
 
 `python tests/weather_server.py --rate 10 --port 0` runs one by itself (for bench/endpoint_weather.py) and prints its
 address; GET /books tells the books.
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import hashlib
+import io
 import json
 import threading
 import time
@@ -22,9 +25,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
 from email.utils import format_datetime
 from types import MappingProxyType
 from typing import Any
+
+from PIL import Image
 
 from edit_r1.records import Principle, Verdict
 from edit_r1.verifier.traces import write_gold, write_principles, write_trace
@@ -143,8 +149,12 @@ class WeatherServer:
         if head[0].startswith("GET /books"):
             await self._write(writer, 200, json.dumps(self.told()).encode())
             return True
-        length = next(int(line.split(":")[1]) for line in head if line.lower().startswith("content-length:"))
-        body = json.loads(await reader.readexactly(length))
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+        content = await reader.readexactly(int(headers["content-length"]))
+        if head[0].startswith("POST /v1/images/edits "):
+            body = read_form(headers["content-type"], content)
+        else:
+            body = json.loads(content)
         self.books.in_flight += 1
         self.books.most_in_flight = max(self.books.most_in_flight, self.books.in_flight)
         try:
@@ -181,17 +191,12 @@ class WeatherServer:
         if fault == "garbage":
             await self._write(writer, 200, b"<html><h1>Bad gateway</h1></html>")
             return True
-        text = answer_text(body, short=fault == "length")
-        answer = {
-            "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": mark(identity), "completion_tokens": 50},
-        }
-        payload = json.dumps(answer).encode()
+        payload = json.dumps(answer_to(body, identity, short=fault == "length")).encode()
         if fault == "truncated":
             await self._write(writer, 200, payload, cut=len(payload) // 2)
             return False
         books.billed.append(identity)
-        books.models[body["model"]] += 1
+        books.models[str(body["model"])] += 1
         books.times.append(time.monotonic() - self.began)
         await self._write(writer, 200, payload)
         return True
@@ -252,12 +257,46 @@ class WeatherServer:
         }
 
 
+def read_form(kind: str, content: bytes) -> dict[str, Any]:
+    """The fields of a multipart form; a file by the hash of its bytes, as the boundary is drawn anew each time."""
+    form: dict[str, Any] = {"model": "editor"}
+    parts: Any = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + content).get_payload()
+    for part in parts:
+        value = part.get_payload(decode=True)
+        name = part.get_param("name", header="content-disposition")
+        form[name] = hashlib.sha256(value).hexdigest() if part.get_filename() else value.decode()
+    return form
+
+
+def answer_to(body: Mapping[str, Any], identity: str, short: bool = False) -> dict[str, Any]:
+    """The JSON of an answer; short: one that lacks something."""
+    if "prompt" in body:
+        pictures = [paint(identity, number) for number in range(int(body["n"]) - short)]
+        return {"data": [{"b64_json": base64.b64encode(one).decode()} for one in pictures]}
+    message = {"role": "assistant", "content": answer_text(body, short)}
+    return {
+        "choices": [{"message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": mark(identity), "completion_tokens": 50},
+    }
+
+
+def paint(identity: str, number: int) -> bytes:
+    """A picture of 8 px, as PNG."""
+    pixels = hashlib.shake_256(f"{identity} {number}".encode()).digest(8 * 8 * 3)
+    stream = io.BytesIO()
+    Image.frombytes("RGB", (8, 8), pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def answer_text(body: Mapping[str, Any], short: bool = False) -> str:
     """What the model says, by its name. short: a list that lacks its end, or nothing that can be read."""
     user = body["messages"][-1]["content"]
     pictures = [part["image_url"]["url"] for part in user if part["type"] == "image_url"]
     if body["model"] == "decomposer":
         return "I cannot say." if short else write_principles(PRINCIPLES, "full")
+    if body["model"] == "picker":
+        answer = {"reason": "It has two steps.", "hard": True, "category": "multi-step"}
+        return "I cannot say." if short else json.dumps(answer)
     count = len(QUESTIONS) - short
     if body["model"] == "verifier":
         draw = number_of(pictures)

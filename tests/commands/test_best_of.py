@@ -60,7 +60,7 @@ def test_edits_are_made_judged_and_kept(capsys: Capture, tmp_path: Path, source:
         (("--editor", "x", "--samples", "0"), "at least 1 sample"),
         (("--editor", "x", "--retry", "-1"), "at least 1 sample"),
         (("--editor", "x", "--traces", "0"), "1 to 64"),
-        (("--editor-endpoint", "nowhere"), "http or https"),
+        (("--editor-endpoint", "nowhere"), "give an address such as http://"),
         (("--editor", "/no/such/editor"), "no editor that can be opened"),
     ],
     ids=str,

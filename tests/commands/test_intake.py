@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from edit_r1.cli import main
 from edit_r1.images import encode_png
 
 RECIPE = """
-from edit_r1.recipes.curation import HttpEditor, HttpEditorSettings, JoinedSamples, OpenAIVLM, cold_start, team_samples
+from edit_r1.recipes.curation import (
+    HardFilter, HttpEditor, HttpEditorSettings, JoinedSamples, OpenAIVLM, Prices, cold_start, team_samples,
+)
 
 def stage(samples):
     editor = HttpEditor("http://127.0.0.1:9/v1", HttpEditorSettings())
@@ -20,6 +24,10 @@ def stage(samples):
 
 def mine():
     return stage(team_samples({data!r}))
+
+def hard():
+    judge = OpenAIVLM({url!r}, "filter", prices=Prices(0.0, 1e6), max_retries=0)
+    return stage(team_samples({data!r}, hard=HardFilter(judge, at_once=4)))
 
 def both():
     return stage(JoinedSamples([team_samples({data!r}), team_samples({data!r})]))
@@ -34,7 +42,7 @@ def recipe(tmp_path: Path) -> str:
     (data / "a.png").write_bytes(encode_png(noise))
     rows = [{"source": name, "instruction": "Blur it."} for name in ("a.png", "none.png")]
     (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "recipe.py").write_text(RECIPE.format(data=str(data)))
+    (tmp_path / "recipe.py").write_text(RECIPE.format(data=str(data), url="http://127.0.0.1:9/v1"))
     return str(tmp_path / "recipe.py")
 
 
@@ -66,3 +74,30 @@ def test_what_cannot_be_looked_at_is_one_line(recipe: str, tmp_path: Path, capsy
     (tmp_path / "other" / "samples").mkdir(parents=True)
     assert run("curate", "intake", f"{recipe}:mine", "--out", tmp_path / "other") == 1
     assert "was not made by this curation" in capsys.readouterr().err
+
+
+def test_a_budget_ends_the_pass_and_a_higher_one_goes_on(
+    recipe: str, fake_openai: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = fake_openai(lambda body, number: '{"reason": "Two steps.", "hard": true, "category": "multi-step"}')
+    data, out = tmp_path / "data", tmp_path / "out"
+    rows = [{"source": "a.png", "instruction": f"Blur it {number} times."} for number in range(12)]
+    (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path(recipe).write_text(RECIPE.format(data=str(data), url=server.url))
+    asked = ("curate", "intake", f"{recipe}:hard", "--out", out)
+    assert run(*asked, "--budget-requests", 5) == 1
+    told = capsys.readouterr().err
+    assert "the budget of 5 (requests) is spent: 5 requests" in told and told.count("\n") == 1
+    assert len(server.bodies) == 5
+    assert run(*asked, "--budget", 1) == 1  # the other models tell no price
+    assert "tells no price" in capsys.readouterr().err
+    assert run(*asked, "--budget-tokens", -1) == 1
+    assert "tokens=-1" in capsys.readouterr().err
+    assert run(*asked, "--budget-tokens", 10_000) == 0
+    shown = capsys.readouterr().out
+    assert "asked" in shown and "filter" in shown and "48.00 spent" in shown and "budget 10,000 (tokens)" in shown
+    assert len(server.bodies) == 12 == len({repr(body) for body in server.bodies})
+    assert run(*asked, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["samples"], document["asked"], document["spent"]["requests"]) == (12, 12, 12)
+    assert not list((out / ".work" / "kept").glob("picks-*"))

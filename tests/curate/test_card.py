@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from edit_r1.curate.card import EXAMPLES, write_card
 from edit_r1.curate.ensemble import Ensemble
+from edit_r1.curate.intake.hard import HardFilter
+from edit_r1.curate.intake.open import team_samples
 from edit_r1.curate.run import curate
 from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.curate.tables import PICKS, Pick
-from edit_r1.images import decode_rgb
+from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Sample
 from edit_r1.store import read_json, write_dataset, write_json
 from edit_r1.store.cards import markdown_text
+from edit_r1.vlm.protocol import Request
 
 NASTY = "make it <script>alert(1)</script> | ![x](http://evil.example/p.png) `blue`\n# now"
 
@@ -109,3 +114,22 @@ def test_what_intake_and_its_filter_did_is_told(scripted: ModuleType, tmp_path: 
     text = write_card(stage, tmp_path).read_text(encoding="utf-8")
     assert "| rows | 1,234 |" in text and "| simple | 7 |" in text and "| asked |" not in text
     assert "| `picks` | 1 |" in text and '"picks/*.parquet"' in text
+
+
+def test_the_filter_and_its_decisions_are_told(scripted: ModuleType, kit: Any, tmp_path: Path) -> None:
+    """One request is hard, one is simple, and of one the filter says neither."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.png").write_bytes(encode_png(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)))
+    rows = [{"source": "a.png", "instruction": f"Do {number} things."} for number in range(3)]
+    (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def answer(request: Request, draw: int) -> str:
+        hard = {"Do 0": "true", "Do 1": "false", "Do 2": '"who knows"'}[request.text.split("Instruction: ")[1][:4]]
+        return f'{{"reason": "So it is.", "hard": {hard}, "category": "other"}}'
+
+    stage = replace(scripted.build(1), samples=team_samples(data, hard=HardFilter(kit.VLM("picker", answer))))
+    curate(stage, tmp_path / "out")
+    text = write_card(stage, tmp_path / "out").read_text(encoding="utf-8")
+    assert "- Filter of hard instructions: picker, prompts hard-1, greedy, 256 tokens at most\n" in text
+    assert "| `picks` | 3 | 1 |" in text and "| simple | 1 |" in text

@@ -24,6 +24,7 @@ from edit_r1.curate.chunk import TABLES
 from edit_r1.curate.engine import Local
 from edit_r1.curate.run import curate, read_failures
 from edit_r1.curate.status import read_status
+from edit_r1.editors.http import HttpEditor, HttpEditorSettings
 from edit_r1.records import Unparsed
 from edit_r1.report.terminal import status_table
 from edit_r1.store import read_dataset, read_json
@@ -305,3 +306,82 @@ def test_answers_are_found_again_after_two_other_cuts_into_chunks(
     curate(served.build(server.url, COUNT, chunk_size=1), tmp_path)
     assert len(server.books.billed) == len(set(server.books.billed))
     assert read_json(tmp_path / "summary.json")["hashes"] == read_json(fair / "summary.json")["hashes"]
+
+
+def test_a_served_editor_in_bad_weather(modules: Any, start: Start, storm: dict[str, Any], tmp_path: Path) -> None:
+    """Its pictures are those of fair weather or failures, each is paid once, and a retry mends what failed."""
+    _, served = modules
+
+    def stage(url: str) -> Any:
+        settings = HttpEditorSettings(price=0.25, attempts=2, pause_s=0.02, timeout_s=3.0)
+        return served.build(url, COUNT, editors=(HttpEditor(url, settings, "painter"),), candidates_per_context=1)
+
+    faults = {name: share for name, share in storm["faults"].items() if name != "length"}  # paid for, and too short
+    fair, server = start(), start(**storm | {"faults": faults, "seed": 16})
+    curate(stage(fair.url), tmp_path / "fair")
+    storming = stage(server.url)
+    curate(storming, tmp_path / "storm", None, Local(chunks_at_once=2))
+    right = {row.sample_id: row for row in read_dataset(tmp_path / "fair", "candidates", TABLES["candidates"])}
+    made = {row.sample_id: row for row in read_dataset(tmp_path / "storm", "candidates", TABLES["candidates"])}
+    failures = read_failures(tmp_path / "storm", "candidates")
+    assert failures and all(one.model == "painter" and one.reason and one.failed_call for one in failures)
+    assert made.items() <= right.items() and made.keys() | {one.row for one in failures} == right.keys()
+    told = read_json(tmp_path / "storm" / "summary.json")["spent"]["models"]["painter"]
+    assert told["retries"] > 0 and told["cost"] == 0.25 * len(made) == 0.25 * server.books.models["editor"]
+    for _ in range(12):
+        if not any(read_json(tmp_path / "storm" / "summary.json")["failed"].values()):
+            break
+        curate(storming, tmp_path / "storm", None, Local(chunks_at_once=2), retry=True)
+    hashes = [read_json(tmp_path / name / "summary.json")["hashes"] for name in ("fair", "storm")]
+    assert hashes[0] == hashes[1] and max(Counter(server.books.billed).values()) == 1
+
+
+def test_settings_are_part_of_what_a_row_is_made_from(modules: Any, start: Start, tmp_path: Path) -> None:
+    """Changed, they make anew what depends on them; as they were, everything is found."""
+    _, served = modules
+    server = start()
+
+    def billed(size: str | None = None, **extra: Any) -> dict[str, int]:
+        editor = HttpEditor(server.url, HttpEditorSettings(size=size), "painter")
+        judge = served.OpenAIVLM(server.url, "judge-1", extra=extra)
+        pool = (served.PoolMember(judge, 2, served.WARM),)
+        before = Counter(server.books.models)
+        curate(served.build(server.url, 4, editors=(editor,), candidates_per_context=1, pool=pool), tmp_path)
+        return dict(Counter(server.books.models) - before)
+
+    assert billed() == {"decomposer": 4, "editor": 4, "judge-1": 8, "verifier": 4}
+    assert billed() == {}
+    assert billed(min_p=0.1) == {"judge-1": 8}  # its traces say the same, so that gold is found
+    assert billed("64x64", min_p=0.1) == {"editor": 4, "judge-1": 8, "verifier": 4}
+    assert billed() == {}
+
+
+def test_judges_of_one_model_with_other_settings_are_two(modules: Any, start: Start, tmp_path: Path) -> None:
+    _, served = modules
+    server = start()
+    judges = [served.OpenAIVLM(server.url, "judge-1", extra=extra) for extra in ({}, {"min_p": 0.1})]
+    pool = tuple(served.PoolMember(judge, 1, served.WARM) for judge in judges)
+    curate(served.build(server.url, 2, pool=pool), tmp_path)
+    assert server.books.models["judge-1"] == 8
+    with pytest.raises(ValueError, match="ask judge-1 in the same way"):
+        served.build(server.url, 2, pool=(pool[0], pool[0]))
+
+
+def test_an_interrupt_ends_the_asking_of_other_threads(modules: Any, start: Start, tmp_path: Path) -> None:
+    """Of three chunks the smallest is done first: what the others would still ask for is not paid for."""
+    _, served = modules
+    server = start(latency_s=0.05)
+    stage = served.build(server.url, 36, chunk_size=16)
+    before: list[int] = []
+
+    def interrupt(step: str, done: int, of: int) -> None:
+        before.append(len(server.books.billed))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        curate(stage, tmp_path, interrupt, Local(chunks_at_once=3))
+    assert len(server.books.billed) - before[0] <= 2 * served.CONCURRENCY  # of two chunks, what was in flight
+    assert len(server.books.billed) < 36 * 9 - 2 * served.CONCURRENCY
+    curate(served.build(server.url, 36, chunk_size=16), tmp_path, None, Local(chunks_at_once=3))
+    summary = read_json(tmp_path / "summary.json")
+    assert not any(summary["failed"].values()) and summary["rows"]["selected"] == 72

@@ -7,13 +7,15 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from edit_r1.editors.http import HttpEditor, HttpEditorSettings
+from edit_r1.editors.http import START, HttpEditor, HttpEditorSettings
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.recipes.tiny import tiny_editor
 from edit_r1.records import Sample
@@ -144,16 +146,19 @@ def test_attempts_are_bounded_and_the_reason_is_told() -> None:
     with serving(lambda form, _: refused(500, "out of\nmemory")) as (url, seen), editor(url, attempts=3) as remote:
         edits = remote.edit([sample()] * 2, [0, 1])
     assert [edit.image for edit in edits] == [None, None]
-    assert edits[0].error == "127.0.0.1: the server answered 500: out of memory"
+    assert edits[0].error == f"{url}: 500 Internal Server Error: out of memory"
     assert len(seen) == 3
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (refused(400, "bad prompt"), "400: bad prompt"),
-        (refused(401, "no key"), "401: no key"),
-        ((302, b"", {"Location": "http://example.com/"}), "answered 302"),
+        (refused(400, "bad prompt"), "400 Bad Request: bad prompt"),
+        (refused(401, "no key"), "wants a key: set the editor's api_key (401)"),
+        (refused(404, "no such path"), "are images edited there, and does the address end in /v1?"),
+        (refused(429, **{"Retry-After": "3600"}), "asks to come back in 3600 s"),
+        ((302, b"", {"Location": "http://example.com/"}), "redirects to http://example.com/"),
+        ((200, b'{"error": {"message": "no credit"}}', {}), "no credit"),
         ((200, b"<html>", {}), "no JSON object"),
         ((200, b"[" * 50_000, {}), "no JSON object"),
         ((200, b'{"data": 7}', {}), "no list"),
@@ -171,6 +176,64 @@ def test_other_failures_are_told_at_once(answer: tuple[int, bytes, dict[str, str
     assert edit.image is None
     assert said in (edit.error or "")
     assert len(seen) == 1
+
+
+def test_a_pause_may_be_asked_for_by_a_date() -> None:
+    """One that has passed is no pause, one in an hour is too long: neither is our own pause, of a minute here."""
+    past, later = (format_datetime(datetime.now(UTC) + timedelta(hours=hours), usegmt=True) for hours in (-1, 1))
+
+    def answer(form: Form, number: int) -> tuple[int, bytes, dict[str, str]]:
+        return answered(picture(7)) if number == 2 else refused(429, **{"Retry-After": past if number == 1 else later})
+
+    with serving(answer) as (url, seen), editor(url, pause_s=60.0) as remote:
+        remote._server._pause = lambda error, failed: error.after  # type: ignore[method-assign]
+        assert remote.edit([sample()], [0])[0].image == picture(7)
+        assert "asks to come back in 3" in (remote.edit([sample()], [0])[0].error or "")
+    assert len(seen) == 3
+
+
+def test_requests_under_way_grow_while_all_are_answered_and_shrink_when_refused() -> None:
+    bears, lock, counts = [100], threading.Lock(), [0, 0]
+
+    def answer(form: Form, number: int) -> tuple[int, bytes, dict[str, str]]:
+        with lock:
+            counts[0] += 1
+            busy = counts[0] > bears[0]
+            counts[1] += busy
+        try:
+            return refused(503, "busy") if busy else answered(picture(number % 200))
+        finally:
+            with lock:
+                counts[0] -= 1
+
+    samples = [sample(10, f"make it {number}") for number in range(120)]
+    with serving(answer) as (url, _), editor(url, concurrency=12) as remote:
+        assert remote.limit == START
+        assert all(edit.image for edit in remote.edit(samples, range(120)))
+        grown = remote.limit
+        bears[0] = 0  # it refuses everything for a while
+        assert not any(edit.image for edit in remote.edit(samples[:20], range(20)))
+        assert START < grown <= 12 and remote.limit < grown and counts[1] == 20 * 6
+
+
+def test_what_is_no_answer_is_weather_once_the_server_has_answered() -> None:
+    bodies = [answered(picture(1)), (200, b'{"error": {"message": "overloaded"}}', {}), answered(picture(2))]
+    with serving(lambda form, number: bodies[number - 1]) as (url, seen), editor(url) as remote:
+        edits = [remote.edit([sample()], [0])[0].image for _ in range(2)]
+    assert edits == [picture(1), picture(2)] and len(seen) == 3
+
+
+def test_the_key_is_never_told() -> None:
+    key = "sk-very-secret"
+    with (
+        serving(lambda form, _: refused(400, f"bad {key}")) as (url, _),
+        editor(url, api_key=key) as remote,
+    ):
+        told = remote.edit([sample()], [0])[0].error or ""
+    assert "bad ***" in told and key not in told and key not in repr(remote.settings)
+    with pytest.raises(ValueError, match="holds spaces") as caught:
+        editor(url, api_key="two words")
+    assert "two words" not in str(caught.value)
 
 
 def test_one_bad_source_costs_no_request_and_no_neighbour() -> None:
@@ -199,9 +262,21 @@ def test_an_endpoint_is_an_http_address(endpoint: str) -> None:
 
 
 def test_settings_have_ranges() -> None:
-    for name in ("per_request", "attempts", "concurrency"):
+    for name in ("per_request", "attempts", "concurrency", "timeout_s", "pause_s"):
         with pytest.raises(ValueError, match=name):
             HttpEditorSettings(**{name: 0})
+    with pytest.raises(ValueError, match="price=-1"):
+        HttpEditorSettings(price=-1)
+
+
+def test_the_settings_key_tells_what_shapes_an_edit_and_nothing_else() -> None:
+    url = "http://127.0.0.1:9/v1"
+    plain = [{}, {"concurrency": 2, "price": 1.0, "per_request": 1, "api_key": "k", "attempts": 2}, {"model": "m"}]
+    assert [editor(url, **one).settings_key for one in plain] == ["", "", ""]  # a model is the name where none is given
+    named = HttpEditor(url, HttpEditorSettings(model="m"), "mine").settings_key
+    shaping = [{"size": "auto"}, {"send_seed": True}, {"fields": (("quality", "high"),)}]
+    keys = [named, *(editor(url, **one).settings_key for one in shaping)]
+    assert len(set(keys)) == 4 and all(keys)
 
 
 def test_references_follow_the_source_and_keep_edits_apart() -> None:

@@ -97,7 +97,8 @@ def test_what_was_made_is_not_asked_for_again(server: Server, tmp_path: Path) ->
     assert server.prompts[6:] == [SAMPLES[2].instruction]
     assert [one for n, one in enumerate(rest) if n != 2] == [one for n, one in enumerate(first) if n != 2]
     assert rest[2].image is not None and again.used.cost == 1.5
-    assert read_spent(tmp_path / "spent")["painter"].usage == Usage(requests=7, failures=1, cost=1.5)
+    spent = read_spent(tmp_path / "spent")["painter"]
+    assert spent.usage == Usage(requests=7, failures=1, cost=1.5) and spent.limit in (1, 2)
     again.edit(SAMPLES[:1], [77])
     KeptEditor(connect(server, size="64x64"), tmp_path / "kept").edit(SAMPLES[:1], SEEDS[:1])
     assert len(server.prompts) == 9

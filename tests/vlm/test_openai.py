@@ -149,7 +149,7 @@ def test_a_request_that_waits_holds_no_place_of_another(fake_openai: Any, connec
         return reply({}, 500) if order.count("0") == 1 and text == "0" else f"answer {text}"
 
     vlm = connect(fake_openai(answer).url, concurrency=1)
-    vlm._pause = lambda error, failed: 0.3  # type: ignore[method-assign]
+    vlm._server._pause = lambda error, failed: 0.3  # type: ignore[method-assign]
     rows = vlm.generate([Request((str(number),)) for number in range(4)], GREEDY)
     assert [row[0].text for row in rows] == [f"answer {number}" for number in range(4)]
     assert order[:2] == ["0", "1"] and order.count("0") == 2
@@ -227,6 +227,32 @@ def test_calls_are_taken_when_they_can_be_sent_and_what_they_raise_ends_the_aski
         hear()
     assert heard[0] == taken[0] == 5 == len(server.bodies)
     assert len(list(vlm.answer_each(calls_of(vlm, 3)))) == 3  # and it can be asked again
+
+
+def test_given_up_from_another_thread(fake_openai: Any, connect: Connect) -> None:
+    """Who waits for an answer that does not come is told, and the connection can be used again."""
+    began = threading.Event()
+
+    def answer(body: dict[str, Any], number: int) -> str | None:
+        began.set()
+        return "fine" if number else None
+
+    vlm = connect(fake_openai(answer).url)
+    told: list[str] = []
+
+    def ask() -> None:
+        try:
+            vlm.generate(ASK, GREEDY)
+        except ModelError as error:
+            told.append(str(error))
+
+    waiting = threading.Thread(target=ask)
+    waiting.start()
+    assert began.wait(20)
+    vlm.give_up()
+    waiting.join(20)
+    assert told == [f"{vlm.endpoint}: given up"]
+    assert vlm.generate(ASK, GREEDY)[0][0].text == "fine"
 
 
 def calls_of(vlm: OpenAIVLM, count: int) -> list[Call]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +13,6 @@ from edit_r1.commands.shared import print_json
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.curate.engine import Engine
-    from edit_r1.curate.stage import CurateStage
 
 Recipe = tyro.conf.Positional[str]
 
@@ -48,15 +46,17 @@ def curate_run(
         budget_requests: likewise, requests to paid models.
         budget_tokens: likewise, tokens of prompts and answers.
     """
+    from edit_r1.recipes.load import load_curation
     from edit_r1.recipes.run import run_curation
     from edit_r1.report.terminal import quiet_libraries
+    from edit_r1.store import read_json
 
     if engine == "local" and (address is not None or gpus):
         raise ValueError("--address and --gpus are Ray's: add --engine ray")
     if engine == "ray" and chunks_at_once != 1:
         raise ValueError("--chunks-at-once is of one local process: with --engine ray give more --workers")
     quiet_libraries()
-    build = partial(_load, recipe, budget, budget_requests, budget_tokens)
+    build = partial(load_curation, recipe, budget, budget_requests, budget_tokens)
     chosen: Engine
     if engine == "ray":
         from edit_r1.curate.ray_engine import OnRay
@@ -67,23 +67,19 @@ def curate_run(
 
         chosen = Local(workers, chunks_at_once, build if workers > 1 else None)
     run_curation(build(), out, chosen, retry_failed)
-    print(f"done: {out}; `edit-r1 curate status {out}` shows what it holds")
+    summary = read_json(out / "summary.json")
+    failed = [(step, *one) for step, causes in summary["failed"].items() for one in causes.items()]
+    if not (selected := summary["rows"]["selected"]):
+        first = "".join(f"; {step}: {count} x {cause}" for step, cause, count in failed[:1])
+        raise ValueError(
+            f"{out}: nothing was selected{first}; mend the cause and run again with --retry-failed (`edit-r1 curate "
+            f"status {out}` has all of them)"
+        )
+    steps = ", ".join(dict.fromkeys(step for step, _, _ in failed))
+    count = sum(count for _, _, count in failed)
+    told = f" and {count:,} failures in {steps} (--retry-failed asks again)" if failed else ""
+    print(f"done: {out} holds {selected:,} selected edits{told}; `edit-r1 curate status {out}` has the counts")
     return 0
-
-
-def _load(recipe: str, money: float | None, requests: int | None, tokens: int | None) -> CurateStage:
-    """The recipe's stage, in whatever process, with what is given in place of its own budget's bounds."""
-    from edit_r1.recipes.load import load_curation
-    from edit_r1.vlm.budget import Budget
-
-    stage = load_curation(recipe)
-    own = stage.budget
-    budget = Budget(
-        own.money if money is None else money,
-        own.requests if requests is None else requests,
-        own.tokens if tokens is None else tokens,
-    )
-    return replace(stage, budget=budget)
 
 
 def curate_status(folder: tyro.conf.Positional[Path], /, json: bool = False) -> int:

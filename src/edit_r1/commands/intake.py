@@ -14,7 +14,14 @@ from edit_r1.commands.shared import print_json
 
 
 def curate_intake(
-    recipe: tyro.conf.Positional[str], /, out: Path, retry_failed: bool = False, json: bool = False
+    recipe: tyro.conf.Positional[str],
+    /,
+    out: Path,
+    retry_failed: bool = False,
+    budget: float | None = None,
+    budget_requests: int | None = None,
+    budget_tokens: int | None = None,
+    json: bool = False,
 ) -> int:
     """Look at a recipe's data and curate nothing: what is taken in, and why other rows are not.
 
@@ -23,34 +30,41 @@ def curate_intake(
     Args:
         recipe: path/file.py:function.
         retry_failed: look again at rows that failed.
+        budget: what the filter may cost, in the currency of its prices, what was spent in DIR before included. When it
+            is spent the pass ends with all answers kept. Each of the three replaces the recipe's.
+        budget_requests: likewise, requests to it.
+        budget_tokens: likewise, tokens of prompts and answers.
     """
-    from edit_r1.curate.keeping import open_ledger
+    from edit_r1.curate.keeping import budget_row, budget_told, open_ledger, spent_table
     from edit_r1.curate.run import at_work, refuse_foreign
     from edit_r1.curate.stage import Prepared
     from edit_r1.recipes.load import load_curation
     from edit_r1.recipes.run import progress_bar
-    from edit_r1.report.terminal import quiet_libraries
+    from edit_r1.report.terminal import quiet_libraries, spent_grid
     from edit_r1.store import read_json
 
     quiet_libraries()
-    stage = load_curation(recipe)
+    stage = load_curation(recipe, budget, budget_requests, budget_tokens)
     if not isinstance(stage.samples, Prepared):
         raise ValueError(
             f"{recipe}: its samples are made by the recipe itself: there is nothing to look at before a run"
         )
     refuse_foreign(out)
     ledger = open_ledger(out, stage)
-    with at_work(out), progress_bar(quiet=json) as bar:
+    with at_work(out), budget_told(out), progress_bar(quiet=json) as bar:
         task = bar.add_task("intake", total=None)
         stage.prepare(out, retry_failed, lambda done, total: bar.update(task, completed=done, total=total), ledger)
         ledger.close()
     document: dict[str, Any] = read_json(out / "intake.json")
+    spent = spent_table(out)
     if json:
-        print_json(document)
+        print_json(document | {"spent": spent})
     else:
         parts = document.get("parts", [document])
         for number, counts in enumerate(parts, start=1):
             Console().print(_table(counts, f"part {number}" if len(parts) > 1 else "intake"))
+        if spent["models"]:
+            Console().print(spent_grid(spent | {"whole_cost": None, "budget": budget_row(stage.budget)}))
     return 0
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from edit_r1 import __version__
 from edit_r1.curate.agreement import EVERYTHING
 from edit_r1.curate.chunk import STEPS
+from edit_r1.curate.intake.hard import HardFilter
 from edit_r1.curate.look import Looked, look
-from edit_r1.curate.stage import CurateStage
+from edit_r1.curate.stage import CurateStage, Prepared
 from edit_r1.curate.tables import PICKS
 from edit_r1.images import thumbnail
 from edit_r1.records import CATEGORIES, Trace
@@ -29,6 +30,7 @@ from edit_r1.store.cards import (
     markdown_text,
     public_text,
 )
+from edit_r1.verifier.hard_filter import FILTER_VERSION
 from edit_r1.verifier.prompts import PROMPT_VERSIONS
 from edit_r1.vlm.protocol import Sampling
 
@@ -80,8 +82,10 @@ def _digest(data: bytes) -> str:
 
 def _parts(stage: CurateStage, out: Path, summary: Mapping[str, Any], rows: Sequence[Looked]) -> Iterator[str]:
     beside = {name: told["rows"] for name, told in summary["beside"].items()}
+    failed = dict(summary["failed"])
     if (picks := Dataset(out, "picks", PICKS)).done():
-        beside["picks"] = picks.meta()["rows"]
+        beside = {"picks": picks.meta()["rows"], **beside}
+        failed["picks"] = picks.meta().get("failed", {})  # of a data set before they were counted there is none
     held = {**{step: summary["rows"][step] for step in ("selected", *STEPS)}, **beside}
     simulated = _simulated(stage)
     yield data_head(
@@ -100,7 +104,7 @@ def _parts(stage: CurateStage, out: Path, summary: Mapping[str, Any], rows: Sequ
     yield markdown_table(
         ["data set", "rows", "failed", "what"],
         [
-            [f"`{name}`", f"{held[name]:,}", f"{sum(summary['failed'].get(name, {}).values()):,}", SHOWN[name]]
+            [f"`{name}`", f"{held[name]:,}", f"{sum(failed.get(name, {}).values()):,}", SHOWN[name]]
             for name in (*STEPS, *beside)
         ],
     )
@@ -148,8 +152,14 @@ def _causes(failed: Mapping[str, Mapping[str, int]]) -> str:
     return markdown_table(["left out at", "cause", "rows"], rows) if rows else ""
 
 
+def _hard_filters(stage: CurateStage) -> Sequence[HardFilter]:
+    """Those that chose the samples."""
+    return stage.samples.filters if isinstance(stage.samples, Prepared) else ()
+
+
 def _simulated(stage: CurateStage) -> bool:
     models = [stage.decomposer, *stage.verifiers, *(member.vlm for member in stage.pool)]
+    models += [one.judge for one in _hard_filters(stage)]
     return any(model.simulated for model in models) or any(editor.simulated for editor in stage.editors)
 
 
@@ -170,6 +180,11 @@ def _contents(contents: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
 def _made(stage: CurateStage) -> str:
     version = PROMPT_VERSIONS[stage.variant]
     lines = [
+        *(
+            f"- Filter of hard instructions: {_model(one.judge)}, prompts {FILTER_VERSION}, {_sampling(one.sampling)}"
+            + ("; simple ones are kept too" if one.keep == "all" else "")
+            for one in _hard_filters(stage)
+        ),
         f"- Decomposer: {_model(stage.decomposer)}, prompts {version}, {_sampling(stage.decompose_sampling)}"
         + ("; asked once more where the checks found faults" if stage.redecompose else ""),
         f"- Editors: {', '.join(_model(editor) for editor in stage.editors)}; {stage.candidates_per_context} edits a "

@@ -23,7 +23,7 @@ from edit_r1.curate.ensemble import Ensemble, pool_votes
 from edit_r1.curate.failures import Failure, causes, check_outage
 from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
 from edit_r1.curate.inputs import asked, edition_of, identity
-from edit_r1.curate.keeping import Keeping, open_ledger
+from edit_r1.curate.keeping import Keeping, open_ledger, paid_models
 from edit_r1.curate.pick import usable
 from edit_r1.curate.reason import PoolMember, lost, reason_each
 from edit_r1.curate.select import Decision, select
@@ -104,9 +104,16 @@ class ChunkWork:
         self.ledger = open_ledger(out, stage)
         self._stopping = threading.Event()
 
-    def stop(self) -> None:
-        """Chunks at work end after the step that they are in, by `Stopped`. Called from another thread."""
+    def stop(self, at_once: bool = False) -> None:
+        """Chunks at work end after the step that they are in, by `Stopped`. Called from another thread.
+
+        at_once: those that wait for a paid model end too; what is in flight is lost, and may be paid for.
+        """
         self._stopping.set()
+        if at_once:
+            self.ledger.stop()
+            for model in paid_models(self.stage):
+                model.give_up()
 
     def check(self) -> None:
         """Raises Stopped after `stop`."""

@@ -80,8 +80,8 @@ class Local:
                 with ThreadPoolExecutor(self.chunks_at_once) as threads:
                     try:
                         _all(threads, work.run, stage.chunks, self.chunks_at_once, done)
-                    except BaseException:  # Ctrl-C among them
-                        work.stop()
+                    except BaseException as error:
+                        work.stop(at_once=not isinstance(error, Exception))  # Ctrl-C
                         raise
             finally:
                 work.ledger.close()

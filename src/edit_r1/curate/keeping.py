@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from edit_r1.curate.ensemble import Ensemble
 from edit_r1.curate.stage import CurateStage, Prepared
 from edit_r1.editors.kept import KeptEditor
 from edit_r1.editors.protocol import Editor, PaidEditor
-from edit_r1.vlm.budget import Budget, Ledger, read_spent
+from edit_r1.vlm.budget import Budget, BudgetError, Ledger, read_spent
 from edit_r1.vlm.kept import KeptVLM
 from edit_r1.vlm.paid import PaidVLM
 from edit_r1.vlm.protocol import VLM
@@ -35,16 +35,21 @@ def open_ledger(out: Path, stage: CurateStage) -> Ledger:
         ValueError: for a budget in money, and a paid model that tells no price.
     """
     if stage.budget.money is not None:
-        models: list[VLM | Editor] = [stage.decomposer, *stage.verifiers, *stage.editors, *(m.vlm for m in stage.pool)]
-        if isinstance(stage.samples, Prepared):
-            models += stage.samples.models
-        for model in models:
-            if isinstance(model, PaidVLM | PaidEditor) and not model.priced:
+        for model in paid_models(stage):
+            if not model.priced:
                 raise ValueError(
                     f"budget: money={stage.budget.money:g}, but {model.name} tells no price: give its `prices` (an "
                     "editor's `price`; 0 for what costs nothing), or bound requests or tokens"
                 )
     return Ledger(_spent(out), stage.budget)
+
+
+def paid_models(stage: CurateStage) -> list[PaidVLM | PaidEditor]:
+    """The models of a stage that are paid by the call, the filter of its samples among them."""
+    models: list[VLM | Editor] = [stage.decomposer, *stage.verifiers, *stage.editors, *(m.vlm for m in stage.pool)]
+    if isinstance(stage.samples, Prepared):
+        models += [one.judge for one in stage.samples.filters]
+    return [model for model in models if isinstance(model, PaidVLM | PaidEditor)]
 
 
 class Keeping:
@@ -136,6 +141,15 @@ def drop_leftovers(out: Path, moved: Iterable[int] | None = None) -> None:
 
 def _spent(out: Path) -> Path:
     return out / ".work" / "spent"
+
+
+@contextmanager
+def budget_told(out: Path) -> Iterator[None]:
+    """A budget that is spent inside is told with all that was spent: what was in flight has ended and is booked."""
+    try:
+        yield
+    except BudgetError as error:
+        raise BudgetError(error.name, error.bound, spent_whole(out)) from None
 
 
 def spent_whole(out: Path) -> Usage:

@@ -19,13 +19,12 @@ from typing import Any
 from edit_r1.curate.chunk import BESIDE, TABLES, chunk_file
 from edit_r1.curate.engine import Engine, Local
 from edit_r1.curate.failures import Failure
-from edit_r1.curate.keeping import budget_row, drop_leftovers, open_ledger, spent_table, spent_whole
+from edit_r1.curate.keeping import budget_row, budget_told, drop_leftovers, open_ledger, spent_table
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.summary import Tally
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample
 from edit_r1.store import Dataset, StoreError, locked, read_json, write_json
-from edit_r1.vlm.budget import BudgetError
 
 Progress = Callable[[str, int, int], None]
 """Called with (step, chunks done, chunks in all)."""
@@ -89,14 +88,11 @@ def curate(
 
     engine = engine or Local()
     refuse_foreign(out)
-    with at_work(out):
+    with at_work(out), budget_told(out):
         stage.prepare(out, retry, None if progress is None else partial(progress, "intake"), ledger)
         ledger.close()
         moved = _begin(stage, out, engine.at_once)
-        try:
-            engine.run(stage, out, retry, moved, done)
-        except BudgetError as error:  # told again, now that everything in flight has ended and is booked
-            raise BudgetError(error.name, error.bound, spent_whole(out)) from None
+        engine.run(stage, out, retry, moved, done)
         made = _assemble(stage, out)
         drop_leftovers(out, {number for own in moved.values() for number in own})
         if retry or not any(read_json(out / "summary.json")["failed"].values()):

@@ -10,13 +10,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from edit_r1.curate.ensemble import Ensemble
 from edit_r1.curate.failures import Failure
+from edit_r1.curate.intake.hard import HardFilter
 from edit_r1.curate.reason import PoolMember
 from edit_r1.curate.select import TieBreak
 from edit_r1.curate.shards import unit_key
-from edit_r1.editors.protocol import Editor
+from edit_r1.editors.protocol import Editor, shaping_of
 from edit_r1.records import Candidate, Sample
 from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
 from edit_r1.vlm.budget import UNBOUNDED, Budget, Ledger
+from edit_r1.vlm.paid import named
 from edit_r1.vlm.protocol import VLM, Sampling
 
 DECOMPOSE_SAMPLING = Sampling(1024, temperature=0.7, top_p=0.95)
@@ -42,7 +44,7 @@ class Prepared(Protocol):
     """Samples that have to be looked at as a whole before the first is asked for, once for an output."""
 
     @property
-    def models(self) -> Sequence[VLM]:
+    def filters(self) -> Sequence[HardFilter]:
         """Those that are asked meanwhile."""
 
     def prepare(
@@ -134,11 +136,11 @@ class CurateStage:
             )
         if self.ensemble is not None:
             self.ensemble.check(self.verifier.name, [member.vlm.name for member in self.pool])
-        ways = [(m.vlm.name, m.sampling, m.variant, m.system) for m in self.pool]
+        ways = [(named(m.vlm), m.sampling, m.variant, m.system) for m in self.pool]
         same = [way for way in ways if ways.count(way) > 1]
         if same:
             raise ValueError(
-                f"two judges of the pool ask {same[0][0]} in the same way and would write the same traces: "
+                f"two judges of the pool ask {same[0][0][0]} in the same way and would write the same traces: "
                 "change a seed, temperature or system text, or raise `traces` of one"
             )
 
@@ -165,13 +167,13 @@ class CurateStage:
 
     def actors(self) -> dict[str, list[str]]:
         """By step, a hash of everything about each of its models that shapes its rows."""
-        prompts = PROMPT_VERSIONS[self.variant]
+        asked = [self.variant, PROMPT_VERSIONS[self.variant]]
         firsts = [sum(member.traces for member in self.pool[:place]) for place in range(len(self.pool))]
         return {
-            "contexts": [unit_key(self.decomposer.name, self.variant, prompts, asdict(self.decompose_sampling))],
-            "candidates": [unit_key(editor.name) for editor in self.editors],
+            "contexts": [unit_key(*named(self.decomposer), *asked, asdict(self.decompose_sampling))],
+            "candidates": [unit_key(editor.name, *shaping_of(editor)) for editor in self.editors],
             "traces": [_member_key(member, first) for member, first in zip(self.pool, firsts, strict=True)],
-            "gold": [unit_key(vlm.name, self.variant, prompts, asdict(self.verify_sampling)) for vlm in self.verifiers],
+            "gold": [unit_key(*named(vlm), *asked, asdict(self.verify_sampling)) for vlm in self.verifiers],
         }
 
     def key(self) -> str:
@@ -188,5 +190,6 @@ class CurateStage:
 
 
 def _member_key(member: PoolMember, first: int) -> str:
-    asked: list[Any] = [member.vlm.name, member.traces, asdict(member.sampling), member.variant, member.system]
+    name, *settings = named(member.vlm)
+    asked: list[Any] = [name, member.traces, asdict(member.sampling), member.variant, member.system, *settings]
     return unit_key(asked, PROMPT_VERSIONS[member.variant], first)

@@ -27,8 +27,16 @@ def read_status(out: Path) -> dict[str, Any]:
         ValueError: when `out` holds no curation.
     """
     path = out / ".work" / "run.json"
+    if not path.exists() and (out / "intake.json").exists():
+        raise ValueError(
+            f"{out}: its data were looked at (intake.json) and no chunk was begun: go on with `edit-r1 curate run "
+            f"RECIPE --out {out}`"
+        )
     if not path.exists() and (out / ".work" / "intake").exists():
-        raise ValueError(f"{out}: its data are being looked at: ask again when the first chunk is at work")
+        raise ValueError(
+            f"{out}: its data are being looked at, or a run was stopped meanwhile: ask again when the first chunk is "
+            "at work, or run again"
+        )
     if not path.exists():
         raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
     run = read_json(path)

@@ -2,30 +2,35 @@
 
 A request is a multipart form (image, prompt, n, size, model); a sample's references follow the source, all as
 `image[]`, which is how that protocol takes several. The answer holds pictures as base64 (`b64_json`). An address in
-the answer is not fetched. Every failure is the `error` of its item; nothing raises but wrong usage.
+the answer is not fetched. How requests are sent, how many at once and which again, is in `vlm.endpoint`. Every failure
+is the `error` of its item; nothing raises but wrong usage.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.images import ImageError, decode_pil, encode_png
 from edit_r1.records import Sample
+from edit_r1.vlm.address import check_key, read_address
+from edit_r1.vlm.endpoint import Endpoint, Patience, Served
+from edit_r1.vlm.openai_wire import NoAnswer, server_words
 from edit_r1.vlm.usage import Usage
 
 MAX_ANSWER_BYTES = 512 * 2**20
 """Largest answer that is read: room for several pictures of the largest size in base64."""
 MAX_WAIT_S = 60.0
-"""Longest pause before another attempt, whatever Retry-After asks."""
+"""Longest pause before another attempt; a server that asks for a longer one has failed."""
+START = 4
+"""Requests under way to begin with: an editor works for longer on one than a language model."""
 
 
 @dataclass(frozen=True)
@@ -43,35 +48,31 @@ class HttpEditorSettings:
     """Largest n."""
     fields: tuple[tuple[str, str], ...] = ()
     """Further form fields as the server documents them, such as ("response_format", "b64_json")."""
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     """Sent as a bearer token."""
     timeout_s: float = 300.0
-    """For each attempt, seconds without a byte."""
-    attempts: int = 3
-    """Attempts in all at a request that was refused for load (429), failed on the server (5xx) or was cut off."""
+    """Seconds for one attempt, from sending to the last byte."""
+    attempts: int = 6
+    """Attempts in all at a request that was refused for load (429, 503), failed on the server (5xx), timed out or was
+    cut off; to queue while others are answered hardly counts."""
     pause_s: float = 1.0
-    """Pause before the second attempt, seconds; it doubles, and gives way to Retry-After."""
-    concurrency: int = 4
-    """Requests under way at once."""
+    """The pause before the second attempt is up to this, in seconds, then doubles; it gives way to Retry-After."""
+    concurrency: int = 16
+    """Most requests under way at once: `START` to begin with, more while all are answered, fewer while the server
+    refuses for load."""
     price: float | None = None
-    """What a picture costs, in the currency of `vlm.usage.Prices`; None: unknown, so no budget in money can hold."""
+    """What a picture costs, in the currency of `vlm.usage.Prices`, at least 0; None: unknown, so no budget in money
+    can hold."""
 
     def __post_init__(self) -> None:
         for name in ("per_request", "attempts", "concurrency"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")
-
-
-class _Refused(Exception):
-    """A request that another attempt would not mend; the message is the reason."""
-
-
-class _Again(Exception):
-    """A request worth another attempt."""
-
-    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after_s = retry_after_s
+        for name in ("timeout_s", "pause_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: use seconds above 0")
+        if self.price is not None and not self.price >= 0:
+            raise ValueError(f"price={self.price}: give an amount of 0 or more a picture")
 
 
 class HttpEditor:
@@ -80,28 +81,39 @@ class HttpEditor:
     simulated = False
 
     def __init__(self, endpoint: str, settings: HttpEditorSettings, name: str | None = None) -> None:
-        """`endpoint`: the base of the API with its version, such as "http://127.0.0.1:8000/v1".
+        """`endpoint`: the base of the API with its version, such as "http://127.0.0.1:8000/v1"; a bare host gets "/v1".
 
-        Raises ValueError for an address that is not http or https.
+        Raises ModelError (a ValueError) for an address that is not http or https, and for a key that cannot be one.
         """
-        try:
-            url = httpx.URL(endpoint.rstrip("/"))
-        except httpx.InvalidURL as error:
-            raise ValueError(f"endpoint {endpoint!r}: {error}; give the base, such as http://host:8000/v1") from error
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(f"endpoint {endpoint!r}: give the base with http or https, such as http://host:8000/v1")
-        self._url = f"{url}/images/edits"
+        address, host = read_address(endpoint)
         self.settings = settings
-        self._name = name or settings.model or url.host
-        headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
-        self._client = httpx.Client(headers=headers, timeout=settings.timeout_s)
+        self._name = name or settings.model or host
+        served = Served(
+            address,
+            host,
+            "/images/edits",
+            called=self._name,
+            missing="are images edited there, and does the address end in /v1?",
+            key=check_key(settings.api_key or "", "the editor's api_key"),
+            key_place="the editor's api_key",
+            most_bytes=MAX_ANSWER_BYTES,
+        )
+        patience = Patience(
+            settings.concurrency, settings.timeout_s, settings.attempts - 1, settings.pause_s, MAX_WAIT_S, START
+        )
+        self._server = Endpoint(served, patience)
 
     @property
     def name(self) -> str:
         return self._name
 
+    def give_up(self) -> None:
+        """See `PaidEditor.give_up`."""
+        self._server.give_up()
+
     def close(self) -> None:
-        self._client.close()
+        """Gives up what is under way and closes the connections."""
+        self._server.close()
 
     def __enter__(self) -> HttpEditor:
         return self
@@ -121,13 +133,25 @@ class HttpEditor:
 
     @property
     def settings_key(self) -> str:
-        """See `PaidEditor`. Not the address and not the key: models move."""
+        """See `PaidEditor`. Not the address and not the key: models move. A model that is the name is told by it."""
         asked = self.settings
-        return json.dumps([asked.model, asked.size, asked.send_seed, asked.per_request, asked.fields])
+        told = {
+            "model": asked.model if asked.model != self.name else None,
+            "size": asked.size,
+            "send_seed": asked.send_seed,
+            "fields": asked.fields,
+        }
+        told = {name: value for name, value in told.items() if value}
+        return json.dumps(told, sort_keys=True) if told else ""
 
     @property
     def priced(self) -> bool:
         return self.settings.price is not None
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be under way at present: what the server was found to bear."""
+        return self._server.limit
 
     def edit_each(
         self, samples: Sequence[Sample], seeds: Sequence[int], begin: Callable[[], None]
@@ -135,29 +159,14 @@ class HttpEditor:
         """See `PaidEditor.edit_each`. Raises ValueError as `edit`."""
         if len(samples) != len(seeds):
             raise ValueError(f"{len(samples)} samples and {len(seeds)} seeds: give one seed per sample")
-        problem: Exception | None = None
 
-        def run(places: list[int]) -> tuple[dict[int, EditedImage], Usage]:
-            begin()
-            return self._job(samples[places[0]], seeds[places[0]], places)
+        def jobs() -> Iterator[tuple[Sample, int, list[int]]]:
+            """Taken from when a request can be sent."""
+            for places in self._jobs(samples):
+                begin()
+                yield samples[places[0]], seeds[places[0]], places
 
-        with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            asked = [pool.submit(run, places) for places in self._jobs(samples)]
-            try:
-                for one in as_completed(asked):
-                    if one.cancelled():
-                        continue
-                    try:
-                        yield one.result()
-                    except Exception as error:  # the caller's: told when what is under way has ended
-                        problem = error
-                        for other in asked:
-                            other.cancel()
-            finally:
-                for other in asked:
-                    other.cancel()
-        if problem is not None:
-            raise problem
+        yield from self._server.each(jobs(), self._ask)
 
     def _jobs(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Places that one request answers."""
@@ -173,30 +182,35 @@ class HttpEditor:
                 jobs.append([place])
         return jobs
 
-    def _job(self, sample: Sample, seed: int, places: list[int]) -> tuple[dict[int, EditedImage], Usage]:
-        """The edits that one request answers, and what it took."""
-        attempts = Retrying(
-            stop=stop_after_attempt(self.settings.attempts),
-            wait=self._pause,
-            retry=retry_if_exception_type(_Again),
-            reraise=True,
-        )
-        try:
-            images = self._ask(sample, seed, len(places), attempts)
-        except (_Refused, _Again, ImageError) as error:
-            images = [EditedImage(None, f"{self.name}: {error}")] * len(places)
-        missing = f"{self.name}: the server sent {len(images)} of {len(places)} pictures"
-        edits = [images[n] if n < len(images) else EditedImage(None, missing) for n in range(len(places))]
+    async def _ask(self, job: tuple[Sample, int, list[int]]) -> tuple[dict[int, EditedImage], Usage]:
+        """The edits that one request answers, which has a place, and what it took."""
+        sample, seed, places = job
+        try:  # on another thread: to encode or decode a large picture takes as long as many answers
+            content, kind = await asyncio.to_thread(self._form, sample, seed, len(places))
+        except BaseException as error:
+            self._server.leave()
+            if not isinstance(error, ImageError):
+                raise
+            return dict.fromkeys(places, EditedImage(None, str(error))), Usage()
+        entries, retries, problem = await self._server.post(content, kind, _entries)
+        if entries is None:
+            edits = [EditedImage(None, str(problem))] * len(places)
+        else:
+            edits = await asyncio.to_thread(lambda: [_picture(entry) for entry in entries[: len(places)]])
+            missing = f"the server sent {len(edits)} of {len(places)} pictures"
+            edits += [EditedImage(None, missing)] * (len(places) - len(edits))
+            edits = [one if one.error is None else EditedImage(None, self._server.told(one.error)) for one in edits]
         made = sum(edited.image is not None for edited in edits)
         usage = Usage(
             requests=1,
-            retries=int(attempts.statistics.get("attempt_number", 1)) - 1,
+            retries=retries,
             failures=int(made < len(places)),
             cost=None if self.settings.price is None else made * self.settings.price,
         )
         return dict(zip(places, edits, strict=True)), usage
 
-    def _ask(self, sample: Sample, seed: int, n: int, attempts: Retrying) -> list[EditedImage]:
+    def _form(self, sample: Sample, seed: int, n: int) -> tuple[bytes, str]:
+        """What is sent, and its Content-Type. Raises ImageError for a picture that cannot be read."""
         picture = decode_pil(sample.source)
         form = {"prompt": sample.instruction, "n": str(n)}
         form["size"] = self.settings.size or f"{picture.width}x{picture.height}"
@@ -210,42 +224,22 @@ class HttpEditor:
             pictures = [picture, *(decode_pil(image) for image in sample.references)]
             named = enumerate(pictures)
             files = [("image[]", (f"picture{n}.png", encode_png(each), "image/png")) for n, each in named]
-        return _pictures(attempts(self._post, {**form, **dict(self.settings.fields)}, files))
-
-    def _pause(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome is not None else None
-        asked = error.retry_after_s if isinstance(error, _Again) else None
-        planned = self.settings.pause_s * 2 ** (state.attempt_number - 1)
-        return min(MAX_WAIT_S, planned if asked is None else asked)
-
-    def _post(self, form: dict[str, str], files: Sequence[tuple[str, tuple[str, bytes, str]]]) -> bytes:
-        try:
-            with self._client.stream("POST", self._url, data=form, files=list(files)) as response:
-                body = bytearray()
-                for chunk in response.iter_bytes():
-                    body += chunk
-                    if len(body) > MAX_ANSWER_BYTES:
-                        raise _Refused(f"the answer is larger than {MAX_ANSWER_BYTES} bytes: ask for smaller pictures")
-        except httpx.TransportError as error:
-            raise _Again(f"{self._url} cannot be reached or broke off ({error or type(error).__name__})") from error
-        except httpx.DecodingError as error:
-            raise _Refused(f"the answer's compression is damaged ({error})") from error
-        if response.status_code == 429 or response.status_code >= 500:
-            raise _Again(_reason(response.status_code, bytes(body)), _seconds(response.headers.get("Retry-After")))
-        if response.status_code != 200:
-            raise _Refused(_reason(response.status_code, bytes(body)))
-        return bytes(body)
+        request = httpx.Request("POST", "http://form", data={**form, **dict(self.settings.fields)}, files=files)
+        return request.read(), request.headers["Content-Type"]
 
 
-def _pictures(body: bytes) -> list[EditedImage]:
-    """The pictures of an answer, each proved to decode; ValueError never leaves, a bad picture is its item's error."""
+def _entries(body: bytes) -> list[object]:
+    """What an answer holds for pictures. Raises NoAnswer for one that is none."""
     try:
-        data = json.loads(body)["data"]
+        document = json.loads(body)
+        data = document["data"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _Refused('the answer is no JSON object with "data": is this an images API?') from error
+        words = server_words(body)
+        told = f" ({words})" if words else ""
+        raise NoAnswer(f'the answer is no JSON object with "data": is this an images API?{told}') from error
     if not isinstance(data, list):
-        raise _Refused('"data" in the answer is no list: is this an images API?')
-    return [_picture(entry) for entry in data]
+        raise NoAnswer('"data" in the answer is no list: is this an images API?')
+    return data
 
 
 def _picture(entry: object) -> EditedImage:
@@ -260,22 +254,3 @@ def _picture(entry: object) -> EditedImage:
     except (binascii.Error, ImageError, ValueError) as error:
         return EditedImage(None, f"the server's picture cannot be read ({error})")
     return EditedImage(image)
-
-
-def _reason(status: int, body: bytes) -> str:
-    """The server's own words where it gives any, on one line, bounded."""
-    text = body[:2000].decode("utf-8", "replace")
-    try:
-        error = json.loads(body)["error"]
-        text = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    said = " ".join(text.split())[:300]
-    return f"the server answered {status}{': ' + said if said else ''}"
-
-
-def _seconds(header: str | None) -> float | None:
-    """Retry-After in seconds; its other form, a date, is left to our own pause."""
-    if header is None or not header.strip().isdigit():
-        return None
-    return float(header)

@@ -101,7 +101,7 @@ class KeptEditor:
                 self.used += usage
                 ended += 1
                 if self.ledger is not None:
-                    self.ledger.end(editor.name, usage)
+                    self.ledger.end(editor.name, usage, editor.limit)
         finally:
             if self.ledger is not None:
                 self.ledger.give_up(begun - ended)

@@ -5,6 +5,7 @@ Legend: B contexts or edits of one layout, L latent tokens of the edit, C channe
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ from edit_r1.editors.packing import use_packed_attention
 from edit_r1.editors.parts import Quantisation, check_scheduler, freeze, place, quantising, save_lora
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.records import Sample
+
+_SPEED = {"batch_size", "padding", "offload_encoders"}
+"""Settings that shape no edit but by rounding."""
 
 
 class SamplerSettings(Protocol):
@@ -57,6 +61,12 @@ class PipelineEditor(ABC, Generic[E, S]):
         self.pipeline, self.settings, self.name = pipeline, settings, name or self.default_name
         self._packs = use_packed_attention(pipeline.transformer, dict(self.packed_attention))
         freeze([pipeline.transformer, pipeline.vae, *self._encoders])
+
+    @property
+    def settings_key(self) -> str:
+        """What shapes an edit beside the weights, the name, the sample and the seed (JSON)."""
+        told = {name: value for name, value in vars(self.settings).items() if name not in _SPEED}
+        return json.dumps(told, sort_keys=True)
 
     @classmethod
     def from_pretrained(

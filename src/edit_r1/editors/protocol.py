@@ -44,11 +44,15 @@ class PaidEditor(Editor, Protocol):
 
     @property
     def settings_key(self) -> str:
-        """What shapes an edit beside the editor's name, the sample and the seed."""
+        """What shapes an edit beside the editor's name, the sample and the seed; "" for nothing."""
 
     @property
     def priced(self) -> bool:
         """True when `Usage.cost` is told."""
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be under way at present."""
 
     def edit_each(
         self, samples: Sequence[Sample], seeds: Sequence[int], begin: Callable[[], None]
@@ -58,3 +62,18 @@ class PaidEditor(Editor, Protocol):
         begin: called before every request, on another thread. What it raises ends the asking: what is under way is
         still handed over, then it is raised.
         """
+
+    def give_up(self) -> None:
+        """Cancels what other threads have asked, which then raise ModelError; what is under way may be paid for."""
+
+
+@runtime_checkable
+class _Settled(Protocol):
+    @property
+    def settings_key(self) -> str: ...
+
+
+def shaping_of(editor: Editor) -> tuple[str, ...]:
+    """An editor's `settings_key`, where it has settings that shape its edits."""
+    key = editor.settings_key if isinstance(editor, _Settled) else ""
+    return (key,) if key else ()

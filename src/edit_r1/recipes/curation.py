@@ -12,6 +12,7 @@ def photographs():
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edit_r1.curate.intake.checks import IntakeChecks
 from edit_r1.curate.intake.draw import Draw
@@ -21,14 +22,16 @@ from edit_r1.curate.intake.open import open_rows, team_samples
 from edit_r1.curate.intake.rows import Columns
 from edit_r1.curate.intake.source import TeamSamples
 from edit_r1.curate.reason import PoolMember
-from edit_r1.curate.stage import CurateStage, Samples
+from edit_r1.curate.stage import DECOMPOSE_SAMPLING, VERIFY_SAMPLING, CurateStage, Samples
 from edit_r1.editors.http import HttpEditor, HttpEditorSettings
 from edit_r1.editors.protocol import Editor
 from edit_r1.editors.ready import ReadyEdits, folder_edits
-from edit_r1.vlm.openai import OpenAIVLM
+from edit_r1.vlm.budget import Budget
+from edit_r1.vlm.openai import OpenAIVLM, Prices
 from edit_r1.vlm.protocol import VLM, Sampling
 
 __all__ = [
+    "Budget",
     "Columns",
     "CurateStage",
     "Draw",
@@ -40,6 +43,7 @@ __all__ = [
     "JoinedSamples",
     "OpenAIVLM",
     "PoolMember",
+    "Prices",
     "ReadyEdits",
     "Sampling",
     "TeamSamples",
@@ -62,6 +66,8 @@ def cold_start(
     traces: int = 2,
     candidates_per_context: int = 0,
     trace_tokens: int = 2048,
+    principle_tokens: int = 1024,
+    gold_tokens: int = 4096,
     chunk_size: int = 64,
     seed: int = 0,
 ) -> CurateStage:
@@ -76,7 +82,10 @@ def cold_start(
         judges: the pool.
         traces: of each judge for each candidate, at least 1, shared among its two ways.
         candidates_per_context: 0 asks every editor once.
-        trace_tokens: longest trace.
+        trace_tokens: longest trace; it, and the two below, have to fit into the model's context beside the prompt, and
+            to leave a model that thinks before it answers the room for it.
+        principle_tokens: longest list of principles.
+        gold_tokens: longest list of gold verdicts.
 
     Raises ValueError for fewer than one trace, as `CurateStage`.
     """
@@ -94,6 +103,8 @@ def cold_start(
         pool=tuple(pool),
         verifier=verifier or model,
         candidates_per_context=candidates_per_context or max(1, len(editors)),
+        decompose_sampling=replace(DECOMPOSE_SAMPLING, max_new_tokens=principle_tokens),
+        verify_sampling=replace(VERIFY_SAMPLING, max_new_tokens=gold_tokens),
         chunk_size=chunk_size,
         seed=seed,
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edit_r1.curate.stage import CurateStage
+from edit_r1.vlm.budget import Budget
 
 
 def load_recipe(name: str) -> Any:
@@ -39,12 +41,21 @@ def load_recipe(name: str) -> Any:
     raise ValueError(f"recipe {name}: {path} has no function {function!r}")
 
 
-def load_curation(name: str) -> CurateStage:
-    """As `load_recipe`, for a recipe that returns a `CurateStage`; ValueError for another kind."""
+def load_curation(
+    name: str, money: float | None = None, requests: int | None = None, tokens: int | None = None
+) -> CurateStage:
+    """As `load_recipe`, for a recipe that returns a `CurateStage`, with what is given in place of its own budget's
+    bounds (`vlm.budget.Budget`). ValueError for another kind, and for a bound below 0."""
     stage = load_recipe(name)
     if not isinstance(stage, CurateStage):
         raise ValueError(f"curate takes a recipe that returns CurateStage, {name} returns {type(stage).__name__}")
-    return stage
+    own = stage.budget
+    budget = Budget(
+        own.money if money is None else money,
+        own.requests if requests is None else requests,
+        own.tokens if tokens is None else tokens,
+    )
+    return replace(stage, budget=budget)
 
 
 def _line_of(file: str | None, error: BaseException) -> str:

@@ -338,8 +338,10 @@ def _style(score: float) -> str:
 
 def quiet_libraries() -> None:
     """No progress bars and warnings of a model's library: what goes wrong is told in our one line."""
+    from huggingface_hub.utils.logging import set_verbosity_error
     from transformers.utils import logging
 
+    set_verbosity_error()  # of the hub: each of its tries to reach it would be a line
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # transformers warns of its own older names, which TRL still uses.

@@ -50,7 +50,7 @@ def hub_table(data: str, split: str, config: str = "", revision: str | None = No
     except Exception as error:  # a boundary: network, hub and formats each raise classes of their own
         where = "holds no data that can be read" if Path(data).is_dir() else "no such folder, nor a dataset on the hub"
         raise ValueError(
-            f"{data}: {where} ({_line(error)}): check the name, --split {split} and --hub-config"
+            f"{data}: {where} ({_line(error)}): check the name, the split {split!r} and the configuration"
         ) from error
     return table, Path(data) if Path(data).is_dir() else Path(settings.HF_DATASETS_CACHE)
 

@@ -11,7 +11,7 @@ from edit_r1.vlm.errors import ModelError
 
 
 def read_address(endpoint: str) -> tuple[str, str]:
-    """(address up to "/chat/completions", host). Raises ModelError for what is no such address."""
+    """(address up to "/chat/completions" or "/images/edits", host). Raises ModelError for what is no such address."""
     remedy = "give an address such as http://127.0.0.1:8000/v1"
     try:
         url = httpx.URL(endpoint.strip())
@@ -21,7 +21,7 @@ def read_address(endpoint: str) -> tuple[str, str]:
         raise ModelError(f"the endpoint at {url.host} holds a user or password: put a key into an environment variable")
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise ModelError(f"endpoint {endpoint!r}: {remedy}")
-    path = url.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
+    path = url.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/images/edits") or "/v1"
     return str(url.copy_with(path=path)).rstrip("/"), url.host
 
 
@@ -35,7 +35,12 @@ def is_loopback(host: str) -> bool:
 
 def read_key(variable: str) -> str | None:
     """The key in an environment variable, None for no key. Raises ModelError, not quoting it, for a malformed one."""
-    key = os.environ.get(variable, "").strip()
+    return check_key(os.environ.get(variable, ""), variable)
+
+
+def check_key(key: str, place: str) -> str | None:
+    """The key without space around it, None for an empty one. Raises ModelError as `read_key`."""
+    key = key.strip()
     if not all("!" <= sign <= "~" for sign in key):
-        raise ModelError(f"{variable}: holds spaces or signs that no key has: set it anew")
+        raise ModelError(f"{place}: holds spaces or signs that no key has: set it anew")
     return key or None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.store.journal import Journal, last_values
+from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.usage import Usage
 
 REFRESH_S = 1.0
@@ -91,12 +92,15 @@ class Ledger:
         self._own: dict[str, Usage] = {}
         self._limits: dict[str, int | None] = {}
         self._in_flight = 0
+        self._stopped = False
         self._others = Usage()
         self._read_at = float("-inf")
 
     def begin(self) -> None:
-        """Before a request. Raises BudgetError when the budget does not allow it."""
+        """Before a request. Raises BudgetError when the budget does not allow it, ModelError after `stop`."""
         with self._lock:
+            if self._stopped:
+                raise ModelError("the run was stopped")
             if self.budget.bounded:
                 self._check()
             self._in_flight += 1
@@ -114,6 +118,10 @@ class Ledger:
                 self._journal.restart(line)
             else:
                 self._journal.append(line)
+
+    def stop(self) -> None:
+        """Nothing is begun any more. Called from any thread."""
+        self._stopped = True
 
     def give_up(self, requests: int) -> None:
         """So many that had begun ended without being heard of."""

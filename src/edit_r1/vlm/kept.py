@@ -65,6 +65,11 @@ class KeptVLM:
     def simulated(self) -> bool:
         return self.vlm.simulated
 
+    @property
+    def settings(self) -> str:
+        """As `PaidVLM.settings`; "" for another model."""
+        return self.vlm.settings if isinstance(self.vlm, PaidVLM) else ""
+
     def close(self) -> None:
         """Forces what was stored to the disk. The model itself stays open."""
         self._journal.close()
@@ -88,7 +93,7 @@ class KeptVLM:
         calls = [call for own in each for call in own]
         digests = [request_digest(request) for request in requests]
         keys = [
-            call_key(self.vlm.name, paid.settings if paid is not None else "", digest, call)
+            call_key(self.vlm.name, self.settings, digest, call)
             for digest, own in zip(digests, each, strict=True)
             for call in own
         ]

@@ -1,46 +1,33 @@
 """Any OpenAI-compatible server as a `VLM`: hosted models, vLLM, `transformers serve`, edit-r1's own.
 
-The calls of a program are synchronous, from any thread, also from inside a running event loop; inside, one
-`httpx.AsyncClient` works on a private event-loop thread. At most `concurrency` requests are in flight over all calls,
-and fewer while the server refuses for load (`openai_pace`). What failed for want of luck (429, 408, 5xx, a time-out, a
-dropped connection, a body that is no JSON from a server that has answered before) is sent again, after the pause the
-server asks for by Retry-After, which all requests keep, else after a growing pause with jitter; everything else fails
-at once. A request that pauses for long holds no place of another. A server that was never reached is not waited for, so
-a wrong address is told at once. One request's failure is one error completion.
+How requests are sent, at once and again, is in `endpoint`; what is sent and read is in `openai_wire`. One request's
+failure is one error completion.
 
 n answers are n requests with the seeds seed, seed+1, ..., because `transformers serve` and others ignore n;
 `server_n` asks for them in one. Greedy copies are one request. A server that refuses the request for the tokens'
-probabilities is asked without, once and from then on. What is sent and read is in `openai_wire`.
+probabilities is asked without, once and from then on.
 
 The key is read from an environment variable, goes into one header, and stands in no message and no record.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import math
-import random
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-import httpx
-
-from edit_r1.vlm.address import is_loopback, read_address, read_key
+from edit_r1.vlm.address import read_address, read_key
+from edit_r1.vlm.endpoint import Endpoint, Patience, Served
 from edit_r1.vlm.errors import ModelError
-from edit_r1.vlm.lanes import Lanes
-from edit_r1.vlm.openai_failures import Asked, Failed, Refused, Unlucky, status_problem
-from edit_r1.vlm.openai_pace import Pace
+from edit_r1.vlm.openai_failures import Refused
 from edit_r1.vlm.openai_wire import (
     OWN_KEYS,
     Answer,
     LimitKey,
     Messages,
-    NoAnswer,
     encode_messages,
     encode_request,
     read_answer,
@@ -53,12 +40,6 @@ __all__ = ["LimitKey", "OpenAIVLM", "Prices", "Usage"]
 
 MAX_RESPONSE_BYTES = 64 * 2**20
 """Largest response that is read: 4,096 tokens with 20 alternatives each are some 10 MB."""
-
-QUEUED = 0.1
-"""What a refusal with Retry-After counts as of a failed attempt, where others were answered since the last one: such a
-request has to queue and is not broken. Above 0, because a server may refuse one request for ever."""
-
-Result = TypeVar("Result")
 
 
 class OpenAIVLM:
@@ -105,12 +86,7 @@ class OpenAIVLM:
 
         Raises ModelError for an address or a key that cannot be one, ValueError for a number out of range.
         """
-        for name, value, least in (("concurrency", concurrency, 1), ("max_retries", max_retries, 0)):
-            if value < least:
-                raise ValueError(f"{name}={value}: use {least} or more")
-        for name, seconds in (("timeout_s", timeout_s), ("backoff_s", backoff_s), ("max_wait_s", max_wait_s)):
-            if not seconds > 0:
-                raise ValueError(f"{name}={seconds}: use seconds above 0")
+        patience = Patience(concurrency, timeout_s, max_retries, backoff_s, max_wait_s)
         if taken := {*OWN_KEYS, limit_key} & (extra or {}).keys():
             raise ValueError(f"extra={sorted(taken)}: these keys are set by the sampling parameters")
         self.name = model
@@ -121,27 +97,22 @@ class OpenAIVLM:
         self._limit_key: LimitKey = limit_key
         self._server_sampling = server_sampling
         self._extra = dict(extra or {})
-        self._timeout_s, self._max_retries = timeout_s, max_retries
-        self._backoff_s, self._max_wait_s = backoff_s, max_wait_s
         self._prices = prices
         self._on_request = on_request
         self._usage = Usage(cost=None if prices is None else 0.0)
         self._usage_lock = threading.Lock()
-        self._key = read_key(api_key_env)
-        self._reached = False
         self._without_choices = False
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        self._lanes = Lanes(
-            headers,
-            httpx.Timeout(timeout_s, connect=min(10.0, timeout_s), pool=None),
-            trust_env=not is_loopback(host),  # a proxy for the world is none for this machine
+        served = Served(
+            self.endpoint,
+            host,
+            "/chat/completions",
+            called=model,
+            missing=f"is the model {model!r} served there, and does the address end in /v1?",
+            key=read_key(api_key_env),
+            key_place=api_key_env,
+            most_bytes=MAX_RESPONSE_BYTES,
         )
-        self._pace = Pace(concurrency)
-        self._open = asyncio.Semaphore(2 * concurrency)  # calls begun, those that wait to be sent again included
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"edit-r1 {model}", daemon=True)
-        self._thread.start()
-        self._closed = False
+        self._server = Endpoint(served, patience)
 
     @property
     def capacity(self) -> int:
@@ -151,7 +122,7 @@ class OpenAIVLM:
     @property
     def limit(self) -> int:
         """Requests that may be in flight at present, 1 to `capacity`: what the server was found to bear."""
-        return self._pace.limit
+        return self._server.limit
 
     @property
     def settings(self) -> str:
@@ -191,90 +162,30 @@ class OpenAIVLM:
 
     def answer_each(self, calls: Iterable[Call]) -> Iterator[Answered]:
         """See `PaidVLM.answer_each`. Giving it up cancels what is under way. Raises ModelError after `close`."""
-        arrived: SimpleQueue[Answered | None] = SimpleQueue()
-        future = self._start(self._deal(iter(calls), arrived))
-        try:
-            while (one := arrived.get()) is not None:
-                yield one
-            future.result()
-        finally:
-            future.cancel()
+        yield from self._server.each(enumerate(calls), partial(self._answer, Messages()))
 
     def check(self) -> None:
         """Asks one short question. Raises ModelError, in one line, when address, key or model are wrong or silent."""
-        self._run(self._check())
+        self._server.run(self._check())
+
+    def give_up(self) -> None:
+        """See `PaidVLM.give_up`."""
+        self._server.give_up()
 
     def close(self) -> None:
         """Gives up what is under way and closes the connections."""
-        if self._closed:
-            return
-        self._run(self._shut())
-        self._closed = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._server.close()
 
-    def _start(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
-        if self._closed:
-            work.close()
-            raise ModelError(f"{self.endpoint}: this connection was closed: make a new one")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        future = self._start(work)
-        try:
-            return future.result()
-        except BaseException:  # Ctrl-C while waiting
-            future.cancel()
-            raise
-
-    async def _shut(self) -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._lanes.close()
-
-    async def _deal(self, calls: Iterator[Call], arrived: SimpleQueue[Answered | None]) -> None:
-        """Sends each call when there is a place for it, and hands over what comes; None is the end."""
-        problem: Exception | None = None
-        number, messages = 0, Messages()
-        try:
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    await self._open.acquire()
-                    await self._pace.enter()
-                    call: Call | None = None
-                    try:
-                        call = next(calls, None)
-                    except Exception as error:  # the caller's: told to it when what is under way has ended
-                        problem = error
-                    if call is None:
-                        self._pace.leave()
-                        self._open.release()
-                        break
-                    group.create_task(self._answer(number, call, messages, arrived))
-                    number += 1
-            if problem is not None:
-                raise problem
-        except ExceptionGroup as group:  # of `on_request`, the caller's too
-            raise group.exceptions[0] from None
-        finally:
-            arrived.put(None)
-
-    async def _answer(self, number: int, call: Call, messages: Messages, arrived: SimpleQueue[Answered | None]) -> None:
+    async def _answer(self, messages: Messages, job: tuple[int, Call]) -> Answered:
         """One call, which has a place; never raises for what a server does."""
+        number, call = job
         try:
-            try:
-                conversation = messages.of(call.request)
-            except ValueError as error:  # a picture that cannot be read
-                self._pace.leave()
-                rows, usage = (Completion("", 0, "error", str(error)),) * call.n, Usage()
-            else:
-                rows, usage = await self._ask(conversation, call.sampling, call.n)
-            arrived.put(Answered(number, rows, usage))
-        finally:
-            self._open.release()
+            conversation = messages.of(call.request)
+        except ValueError as error:  # a picture that cannot be read
+            self._server.leave()
+            return Answered(number, (Completion("", 0, "error", str(error)),) * call.n, Usage())
+        rows, usage = await self._ask(conversation, call.sampling, call.n)
+        return Answered(number, rows, usage)
 
     async def _ask(self, messages: bytes, sampling: Sampling, n: int) -> tuple[tuple[Completion, ...], Usage]:
         """n answers by one request, and what it took."""
@@ -282,7 +193,7 @@ class OpenAIVLM:
             sampling = replace(sampling, top_logprobs=0)
         answer, retries, problem = await self._post(self._encoded(messages, sampling, n), n)
         if sampling.top_logprobs and isinstance(problem, Refused):  # they break ties: an answer without is worth more
-            await self._pace.enter(again=True)
+            await self._server.enter(again=True)
             plain = self._encoded(messages, replace(sampling, top_logprobs=0), n)
             answer, again, problem = await self._post(plain, n)
             self._without_choices |= answer is not None
@@ -290,7 +201,9 @@ class OpenAIVLM:
         usage = self._count(retries, answer)
         if answer is None:
             return (Completion("", 0, "error", str(problem)),) * n, usage
-        rows = (row if row.error is None else replace(row, error=self._told(row.error)) for row in answer.completions)
+        rows = (
+            row if row.error is None else replace(row, error=self._server.told(row.error)) for row in answer.completions
+        )
         return tuple(rows), usage
 
     def _encoded(self, messages: bytes, sampling: Sampling, n: int) -> bytes:
@@ -299,96 +212,15 @@ class OpenAIVLM:
 
     async def _check(self) -> None:
         messages = encode_messages(Request(("Answer with one word: are you there?",)))
-        await self._pace.enter()
+        await self._server.enter()
         answer, retries, problem = await self._post(self._encoded(messages, Sampling(16, temperature=0.0), 1), 1)
         self._count(retries, answer)
         if problem is not None:
             raise ModelError(str(problem)) from problem
 
     async def _post(self, content: bytes, n: int) -> tuple[Answer | None, int, Exception | None]:
-        """One request, which has a place, with its retries: (its answer, or None; how often it was sent again; why
-        there is no answer)."""
-        sent, failed, answered = 0, 0.0, self._pace.answered
-        while True:
-            if sent:
-                await self._pace.enter(again=True)
-            sent += 1
-            try:
-                answer = self._read_answer(await self._once(content), n)
-                self._pace.note("answered")
-                return answer, sent - 1, None
-            except Unlucky as error:
-                self._pace.note("refused" if error.load else "other")
-                queued = error.after is not None and error.load and self._pace.answered > answered
-                failed += QUEUED if queued else 1
-                if failed > self._max_retries:
-                    return None, sent - 1, error
-                pause, answered = self._pause(error, failed), self._pace.answered
-                if error.after is not None:
-                    self._pace.close_for(error.after)
-                elif error.load:  # keeping its place for a while: another one would only be refused too
-                    kept = min(pause, self._backoff_s)
-                    await asyncio.sleep(kept)
-                    pause -= kept
-            except (Failed, NoAnswer) as error:
-                return None, sent - 1, error
-            finally:
-                self._pace.leave()
-            await asyncio.sleep(pause)
-
-    def _pause(self, error: Unlucky, failed: float) -> float:
-        """Seconds until a request is sent again: what the server asks for and a little more, else up to a growing
-        bound."""
-        jitter = random.random()  # so that many clients do not come back at the same instant
-        if error.after is not None:
-            return error.after + jitter * self._backoff_s
-        return jitter * min(self._max_wait_s, self._backoff_s * 2 ** (math.ceil(failed) - 1))
-
-    def _read_answer(self, payload: bytes, n: int) -> Answer:
-        """Raises NoAnswer for what is none, Unlucky instead where the server has answered before."""
-        try:
-            return read_answer(payload, n)
-        except NoAnswer as error:
-            told = self._told(str(error))
-            raise (Unlucky if self._pace.answered else NoAnswer)(told) from None
-
-    async def _once(self, content: bytes) -> bytes:
-        """One attempt: the body of a response with status 200."""
-        try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._lanes.one() as client,
-                client.stream("POST", f"{self.endpoint}/chat/completions", content=content) as response,
-            ):
-                payload = await self._read(response)
-        except (TimeoutError, httpx.TimeoutException):
-            raise Unlucky(self._told(f"no answer within {self._timeout_s:g} s"), load=True) from None
-        except httpx.ConnectError as error:
-            reason = self._told(f"cannot be reached ({error}): is the server running there?")
-            raise (Unlucky if self._reached else Failed)(reason) from None
-        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            raise Unlucky(self._told(f"the connection broke ({error or type(error).__name__})")) from None
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise Failed(self._told(f"{type(error).__name__} {error}")) from None
-        self._reached = True
-        asked = Asked(self.name, self.api_key_env, self._key is not None, self._max_wait_s)
-        if problem := status_problem(response, payload, asked):
-            problem.args = (self._told(str(problem)),)
-            raise problem
-        return payload
-
-    async def _read(self, response: httpx.Response) -> bytes:
-        payload = bytearray()
-        async for piece in response.aiter_bytes():
-            payload += piece
-            if len(payload) > MAX_RESPONSE_BYTES:
-                raise Failed(self._told(f"the response is longer than {MAX_RESPONSE_BYTES} bytes"))
-        return bytes(payload)
-
-    def _told(self, reason: str) -> str:
-        """One line that begins with the address and never holds the key."""
-        line = f"{self.endpoint}: {' '.join(reason.split())}"
-        return line.replace(self._key, "***") if self._key else line
+        """As `Endpoint.post`."""
+        return await self._server.post(content, "application/json", lambda payload: read_answer(payload, n))
 
     def _count(self, retries: int, answer: Answer | None) -> Usage:
         """What one request took, noted."""

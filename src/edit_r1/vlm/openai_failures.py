@@ -1,4 +1,4 @@
-"""Failures of requests to an OpenAI-compatible server, and which of them an HTTP status means."""
+"""Failures of requests to an OpenAI-compatible server of texts or pictures, and which of them an HTTP status means."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class Unlucky(Failed):
 class Asked:
     """What a request was made with, as far as a remedy names it."""
 
-    model: str
-    key_variable: str
-    """Environment variable of the key."""
+    missing: str
+    """What a 404 asks the user to check."""
+    key_place: str
+    """Where the key is set: an environment variable, or in words."""
     with_key: bool
     longest_wait_s: float
     """A server that asks for a longer pause has failed."""
@@ -49,13 +50,13 @@ def status_problem(response: httpx.Response, payload: bytes, asked: Asked) -> Fa
     if status == 200:
         return None
     if status in (401, 403):  # the server's own words may quote the key
-        variable = asked.key_variable
-        refused = f"refuses the key in {variable}" if asked.with_key else f"wants a key: set {variable}"
+        place = asked.key_place
+        refused = f"refuses the key in {place}" if asked.with_key else f"wants a key: set {place}"
         return Failed(f"{refused} ({status})")
     words = server_words(payload)
     told = f"{status} {response.reason_phrase}".strip() + (f": {words}" if words else "")
     if status == 404:
-        return Failed(f"{told}; is the model {asked.model!r} served there, and does the address end in /v1?")
+        return Failed(f"{told}; {asked.missing}")
     if 300 <= status < 400:
         return Failed(f"redirects to {one_line(response.headers.get('location', '?'))}: give that address")
     if (status not in (408, 429) and status < 500) or error_code(payload) == "insufficient_quota":

@@ -37,13 +37,13 @@ SHORTEST = 8
 class Pace:
     """The requests of one endpoint; everything is called on one event loop, but for reading `limit`."""
 
-    def __init__(self, most: int) -> None:
-        """most: requests in flight that are never exceeded, at least 1."""
+    def __init__(self, most: int, start: int = START) -> None:
+        """most: requests in flight that are never exceeded, at least 1. start: the first limit, at most `most`."""
         self.most = most
         self.in_flight = 0
         self.answered = 0
         """Requests that were answered so far."""
-        self._limit = float(min(most, START))
+        self._limit = float(min(most, start))
         self._in_a_row = 0
         """Answers since the last refusal."""
         self._refused = 0.0

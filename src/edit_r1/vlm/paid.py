@@ -61,6 +61,21 @@ class PaidVLM(VLM, Protocol):
         is under way is still handed over, then it is raised.
         """
 
+    def give_up(self) -> None:
+        """Cancels what other threads have asked, which then raise ModelError; what is under way may be paid for."""
+
+
+@runtime_checkable
+class _Settled(Protocol):
+    @property
+    def settings(self) -> str: ...
+
+
+def named(vlm: VLM) -> tuple[str, ...]:
+    """What tells a model from others of a run: its name and, where it has settings that shape its answers, these."""
+    settings = vlm.settings if isinstance(vlm, _Settled) else ""
+    return (vlm.name, settings) if settings else (vlm.name,)
+
 
 def rows_of(answers: Iterable[Sequence[Completion]], n: int) -> list[Completion]:
     """n completions of a request from the answers to its `calls`, in their order."""

@@ -109,5 +109,8 @@ def test_nothing_is_written_into_a_folder_of_others(scripted: Any, folder: Path,
 
 def test_status_while_the_data_are_looked_at(folder: Path, tmp_path: Path) -> None:
     team_samples(folder).prepare(tmp_path)
+    with pytest.raises(ValueError, match=f"its data were looked at .* `edit-r1 curate run RECIPE --out {tmp_path}`"):
+        read_status(tmp_path)
+    (tmp_path / "intake.json").unlink()
     with pytest.raises(ValueError, match="its data are being looked at"):
         read_status(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -326,3 +327,35 @@ def test_the_reader_is_chosen_by_what_lies_there(folder: Path, tmp_path: Path, d
     for name, message in (("none", "no such file or folder"), ("a/b", "nor a dataset on the hub")):
         with pytest.raises(ValueError, match=message):
             open_rows(name)
+
+
+def test_batches_of_a_paid_filter_do_not_wait_for_each_other(many: Path, fake_openai: Any, tmp_path: Path) -> None:
+    """Eight requests are answered when all eight are under way, which are two batches."""
+    full = threading.Barrier(8)
+
+    def answer(body: dict[str, Any], number: int) -> str:
+        full.wait(20)
+        return said(True, "other")
+
+    server = fake_openai(answer)
+    hard = HardFilter(OpenAIVLM(server.url, "filter", concurrency=8), at_once=4)
+    assert (hard.batches, HardFilter(OpenAIVLM(server.url, "filter")).batches) == (8, 2)
+    source = team_samples(many, draw=Draw(24, seed=0), hard=hard)
+    source.prepare(tmp_path)
+    assert len(source) == 24 == len(server.bodies) and server.most_in_flight == 8
+    assert len(read_dataset(tmp_path, "picks", PICKS)) == 24
+    assert not (tmp_path / ".work" / "kept").exists() or not list((tmp_path / ".work" / "kept").iterdir())
+
+
+def test_answers_of_a_stopped_pass_are_found_by_other_batches(many: Path, fake_openai: Any, tmp_path: Path) -> None:
+    server = fake_openai(lambda body, number: said(True, "other"))
+
+    def source(at_once: int) -> TeamSamples:
+        return team_samples(many, hard=HardFilter(OpenAIVLM(server.url, "filter", concurrency=2), at_once=at_once))
+
+    with pytest.raises(BudgetError, match="the budget of 17"):
+        source(5).prepare(tmp_path, ledger=Ledger(tmp_path / "spent", Budget(requests=17)))
+    assert len(server.bodies) == 17
+    whole = source(7)
+    whole.prepare(tmp_path)
+    assert len(server.bodies) == 30 == len({repr(body["messages"]) for body in server.bodies}) == len(whole)

@@ -7,6 +7,8 @@ picks/                       the same as a data set
 from __future__ import annotations
 
 import shutil
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +23,11 @@ from edit_r1.store import Dataset, read_rows, row_hash, write_rows
 from edit_r1.verifier.hard_filter import FILTER_VERSION
 from edit_r1.vlm.budget import Ledger
 from edit_r1.vlm.kept import KeptVLM
-from edit_r1.vlm.paid import PaidVLM
+from edit_r1.vlm.paid import PaidVLM, named
 from edit_r1.vlm.protocol import VLM, Sampling
+
+AHEAD = 4
+"""Requests in batches for each in flight: with fewer, a few that stall would leave a paid model idle."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +41,34 @@ class HardFilter:
     most_asked: int = 0
     """Most requests that are judged in all, as each is paid for; 0 is no limit."""
     at_once: int = 64
-    """Requests that are asked together; their pictures are in memory."""
+    """Requests that are asked together; their pictures are in memory. Of a paid model several such batches are under
+    way (`batches`), because each waits for its last answer."""
 
     def __post_init__(self) -> None:
         if self.most_asked < 0 or self.at_once < 1:
             raise ValueError(f"most_asked={self.most_asked}, at_once={self.at_once}: give 0 (no limit) or more, and 1")
 
     @property
+    def batches(self) -> int:
+        """How many are asked at a time: `AHEAD` requests for each that may be in flight, of a local model one batch."""
+        if not isinstance(self.judge, PaidVLM):
+            return 1
+        return max(2, -(-AHEAD * self.judge.capacity // self.at_once))
+
+    @property
     def key(self) -> str:
         """Hash of everything that shapes a decision, but what is asked."""
-        return unit_key(self.judge.name, FILTER_VERSION, asdict(self.sampling))
+        return unit_key(*named(self.judge), FILTER_VERSION, asdict(self.sampling))
 
 
 class Picks:
-    """Decisions on disk, and in memory without their reasons: some 200 bytes each."""
+    """Decisions on disk, and in memory without their reasons: some 200 bytes each. Threads may share it."""
 
     def __init__(self, out: Path, ledger: Ledger | None = None) -> None:
         """ledger: where paid decisions are booked. Raises StoreError for a damaged file."""
         self._out, self._folder, self._ledger = out, out / ".work" / "picks", ledger
         self._known: dict[str, Pick] = {}
+        self._writing = threading.Lock()
         for path in self._paths():
             self._add([PICKS.from_row(row) for row in read_rows(path)])
 
@@ -73,7 +87,8 @@ class Picks:
         ]
         failed: dict[int, Failure] = {}
         if new:
-            found = self._ask([samples[place] for place in new], hard)
+            kept = self._kept(hard) / keys[new[0]]
+            found = self._ask([samples[place] for place in new], hard, kept)
             check_outage(
                 [one for one in found if isinstance(one, Failure)],
                 {one.model for one in found if isinstance(one, HardVerdict)},
@@ -85,21 +100,39 @@ class Picks:
                 else:
                     made.append(_pick(keys[place], samples[place], one, hard.judge))
             if made:
-                self._write(made)
-                shutil.rmtree(self._kept(hard), ignore_errors=True)  # what a retry asks must be asked
+                with self._writing:
+                    self._write(made)
+                shutil.rmtree(kept, ignore_errors=True)  # what a retry asks must be asked
         return [failed.get(place) or self._known[key] for place, key in enumerate(keys)]
 
     def assemble(self) -> None:
         """Writes the data set `picks`. Raises StoreError when the disk refuses."""
-        parts = [(path, [row_hash(row) for row in read_rows(path)]) for path in self._paths()]
+        parts: list[tuple[Path, list[str]]] = []
+        failed: Counter[str] = Counter()
+        for path in self._paths():
+            rows = read_rows(path)
+            parts.append((path, [row_hash(row) for row in rows]))
+            failed.update(f"{row['model']}: {row['reason']}" for row in rows if row["hard"] is None)
         if parts:
-            Dataset(self._out, "picks", PICKS).assemble(parts)
+            Dataset(self._out, "picks", PICKS).assemble(parts, {"failed": dict(failed.most_common())})
 
-    def _ask(self, samples: Sequence[Sample], hard: HardFilter) -> list[HardVerdict | Failure]:
-        """A paid model's answers are kept one by one until the batch is written (`vlm.kept`)."""
+    def give_up(self, hard: HardFilter) -> None:
+        """Ends what other threads ask of a paid model; what is in flight is lost, and may be paid for."""
+        if self._ledger is not None:
+            self._ledger.stop()
+        if isinstance(hard.judge, PaidVLM):
+            hard.judge.give_up()
+
+    def finish(self, hard: HardFilter) -> None:
+        """After a pass: what was kept of batches that a killed pass cut otherwise goes."""
+        shutil.rmtree(self._kept(hard), ignore_errors=True)
+
+    def _ask(self, samples: Sequence[Sample], hard: HardFilter, folder: Path) -> list[HardVerdict | Failure]:
+        """A paid model's answers are kept one by one, in a folder of the batch, until the batch is written."""
         if not isinstance(hard.judge, PaidVLM):
             return judge_hard(samples, hard.judge, hard.sampling)
-        kept = KeptVLM(hard.judge, self._kept(hard), self._ledger)
+        older = [path for path in (folder.parent, *sorted(folder.parent.glob("*/"))) if path != folder]
+        kept = KeptVLM(hard.judge, folder, self._ledger, older)
         try:
             return judge_hard(samples, kept, hard.sampling)
         finally:

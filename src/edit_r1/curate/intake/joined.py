@@ -9,12 +9,12 @@ from itertools import accumulate
 from pathlib import Path
 
 from edit_r1.curate.failures import Failure
+from edit_r1.curate.intake.hard import HardFilter
 from edit_r1.curate.intake.source import TeamSamples, Tell
 from edit_r1.curate.shards import unit_key
 from edit_r1.records import Sample
 from edit_r1.store import write_json
 from edit_r1.vlm.budget import Ledger
-from edit_r1.vlm.protocol import VLM
 
 
 class JoinedSamples:
@@ -34,9 +34,9 @@ class JoinedSamples:
         return unit_key([part.fingerprint for part in self.parts])
 
     @property
-    def models(self) -> list[VLM]:
+    def filters(self) -> list[HardFilter]:
         """As `curate.stage.Prepared`."""
-        return [model for part in self.parts for model in part.models]
+        return [one for part in self.parts for one in part.filters]
 
     def prepare(self, out: Path, retry: bool = False, tell: Tell | None = None, ledger: Ledger | None = None) -> None:
         """As `TeamSamples.prepare`, part by part."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Set
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,12 +33,12 @@ from edit_r1.curate.intake.facts import Facts, Looked
 from edit_r1.curate.intake.hard import HardFilter, Picks
 from edit_r1.curate.intake.rows import Reader, read_category, read_edits, read_row
 from edit_r1.curate.shards import unit_key
+from edit_r1.curate.tables import Pick
 from edit_r1.images import ImageError
 from edit_r1.records import Sample
 from edit_r1.store import StoreError, read_json, write_bytes, write_json
 from edit_r1.verifier.items import context_key
 from edit_r1.vlm.budget import Ledger
-from edit_r1.vlm.protocol import VLM
 
 Tell = Callable[[int, int], None]
 _VERSION = 2
@@ -79,6 +80,13 @@ class _Entry(NamedTuple):
     model: str | None = None
     reason: str | None = None
     failed_call: bool = False
+
+
+class _Batch(NamedTuple):
+    """Rows that the filter is asked about."""
+
+    asked: list[Facts]
+    picks: Future[list[Pick | Failure]]
 
 
 class TeamSamples:
@@ -123,9 +131,9 @@ class TeamSamples:
         return unit_key(_VERSION, self.reader.fingerprint, rules)
 
     @property
-    def models(self) -> list[VLM]:
-        """As `curate.stage.Prepared`: the filter."""
-        return [] if self.hard is None else [self.hard.judge]
+    def filters(self) -> list[HardFilter]:
+        """As `curate.stage.Prepared`."""
+        return [] if self.hard is None else [self.hard]
 
     def prepare(
         self,
@@ -257,6 +265,8 @@ class _Pass:
             self.counts["more than needed"] += len(passed) - len(places) - full
             self.entries += [passed[place] for place in places]
         self.picks.assemble()
+        if source.hard is not None:
+            self.picks.finish(source.hard)
         self.entries.sort(key=lambda entry: entry.number)
         columns = zip(*self.entries, strict=True) if self.entries else [()] * len(_SCHEMA)
         arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
@@ -313,18 +323,30 @@ class _Pass:
         if hard is None:
             yield from ((facts, "random") for facts in rows)
             return
-        batch: list[Facts] = []
-        for facts in rows:
-            if hard.most_asked and self.counts["asked"] + len(batch) >= hard.most_asked:
-                self.counts["not asked"] += 1
-                continue
-            batch.append(facts)
-            if len(batch) == hard.at_once:
-                yield from self._ask(batch, hard)
-                batch = []
-        yield from self._ask(batch, hard)
+        with ThreadPoolExecutor(hard.batches) as threads:
+            under_way: deque[_Batch] = deque()
+            batch: list[Facts] = []
+            try:
+                for facts in rows:
+                    if hard.most_asked and self.counts["asked"] + len(batch) >= hard.most_asked:
+                        self.counts["not asked"] += 1
+                        continue
+                    batch.append(facts)
+                    if len(batch) == hard.at_once:
+                        under_way.append(self._ask(batch, hard, threads))
+                        batch = []
+                    if len(under_way) == hard.batches:
+                        yield from self._decided(under_way.popleft(), hard)
+                under_way.append(self._ask(batch, hard, threads))
+                while under_way:
+                    yield from self._decided(under_way.popleft(), hard)
+            except BaseException as error:
+                threads.shutdown(wait=False, cancel_futures=True)
+                if not isinstance(error, Exception):  # Ctrl-C
+                    self.picks.give_up(hard)
+                raise
 
-    def _ask(self, batch: list[Facts], hard: HardFilter) -> Iterator[tuple[Facts, str]]:
+    def _ask(self, batch: list[Facts], hard: HardFilter, threads: Executor) -> _Batch:
         samples, asked = [], []
         for facts in batch:
             found = self.source.sample_of(_entry(facts, "random")._asdict())
@@ -334,7 +356,10 @@ class _Pass:
                 samples.append(found)
                 asked.append(facts)
         self.counts["asked"] += len(asked)
-        for facts, pick in zip(asked, self.picks.judge(samples, hard, self.retry), strict=True):
+        return _Batch(asked, threads.submit(self.picks.judge, samples, hard, self.retry))
+
+    def _decided(self, batch: _Batch, hard: HardFilter) -> Iterator[tuple[Facts, str]]:
+        for facts, pick in zip(batch.asked, batch.picks.result(), strict=True):
             if isinstance(pick, Failure):
                 self._fail(facts, replace(pick, row=facts.origin))
             elif pick.hard is None:
