@@ -1,9 +1,10 @@
 """`edit-r1 train editor RECIPE --plan`: what a run will need, before a checkpoint is opened.
 
-Counted: weights, gradients, optimiser, average, reference, encoders, judge (`editors.architecture`), activations and
-decoding (`train.plan_measure`), forwards and FLOPs of a step. Timed: on a GPU a transformer with one block of each kind
-and random weights, else a matrix product; scaled by FLOPs. Not counted: the CUDA context, fragmentation, workspaces of
-kernels, activations of encoders, a judge's KV cache, evaluations; nor the seconds of judging and of communication.
+Counted: weights, gradients, optimiser, average, reference, encoders, judge (`editors.architecture`), activations,
+encoding and decoding (`train.plan_measure`), forwards and FLOPs of a step. Timed: on a GPU a transformer with one block
+of each kind and random weights, else a matrix product; scaled by FLOPs. Not counted: the CUDA context, fragmentation,
+workspaces of kernels, activations of text encoders, a judge's KV cache; nor the seconds of judging, of evaluations and
+of communication.
 """
 
 from __future__ import annotations
