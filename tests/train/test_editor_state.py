@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from edit_r1.images import decode_rgb, encode_png
 from edit_r1.processes import process_context
 from edit_r1.records import Context, Sample
 from edit_r1.train import editor_state
+from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_stage import EditorRLStage, LossSettings, UpdateSettings
 from edit_r1.train.editor_state import drop_states_after, has_state, newest_state, write_state
+from edit_r1.train.nft import train_nft
 
 STAGE = EditorRLStage(
     steps=4, contexts_per_step=2, group_size=3, sampling_steps=4, lora_rank=2, train_batch=4, sample_batch=4,
@@ -99,7 +102,19 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run(model: Path, out: Path, killed: str, at: int) -> None:
+ALGORITHMS: dict[str, Callable[..., Any]] = {
+    "flow-grpo": train_editor,
+    "diffusion-nft": train_nft,
+    "best of G": train_best_of_g,
+}
+KILLS = {
+    "flow-grpo": [("judge", 2), ("write", 1), ("replace", 1), ("replaced", 2), ("export", 1)],
+    "diffusion-nft": [("judge", 2), ("write", 2)],
+    "best of G": [("judge", 2), ("replaced", 1)],
+}
+
+
+def _run(model: Path, out: Path, algorithm: str, killed: str, at: int) -> None:
     """A whole training, or one that kills itself: while judging, half-way through writing a state, before a state is
     in its place or right after, or while the result is written; at that occasion, counted from 1."""
     torch.set_num_threads(1)
@@ -146,7 +161,7 @@ def _run(model: Path, out: Path, killed: str, at: int) -> None:
         assert edit.image is not None
         return {"brightness": float(decode_rgb(edit.image).mean())}
 
-    train_editor(STAGE, editor, _contexts(), reward, out, resume=True, evaluate=evaluate)
+    ALGORITHMS[algorithm](STAGE, editor, _contexts(), reward, out, resume=True, evaluate=evaluate)
 
 
 def _process(*arguments: Any) -> int | None:
@@ -159,7 +174,8 @@ def _process(*arguments: Any) -> int | None:
     return code
 
 
-def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path, algorithm: str) -> None:
     spec = importlib.util.spec_from_file_location("tiny", Path(__file__).parent.parent / "editors" / "conftest.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -167,14 +183,13 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
     model = tmp_path / "model"
     module.make_kontext_pipeline(False).save_pretrained(model)
 
-    assert _process(model, tmp_path / "whole", "", 0) == 0
+    assert _process(model, tmp_path / "whole", algorithm, "", 0) == 0
     out = tmp_path / "killed"
-    kills = [("judge", 2), ("write", 1), ("replace", 1), ("replaced", 2), ("export", 1)]
-    for name, at in kills:
-        assert _process(model, out, name, at) == -signal.SIGKILL, (name, at)
+    for name, at in KILLS[algorithm]:
+        assert _process(model, out, algorithm, name, at) == -signal.SIGKILL, (name, at)
     newest, _ = newest_state(out / "state")
     newest.write_bytes(newest.read_bytes()[:-100])  # and its last state is torn besides
-    assert _process(model, out, "", 0) == 0
+    assert _process(model, out, algorithm, "", 0) == 0
 
     whole, killed = (newest_state(folder / "state")[1] for folder in (tmp_path / "whole", out))
     assert whole["step"] == killed["step"] == STAGE.steps
