@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python bench/plan_memory.py --out runs/plan_memory.json
 
-The packaged Kontext (5 M weights) at `pixels`, one iteration each in a process of its own. "allocated" is the sum of
-the weights and of the most that torch's allocator gave out beside them, as its profiler records every allocation and
-release; "resident" adds what the process grew by, as the system counts its pages, to the same weights: code that is
-loaded on the way and the profiler's own records are in it. No judge runs: the reward is brightness.
+The packaged Kontext (5 M weights) at `pixels`, two iterations each in a process of its own: the first makes the
+optimiser's moments. "allocated" is the sum of the weights and of the most that torch's allocator gave out beside them,
+as its profiler records every allocation and release; "resident" adds what the process grew by, as the system counts its
+pages, to the same weights: code that is loaded on the way and the profiler's own records are in it. No judge runs: the
+reward is brightness.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from edit_r1.train.plan import plan
 from edit_r1.train.plan_parts import GIB, DeviceOptions
 
 STAGE = changed(
-    EditorRLStage(), steps=1, contexts_per_step=2, group_size=2, sampling_steps=3, window="all", lora_rank=16,
+    EditorRLStage(), steps=2, contexts_per_step=2, group_size=2, sampling_steps=3, window="all", lora_rank=16,
     sample_batch=4, train_batch=2, save_every=0, save_as="adapter",
 )  # fmt: skip
 WAYS: dict[str, tuple[Algorithm, EditorRLStage, dict[str, Any]]] = {
