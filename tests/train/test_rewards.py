@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edit_r1.algo.gdpo import gdpo_advantage
 from edit_r1.algo.group_advantage import group_advantage
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import CATEGORIES, Context, Judgment, Principle, PrincipleResult, Sample, Unparsed
+from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.reward_cache import GradeCache
 from edit_r1.train.rewards import (
     CombinedReward,
@@ -21,6 +24,7 @@ from edit_r1.train.rewards import (
     grade_of,
     judgment_reward,
     reward_metrics,
+    shares_of,
 )
 from edit_r1.verifier.scoring import ScoreItem
 
@@ -191,7 +195,24 @@ def test_boxes_come_from_the_evidence_of_the_instruction_s_principles():
         (10, 20, 30.5, 40), (50, 60, 70, 80),
     ]  # fmt: skip
     reward = CombinedReward(TableJudge(TABLE, "at [1, 2, 3, 4]"), RewardSettings())
-    assert reward([context()], [flat(GOOD)])[0].boxes == ((1, 2, 3, 4),)
+    assert reward([context()], [flat(GOOD)])[0].boxes == ((1 / 8, 2 / 8, 3 / 8, 4 / 8),)
+    thousandths = RewardSettings(judge=JudgeSettings(boxes="thousandths"))
+    reward = CombinedReward(TableJudge(TABLE, "at [125, 250, 375, 500]"), thousandths)
+    assert reward([context()], [flat(GOOD)])[0].boxes == ((1 / 8, 2 / 8, 3 / 8, 4 / 8),)
+
+
+def test_a_box_is_of_the_source_as_it_was_shown():
+    """2048 x 1024 pixels are shown as 1448 x 724; a turned photograph has the sides that a viewer sees."""
+    large = encode_png(np.zeros((1024, 2048, 3), np.uint8))
+    ((left, top, right, bottom),) = shares_of([(0, 362, 724, 900)], large, "pixels")
+    assert (left, top, right, bottom) == pytest.approx((0, 0.5, 0.5, 1), abs=1e-3)
+    assert shares_of([(0.1, 0.2, 0.3, 1.0)], large, "thousandths") == ((0.1, 0.2, 0.3, 1.0),)
+    assert shares_of([(1500, 10, 1600, 20)], large, "pixels") == ()
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(turned, "JPEG", exif=exif)
+    assert shares_of([(5, 10, 10, 20)], turned.getvalue(), "pixels") == ((0.25, 0.25, 0.5, 0.5),)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ class JudgeSettings:
     """None: 0 for one trace, 1 for several."""
     seed: int = 0
     """Of the traces, 0 to 2^31 - 1."""
+    boxes: Literal["pixels", "thousandths"] = "pixels"
+    """What the boxes in its evidence count: pixels of the source as the judge is shown it, which is as Qwen2.5-VL was
+    taught, or thousandths of the source's sides, as Qwen3-VL was. Only the guards read them."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of a judge in this process."""
     batch_size: int = 64

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import fsum, inf, isfinite, isnan
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from typing import Any, Literal
 from edit_r1.algo.edit_change import Box
 from edit_r1.algo.gdpo import Gate, gated, gdpo_advantage
 from edit_r1.algo.group_advantage import GroupAdvantages, Spread, group_advantage
+from edit_r1.images import MAX_JUDGED_PIXELS, bounded_size, decode_rgb
 from edit_r1.records import (
     CATEGORIES,
     FEATURE_PRESERVATION,
@@ -124,6 +125,7 @@ class EditReward(float):
     parts: tuple[float | None, ...]
     """One per `CombinedReward.parts`, 0 to 10, gated; None where a context has no such principles."""
     boxes: tuple[Box, ...]
+    """Where the judge says that something changed, as shares of the source's sides."""
 
     def __new__(cls, total: float, parts: Sequence[float | None], boxes: Sequence[Box] = ()) -> EditReward:
         made = super().__new__(cls, total)
@@ -179,7 +181,11 @@ class CombinedReward:
                 raise ValueError(
                     f"reward {one.name} gave {len(column)} values for {len(images_N)} images: give one each"
                 )
-        return [self._total(grade, [column[edit] for column in columns]) for edit, grade in enumerate(grades)]
+        totals = []
+        for edit, (context, grade) in enumerate(zip(contexts_N, grades, strict=True)):
+            boxes = shares_of(grade.boxes, context.sample.source, self.settings.judge.boxes)
+            totals.append(self._total(replace(grade, boxes=boxes), [column[edit] for column in columns]))
+        return totals
 
     def grades(self, contexts_N: Sequence[Context], images_N: Sequence[bytes]) -> list[Grade]:
         """The judge's grades, those from the cache included; each different edit is judged once."""
@@ -303,6 +309,27 @@ def boxes_in(text: str) -> list[Box]:
         if left < right and top < bottom:
             found.append((left, top, right, bottom))
     return found
+
+
+def shares_of(boxes: Sequence[Box], source: bytes, counted: Literal["pixels", "thousandths"]) -> tuple[Box, ...]:
+    """Boxes of a judge's evidence as shares of the source's sides, 0 to 1; those that lie outside it are left out.
+
+    counted: `JudgeSettings.boxes`. A box whose numbers are all within 0 and 1 is taken to be shares already.
+    """
+    if not boxes:
+        return ()
+    width, height = 1000, 1000
+    if counted == "pixels":
+        own_height, own_width = decode_rgb(source).shape[:2]
+        width, height = bounded_size(own_width, own_height, MAX_JUDGED_PIXELS)
+    found = []
+    for box in boxes:
+        left, top, right, bottom = (
+            box if max(box) <= 1 else (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+        )
+        if left < 1 and top < 1:
+            found.append((left, top, min(right, 1.0), min(bottom, 1.0)))
+    return tuple(found)
 
 
 def _judge_parts(settings: RewardSettings) -> list[Part]:
