@@ -310,15 +310,15 @@ def test_a_stopped_chunk_ends_after_its_step_and_goes_on_later(stage: CurateStag
 def test_an_interrupt_stops_the_chunks_that_other_threads_are_at(
     stage: CurateStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stops: list[ChunkWork] = []
-    monkeypatch.setattr(ChunkWork, "stop", lambda work: stops.append(work))
+    stops: list[bool] = []
+    monkeypatch.setattr(ChunkWork, "stop", lambda work, at_once=False: stops.append(at_once))
 
     def interrupt(step: str, done: int, of: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         curate(stage, tmp_path, interrupt, Local(chunks_at_once=2))
-    assert len(stops) == 1
+    assert stops == [True]
 
 
 def test_a_damaged_shard_is_named(stage: CurateStage, tmp_path: Path) -> None:

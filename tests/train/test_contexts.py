@@ -118,7 +118,7 @@ def test_a_folder_in_the_hub_layout(tmp_path, monkeypatch):
     (tmp_path / "set" / "data").mkdir(parents=True)
     _saved().to_parquet(str(tmp_path / "set" / "data" / "train-00000-of-00001.parquet"))
     assert read_contexts(str(tmp_path / "set")).contexts == _expected()
-    with pytest.raises(ValueError, match="--split nothing"):
+    with pytest.raises(ValueError, match="check the name, the split 'nothing'"):
         read_contexts(str(tmp_path / "set"), DataSettings(split="nothing"))
     with pytest.raises(ValueError, match="has no column original; it has id, source"):
         read_contexts(str(tmp_path / "set"), DataSettings(source_column="original"))

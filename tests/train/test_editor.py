@@ -337,6 +337,7 @@ def test_a_few_iterations_raise_a_simple_reward(make_editor, tmp_path, train):
         group_size=8,
         learning_rate=3e-3,
         kl_beta=0.0,
+        ema_decay=0.0,
         sample_batch=32,
         train_batch=32,
         save_every=0,
