@@ -3,7 +3,7 @@
     python bench/demo_kills.py --kills 12 --out runs/kills
 
 Two runs of the same seed, with the demo's two processes per training and enough steps for several checkpoints: one is
-left alone, the other's first process gets SIGKILL at moments drawn over the length of the first run, and is started
+left alone, the other's first process gets SIGKILL at moments drawn over the stages of the first run, and is started
 again each time. Ends with 1 when anything but the seconds differs.
 """
 
@@ -36,13 +36,11 @@ def main(kills: int = 12, seed: int = 0, out: Path = Path("runs/kills"), child: 
     if child:
         run_demo(out, seed, "kills")
         return 0
-    start = time.monotonic()
     run_to_end(out / "alone", seed)
-    length = time.monotonic() - start
-    draws = random.Random(seed)
-    pauses = [draws.uniform(0.3, 2.2) * length / kills for _ in range(kills)]
-    for number, pause in enumerate(pauses, start=1):
+    for number, (stage, pause) in enumerate(moments(out / "alone", kills, seed), start=1):
         process = start_run(out / "killed", seed)
+        while process.poll() is None and finished(out / "killed") < stage:
+            time.sleep(0.05)
         try:
             process.wait(pause)
             print(f"kill {number}: it had ended", flush=True)
@@ -50,10 +48,29 @@ def main(kills: int = 12, seed: int = 0, out: Path = Path("runs/kills"), child: 
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            done = sorted(path.name.split(".")[0] for path in (out / "killed/stages").glob("*.done.json"))
-            print(f"kill {number} after {pause:.0f} s; stages done: {len(done)}", flush=True)
+            print(f"kill {number}: {pause:.1f} s after stage {stage}; done: {finished(out / 'killed')}", flush=True)
     run_to_end(out / "killed", seed)
     return compared(out / "alone", out / "killed")
+
+
+def moments(alone: Path, kills: int, seed: int) -> list[tuple[int, float]]:
+    """(stages that are done, seconds after the last of them), drawn evenly over the time that the stages took, in
+    order. Of a second kill in one stage the seconds count from its start anew, loading included."""
+    lengths = list(read_json(alone / "metrics.json")["seconds"].values())
+    draws = random.Random(seed)
+    found = []
+    for moment in sorted(draws.uniform(0, sum(lengths)) for _ in range(kills)):
+        stage = 0
+        while stage + 1 < len(lengths) and moment > lengths[stage]:
+            moment -= lengths[stage]
+            stage += 1
+        found.append((stage, moment))
+    return found
+
+
+def finished(out: Path) -> int:
+    """Stages of a run that are done."""
+    return len(list((out / "stages").glob("*.done.json")))
 
 
 def start_run(out: Path, seed: int) -> subprocess.Popen[bytes]:
