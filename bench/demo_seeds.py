@@ -39,6 +39,8 @@ def main(
         summary[name] = {"delta": estimate.mean, "ci95": estimate.ci95, "n": estimate.n, "clusters": estimate.clusters}
         scale, unit = (1, "") if name.startswith("editor") else (100, " points")
         lines.append(f"{name}, all seeds: {shown(estimate.mean, estimate.ci95, scale)}{unit}")
+    right, wrong = broken_ties(list(folders.values()))
+    lines.append(f"ties of sft that gcpo breaks as the annotators do: {right} of {right + wrong}")
     print("\n".join(lines))
     write_json(out / "summary.json", {"seeds": {str(seed): run for seed, run in runs.items()}, "pooled": summary})
 
@@ -101,6 +103,17 @@ def pooled(folders: Mapping[int, Path], runs: Mapping[int, Mapping[str, Any]]) -
                 [f"{seed} {row['sample_id']}" for seed, row in after],
             )
     return found
+
+
+def broken_ties(folders: Sequence[Path]) -> tuple[int, int]:
+    """Of the held-out pairs that SFT ties and GCPO does not: (ordered as the annotators did, the other way)."""
+    right = wrong = 0
+    for folder in folders:
+        for before, after in zip(pair_scores(folder, "sft"), pair_scores(folder, "gcpo"), strict=True):
+            if before.tie and after.winner is not None and after.loser is not None:
+                right += after.winner > after.loser
+                wrong += after.winner < after.loser
+    return right, wrong
 
 
 def pair_scores(folder: Path, model: str) -> list[PairScore]:
