@@ -168,3 +168,27 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert int(told) < 5000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have settings of their own")
+def test_kept_memory_can_be_returned() -> None:
+    script = """
+import os
+from edit_r1.processes import keep_freed_memory, return_freed_memory
+
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+keep_freed_memory()
+blocks = [bytes(range(256)) * 1024 for _ in range(800)]  # 200 MB
+last = bytes(blocks[-1])
+full = held()
+blocks = []
+kept = held()
+return_freed_memory()
+print(full - kept, full - held())
+"""
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    kept, returned = map(float, told.split())
+    assert kept < 20 and returned > 150, "MB that went back by being freed, and by the call"

@@ -7,6 +7,7 @@ second thread: most of their operations are too small to be split.
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import platform
@@ -99,6 +100,13 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes; larger blocks are mapped as before
         libc.mallopt(_M_TRIM_THRESHOLD, 256 * 2**20)
+
+
+def return_freed_memory() -> None:
+    """What this process no longer uses, and has kept, goes back to the system (glibc only): others need it now."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

@@ -13,7 +13,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from edit_r1.processes import standing_workers
+from edit_r1.processes import return_freed_memory, standing_workers
 from edit_r1.store import Stage, StoreError, read_json, write_json
 
 Tick = Callable[[int, int], None]
@@ -61,6 +61,7 @@ class Stages:
         if stage.done():
             self._console.print(f"[dim]{name}: done before ({self.seconds(name):.0f} s)[/dim]")
             return
+        return_freed_memory()  # of the stages before, which the processes of this one can use
         earlier, start = self._partial_seconds(name), time.monotonic()
 
         def save_clock() -> float:
