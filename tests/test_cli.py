@@ -539,6 +539,8 @@ def test_what_another_model_wrote_is_kept_under_that_model(
         (("--adapter", "a"), "--model PATH"),
         (("--principles-endpoint", "http://127.0.0.1:1"), "--principles-model NAME"),
         (("--endpoint", "http://127.0.0.1:1", "--model", "m", "--price-in", "1"), "--price-out"),
+        (("--model", "a/model", "--server-sampling"), "--server-sampling is for a served model: add --endpoint"),
+        (("--limit-key", "max_completion_tokens"), "--limit-key max_completion_tokens is for a served model"),
     ],
 )
 def test_flags_that_contradict_each_other(capsys: Capture, picture: Path, flags: tuple[str, ...], said: str) -> None:

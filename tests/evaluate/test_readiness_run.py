@@ -31,6 +31,7 @@ from edit_r1.records import Judgment, Principle, Sample
 from edit_r1.verifier.head_judge import HeadJudge
 from edit_r1.verifier.scoring import ScoreItem, Verifier
 from edit_r1.verifier.traces import write_trace
+from edit_r1.vlm.openai import OpenAIVLM
 from edit_r1.vlm.protocol import Completion, Request, Sampling
 
 KINDS = ("colour", "style")
@@ -240,3 +241,10 @@ def test_the_reward_of_a_trace_alone(tmp_path: Path) -> None:
     assert trace_rewards(judgment, score_of) == [4.0, 6.0]
     assert trace_rewards(judgment, lambda one: one.categories["Image Quality"]) == [1.0, 1.0]
     assert judged_as(verifier, "a") != judged_as(verifier, "b")
+    served = [
+        Verifier(OpenAIVLM("http://127.0.0.1:9/v1", "o9", server_sampling=free), variant="compact")
+        for free in (False, True)
+    ]
+    assert judged_as(served[0], "served:o9") != judged_as(served[1], "served:o9")
+    for one in served:
+        one.close()

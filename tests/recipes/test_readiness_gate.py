@@ -49,6 +49,28 @@ def test_the_same_judge_passes_wherever_it_lies(tmp_path: Path, model: Path) -> 
     check_ready(served, reward("http://10.0.0.7:8000/v1#edit-rrm"))
 
 
+def test_how_the_judge_was_asked_is_compared_where_the_verdict_tells_it(tmp_path: Path, model: Path) -> None:
+    told = {"mode": "both", "max_new_tokens": 4096, "max_pixels": 1 << 20, "server_sampling": False}
+    path = verdict(tmp_path / "ready.json", model, **told)
+    check_ready(path, reward(model))
+    for changes, said in (
+        ({"mode": "verify"}, "mode both there, verify here"),
+        ({"variant": "compact"}, "variant full there, compact here"),
+        ({"max_new_tokens": 300}, "max_new_tokens 4096 there, 300 here"),
+        ({"max_pixels": 4096}, "max_pixels 1048576 there, 4096 here"),
+    ):
+        other = reward(model)
+        with pytest.raises(ValueError, match=said):
+            check_ready(path, replace(other, judge=replace(other.judge, **changes)))
+    (model / "edit_r1.json").write_text('{"variant": "compact", "mode": "both"}')
+    trained = verdict(tmp_path / "trained.json", model, variant="compact", prompts="compact-1", max_new_tokens=512)
+    check_ready(trained, reward(model))
+    served = verdict(tmp_path / "served.json", model, identity="served:o9", **told)
+    hosted = JudgeSettings("https://example.org/v1#o9", traces=4, server_sampling=True)
+    with pytest.raises(ValueError, match="server_sampling False there, True here"):
+        check_ready(served, RewardSettings(hosted))
+
+
 @pytest.mark.parametrize(
     ("judge", "changes", "said"),
     [

@@ -40,6 +40,7 @@ def test_where_things_are_and_how_fast_they_run_may_change(tmp_path):
     moved = replace(_editor(tmp_path / "b" / "other"), device="cuda", name="x", waits=True)
     moved = replace(moved, settings=replace(moved.settings, batch_size=2, padding=0.0, offload_encoders=True))
     faster = replace(_judge(address="http://10.0.0.8:9000/v1#edit-rrm", concurrency=2, timeout_s=9.0), workers=3)
+    faster = replace(faster, judge=replace(faster.judge, limit_key="max_completion_tokens"))
     check_resumed(tmp_path, _shaping(moved, reward=replace(faster, cache_entries=0)), True, True)
 
 
@@ -53,6 +54,8 @@ def test_where_things_are_and_how_fast_they_run_may_change(tmp_path):
         ),
         ({"reward": _judge(address="model@cuda:1")}, "is 'hub:model'"),
         ({"reward": _judge(traces=4)}, "judge.traces was 1 and is 4"),
+        ({"reward": _judge(server_sampling=True)}, "judge.server_sampling was False and is True"),
+        ({"reward": _judge(variant="compact")}, "judge.variant was None and is 'compact'"),
         ({"reward": replace(REWARD, value="verdicts")}, "reward.value was 'score' and is 'verdicts'"),
         ({"reward": replace(REWARD, weights=(1.0, 0.0, 0.0))}, "reward.weights was"),
         ({"share": 0.5}, "heldout_share was 0.25 and is 0.5"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from edit_r1.images import decode_rgb
 from edit_r1.records import CATEGORIES, Principle
 from edit_r1.train.judges import JudgeSettings, ServedJudge, VerifierJudge, open_judge, split_device
 from edit_r1.verifier.scoring import ScoreItem, Verifier
+from edit_r1.verifier.traces import write_trace
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,50 @@ def test_the_identity_tells_judges_apart(kit):
     assert identity() == identity(seed=3, traces=2)  # these are in the key by themselves
 
 
-@pytest.mark.parametrize("changes", [{"traces": 0}, {"seed": -1}, {"concurrency": 0}])
+def test_a_hosted_reasoning_model_is_asked_as_it_wants(kit, fake_openai, reply):
+    """Such models refuse max_tokens, any temperature and a seed."""
+    trace = write_trace(["it is"] * 3, [1] * 3, 6.5, "verify", "compact")
+
+    def answer(body, number):
+        refused = {"max_tokens", "temperature", "top_p", "seed"} & body.keys()
+        return reply({"error": {"message": f"Unsupported parameter: {refused}"}}, 400) if refused else trace
+
+    server = fake_openai(answer)
+    settings = JudgeSettings(f"{server.url}#o9", variant="compact", mode="verify")
+    refused = open_judge(settings)
+    assert "Unsupported parameter" in refused.judge(_items(kit, [0]))[0].outcomes[0].reason
+    asked = replace(settings, limit_key="max_completion_tokens", server_sampling=True, max_new_tokens=9000, traces=2)
+    judge = open_judge(replace(asked, max_pixels=4096))
+    items, large = _items(kit, [0]), kit.picture(0, size=128)
+    assert judge.judge([replace(items[0], sources=(large,), edited=large)])[0].score == 6.5
+    for body in server.bodies[-2:]:
+        assert body.keys() == {"model", "messages", "max_completion_tokens"} and body["max_completion_tokens"] == 9000
+    pictures = [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
+    assert decode_rgb(base64.b64decode(pictures[-1].partition(",")[2])).shape == (64, 64, 3)
+    alike = open_judge(replace(asked, max_pixels=4096, server_sampling=False))
+    assert judge.identity != alike.identity, "other answers are not taken from the cache"
+    assert alike.identity.count("|") == judge.identity.count("|") - 1, "what was kept before is found"
+    for opened in (refused, judge, alike):
+        opened.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "changes", "said"),
+    [
+        ("a/model", {"server_sampling": True}, "are for a model server"),
+        ("http://127.0.0.1:9", {"limit_key": "max_completion_tokens"}, "are for a model server"),
+        ("http://127.0.0.1:9", {"variant": "compact"}, "was started with its own"),
+        ("http://127.0.0.1:9", {"max_new_tokens": 9}, "was started with its own"),
+        ("http://127.0.0.1:9", {"max_pixels": 4096}, "was started with its own"),
+    ],
+)
+def test_a_setting_that_the_judge_would_not_hear_of_is_refused(address, changes, said):
+    with pytest.raises(ValueError, match=said):
+        open_judge(JudgeSettings(address, **changes))
+    JudgeSettings(**changes).check_address()  # the address comes with the recipe's own `verifier`
+
+
+@pytest.mark.parametrize("changes", [{"traces": 0}, {"seed": -1}, {"concurrency": 0}, {"max_new_tokens": 0}])
 def test_settings_that_cannot_be(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         JudgeSettings(**changes)

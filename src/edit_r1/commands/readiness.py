@@ -94,7 +94,7 @@ def evaluate_readiness(
     checks = verdict(measured, thresholds, NO_EDIT)
     document = {
         "ready": not any(check.passed is False for check in checks),
-        "judge": _judge(judge, identity, traces, settings),
+        "judge": _judge(judge, identity, traces, settings, models.server_sampling),
         "editor": name,
         "data": Path(data).name,  # the path itself is this machine's
         "revision": read.revision,
@@ -170,15 +170,20 @@ def _measured(
     return measure(groups, probed, traces, truths, _reference_name(reference), seed=seed), probed
 
 
-def _judge(judge: Verifier | HeadJudge, identity: str, traces: int, settings: RewardSettings) -> dict[str, Any]:
+def _judge(
+    judge: Verifier | HeadJudge, identity: str, traces: int, settings: RewardSettings, server_sampling: bool
+) -> dict[str, Any]:
     """What was judged and rewarded, as `require_ready` compares it; a head has neither mode nor variant."""
     from edit_r1.verifier.head_judge import HEAD_VERSION, HeadJudge
     from edit_r1.verifier.prompts import PROMPT_VERSIONS
 
     if isinstance(judge, HeadJudge):
-        asked = {"mode": None, "variant": None, "prompts": HEAD_VERSION}
+        asked: dict[str, Any] = {"mode": None, "variant": None, "prompts": HEAD_VERSION}
     else:
-        asked = {"mode": judge.mode, "variant": judge.variant, "prompts": PROMPT_VERSIONS[judge.variant]}
+        asked = {
+            "mode": judge.mode, "variant": judge.variant, "prompts": PROMPT_VERSIONS[judge.variant],
+            "max_new_tokens": judge.max_new_tokens, "max_pixels": judge.max_pixels, "server_sampling": server_sampling,
+        }  # fmt: skip
     return {
         "model": judge.vlm.name, "identity": identity, **asked, "traces": traces, "value": settings.value,
         "weights": list(settings.weights), "gate": settings.gate, "gate_threshold": settings.gate_threshold,

@@ -38,6 +38,7 @@ from edit_r1.verifier.head_judge import HEAD_VERSION, HeadJudge
 from edit_r1.verifier.items import ScoreItem, question_key
 from edit_r1.verifier.judgments import aggregate
 from edit_r1.verifier.scoring import Verifier
+from edit_r1.vlm.paid import named
 
 RewardOf = Callable[[Judgment], float | None]
 """What an editor's training rewards of a judgment, 0 to 10; None when it is missing."""
@@ -150,6 +151,7 @@ def judged_as(judge: Verifier | HeadJudge, identity: str) -> str:
         told = [identity, HEAD_VERSION, judge.max_pixels]
     else:
         told = [identity, judge.mode, judge.variant, judge.max_new_tokens, judge.max_pixels, judge.principles_vlm.name]
+        told += named(judge.vlm)[1:]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 

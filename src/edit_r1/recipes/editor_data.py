@@ -36,7 +36,8 @@ def open_contexts(
         # Its own limits and traces are not the judge's; principles are greedy in any case.
         judge = JudgeSettings(
             settings.principles_model, dtype=judge.dtype, concurrency=judge.concurrency, timeout_s=judge.timeout_s,
-            key_env=judge.key_env,
+            key_env=settings.principles_key_env or judge.key_env, max_new_tokens=settings.principles_max_new_tokens,
+            limit_key=settings.principles_limit_key, server_sampling=settings.principles_server_sampling,
         )  # fmt: skip
     missing = sum(not context.principles for context in found.contexts)
     if missing:

@@ -10,9 +10,11 @@ import httpx
 
 from edit_r1.evaluate.judge_identity import judge_identity
 from edit_r1.store import read_json
-from edit_r1.train.judges import split_device
+from edit_r1.train.judges import JudgeSettings, split_device
 from edit_r1.train.rewards import RewardSettings
+from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.prompts import PROMPT_VERSIONS
+from edit_r1.verifier.scoring import MAX_NEW_TOKENS
 
 _KEYS = ("identity", "model", "variant", "prompts", "traces", "value", "weights", "gate", "gate_threshold")
 _MEASURE = "measure it with `edit-r1 evaluate readiness`, or leave --require-ready out"
@@ -22,7 +24,8 @@ def check_ready(path: Path, reward: RewardSettings) -> None:
     """Raises ValueError unless the verdict in `path` was passed, and is about what `reward` will reward.
 
     That is the same judge (by its files' content, or its name where it is served), asked by the prompts of today, as
-    many traces, the same value of its judgments and, for verdicts, the same weights and gate.
+    many traces, in the same mode and variant, with the same limits, the same value of its judgments and, for verdicts,
+    the same weights and gate. What the verdict does not tell, as one of an earlier version, is not compared.
     """
     found = read_json(path)
     try:
@@ -37,6 +40,9 @@ def check_ready(path: Path, reward: RewardSettings) -> None:
         raise ValueError(f"{path}: {was['model']} was found not ready ({told}): mend the judge and {_MEASURE}")
     asked: dict[str, Any] = {"traces": reward.judge.traces, "value": reward.value}
     asked["prompts"] = {str(name): version for name, version in PROMPT_VERSIONS.items()}.get(was["variant"])
+    shaped = _shaped(reward.judge)
+    was |= {name: judge[name] for name in shaped if name in judge}
+    asked |= {name: value for name, value in shaped.items() if name in judge}
     if reward.value != "score":
         asked |= {"weights": list(reward.weights), "gate": reward.gate}
         if reward.gate == "threshold":
@@ -45,6 +51,22 @@ def check_ready(path: Path, reward: RewardSettings) -> None:
     if odd:
         raise ValueError(f"{path}: is about another reward ({'; '.join(odd)}): set the recipe alike, or {_MEASURE}")
     _check_same_judge(path, reward, was)
+
+
+def _shaped(judge: JudgeSettings) -> dict[str, Any]:
+    """What else shapes its answers and is known here; of `edit-r1 serve` nothing is."""
+    url, _, model = judge.address.partition("#")
+    if url.startswith(("http://", "https://")) and not model:
+        return {}
+    card = read_card(model or split_device(judge.address)[0])
+    variant = judge.variant or card.variant
+    return {
+        "mode": judge.mode or card.mode,
+        "variant": variant,
+        "max_new_tokens": judge.max_new_tokens or MAX_NEW_TOKENS[variant],
+        "max_pixels": judge.max_pixels,
+        "server_sampling": judge.server_sampling,
+    }
 
 
 def _check_same_judge(path: Path, reward: RewardSettings, was: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from edit_r1.train.rewards import RewardSettings
 RECORD = "recipe.json"
 _SPEED = ("batch_size", "padding", "offload_encoders")
 """Of an editor's settings: they change nothing but rounding."""
-_JUDGE = ("traces", "temperature", "seed", "max_new_tokens")
+_JUDGE = ("traces", "temperature", "seed", "mode", "variant", "max_new_tokens", "max_pixels", "server_sampling")
 _REWARD = ("value", "weights", "combine", "gate", "gate_threshold", "std_floor", "batch_floor")
 
 

@@ -243,6 +243,8 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
             tell(ignored)
         recipe = replace(recipe, stage=settled(recipe.stage, algorithm))
     reward = replace(recipe.reward, judge=judge_of(recipe))
+    reward.judge.check_address()
+    recipe.heldout.check_address()
     if recipe.require_ready is not None:
         check_ready(recipe.require_ready, reward)
     resumed = resume and has_state(out / "state")

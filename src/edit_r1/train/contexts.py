@@ -34,6 +34,7 @@ from edit_r1.verifier.inputs import (
 )
 from edit_r1.verifier.items import check_pictures, context_key
 from edit_r1.verifier.prompts import check_instruction, check_sources
+from edit_r1.vlm.openai_wire import LimitKey
 
 GIVEN = "data"
 """Decomposer of principles that stand in the data without a name."""
@@ -67,10 +68,24 @@ class DataSettings:
     """Read pictures outside the data's folder too."""
     principles_model: str = ""
     """Who writes principles where the data has none, an address as the judge's; empty: the judge."""
+    principles_key_env: str = ""
+    """Environment variable with the key of that model's server; empty: the judge's."""
+    principles_max_new_tokens: int | None = None
+    """Longest list in tokens, the reasoning of thinking models included; None for the prompts' own limit."""
+    principles_limit_key: LimitKey = "max_tokens"
+    """How that model's server is told so; hosted reasoning models want max_completion_tokens."""
+    principles_server_sampling: bool = False
+    """Leave temperature and the like to that model's server, as hosted reasoning models want it."""
 
     def __post_init__(self) -> None:
         if self.most_rows < 0:
             raise ValueError(f"most_rows={self.most_rows}: must be 0 (all) or more")
+        asked = (self.principles_key_env, self.principles_max_new_tokens, self.principles_limit_key)
+        if not self.principles_model and (asked != ("", None, "max_tokens") or self.principles_server_sampling):
+            raise ValueError(
+                "principles_key_env, principles_max_new_tokens, principles_limit_key and principles_server_sampling "
+                "are for a principles_model: name one, or leave them out (the judge is asked by its own settings)"
+            )
 
     @property
     def columns(self) -> tuple[str, ...]:

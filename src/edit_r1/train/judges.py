@@ -19,11 +19,14 @@ from typing import Any, Literal, Protocol
 
 import httpx
 
-from edit_r1.records import Judgment, PrincipleResult, Unparsed
+from edit_r1.images import MAX_JUDGED_PIXELS
+from edit_r1.records import Judgment, OutputMode, PrincipleResult, Unparsed
 from edit_r1.verifier.judgments import failed
 from edit_r1.verifier.principles_cache import checkpoint_identity
-from edit_r1.verifier.prompts import PROMPT_VERSIONS
+from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
 from edit_r1.verifier.scoring import MAX_TRACES, ScoreItem, Verifier
+from edit_r1.vlm.openai_wire import LimitKey
+from edit_r1.vlm.paid import named
 
 REQUEST_ITEMS = 32
 """Items in one request to `edit-r1 serve`."""
@@ -50,8 +53,18 @@ class JudgeSettings:
     """Of a judge in this process."""
     batch_size: int = 64
     """Sequences that a judge in this process decodes at once."""
+    mode: OutputMode | None = None
+    """What a trace holds; None: what the `edit_r1.json` in the model's folder says, else both."""
+    variant: Variant | None = None
+    """Prompts in full or compact; None: what that file says, else full."""
     max_new_tokens: int | None = None
-    """Longest trace; None for the prompts' own limit. A served judge has its own."""
+    """Longest trace in tokens, the reasoning of thinking models included; None for the prompts' own limit."""
+    max_pixels: int = MAX_JUDGED_PIXELS
+    """Most pixels of a picture shown to the model; larger ones are scaled down, aspect kept."""
+    limit_key: LimitKey = "max_tokens"
+    """How a model server is told the longest answer; hosted reasoning models want max_completion_tokens."""
+    server_sampling: bool = False
+    """Leave temperature and the like to a model server that takes none, as hosted reasoning models."""
     concurrency: int = 16
     """Requests in flight to a server."""
     timeout_s: float = 300.0
@@ -67,6 +80,26 @@ class JudgeSettings:
         if self.concurrency < 1 or self.batch_size < 1 or self.timeout_s <= 0:
             raise ValueError(
                 f"concurrency={self.concurrency}, batch_size={self.batch_size}, timeout_s={self.timeout_s}: all above 0"
+            )
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens}: allow at least one token")
+
+    def check_address(self) -> None:
+        """Raises ValueError for a setting that the judge at `address` would not hear of; without one all may stand."""
+        if not self.address:
+            return
+        url, _, model = self.address.partition("#")
+        served = url.startswith(("http://", "https://"))
+        if not (served and model) and (self.limit_key != "max_tokens" or self.server_sampling):
+            raise ValueError(
+                f"judge {self.address}: limit_key and server_sampling are for a model server, "
+                "http://HOST:PORT/v1#MODEL: leave them out"
+            )
+        asked = (self.mode, self.variant, self.max_new_tokens, self.max_pixels)
+        if served and not model and asked != (None, None, None, MAX_JUDGED_PIXELS):
+            raise ValueError(
+                f"judge {self.address}: `edit-r1 serve` was started with its own mode, variant, max_new_tokens and "
+                "max_pixels: leave them out here, and set them there"
             )
 
 
@@ -95,7 +128,7 @@ class VerifierJudge:
         self.verifier, self.settings, self.apart = verifier, settings, apart
         told = [
             verifier.vlm.name, model, verifier.mode, verifier.variant, PROMPT_VERSIONS[verifier.variant],
-            verifier.max_new_tokens, verifier.max_pixels, settings.dtype,
+            verifier.max_new_tokens, verifier.max_pixels, settings.dtype, *named(verifier.vlm)[1:],
         ]  # fmt: skip
         self.identity = "|".join(map(str, told))
 
@@ -173,14 +206,22 @@ def open_judge(settings: JudgeSettings) -> Judge:
         if model:
             verifier = Verifier.connect(
                 url, model, settings.key_env, settings.concurrency, settings.timeout_s,
-                max_new_tokens=settings.max_new_tokens,
+                mode=settings.mode, variant=settings.variant,
+                max_new_tokens=settings.max_new_tokens, max_pixels=settings.max_pixels,
+                limit_key=settings.limit_key, server_sampling=settings.server_sampling,
             )  # fmt: skip
             return VerifierJudge(verifier, settings, url, apart=True)
         if url.rstrip("/").endswith("/v1"):
             raise ValueError(f"judge {address}: a model server needs the model's name; write {url}#MODEL")
+        settings.check_address()
         return ServedJudge(url, settings, os.environ.get(settings.key_env))
     path, device = split_device(address)
-    verifier = Verifier.load(path, device, settings.dtype, settings.batch_size, max_new_tokens=settings.max_new_tokens)
+    settings.check_address()
+    verifier = Verifier.load(
+        path, device, settings.dtype, settings.batch_size,
+        mode=settings.mode, variant=settings.variant,
+        max_new_tokens=settings.max_new_tokens, max_pixels=settings.max_pixels,
+    )  # fmt: skip
     return VerifierJudge(verifier, settings, checkpoint_identity(path), apart=device.startswith("cuda:"))
 
 

@@ -80,6 +80,13 @@ class ModelChoice:
             raise ValueError(f"--attention {self.attention}: vLLM chooses its own kernels: leave it out")
         if self.attention is not None and self.endpoint is not None and not self._writes_here:
             raise ValueError(f"--attention {self.attention} is for a local model: leave --endpoint out, or it")
+        if self.endpoint is None and self.principles_endpoint is None:
+            for flag, given in (
+                (f"--limit-key {self.limit_key}", self.limit_key != "max_tokens"),
+                ("--server-sampling", self.server_sampling),
+            ):
+                if given:
+                    raise ValueError(f"{flag} is for a served model: add --endpoint URL, or leave it out")
         if self.principles_endpoint is not None and self.principles_model is None:
             raise ValueError("--principles-endpoint needs a served model: add --principles-model NAME")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
