@@ -35,7 +35,7 @@ def test_the_examples_on_the_page_work(client: TestClient, path: str) -> None:
 
 
 def test_the_page_is_there(client: TestClient) -> None:
-    assert "openapi.json" in client.get("/docs").text
+    assert "<title>edit-r1 serve" in client.get("/docs").text
     assert client.get("/openapi.json").json()["paths"].keys() == {*POSTS, "/rewards", "/health", "/metrics"}
 
 

@@ -52,7 +52,7 @@ EXTRAS = {
         "local",
     ),
     **dict.fromkeys(("trl", "datasets", "matplotlib", "skimage"), "train"),
-    **dict.fromkeys(("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client"), "serve"),
+    **dict.fromkeys(("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client", "swagger_ui"), "serve"),
     "ray": "ray",
 }
 """Module to the extra of this package that installs it; pyproject.toml has the whole lists."""

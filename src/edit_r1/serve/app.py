@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edit_r1 import __version__
+from edit_r1.serve.docs_page import add_docs_page
 from edit_r1.serve.metrics import Metrics
 from edit_r1.serve.protocols import chat, flow_factory, judge, unirl
 from edit_r1.serve.service import Accepts, Service
@@ -70,12 +71,18 @@ def create_app(
         service.batcher.close()
 
     app = FastAPI(
-        title="edit-r1 serve", version=__version__, description=DESCRIPTION, lifespan=lifespan, redoc_url=None
+        title="edit-r1 serve",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     for protocol in (judge, flow_factory, unirl, chat):
         app.include_router(protocol.routes(service))
     _add_status(app, service)
+    add_docs_page(app)
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, malformed)
     limits = BodyLimits(settings.max_body_mb * 2**20, settings.max_bodies_mb * 2**20, settings.body_seconds)
