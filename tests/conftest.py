@@ -27,6 +27,9 @@ from hypothesis import settings
 # No deadlines: a slow machine must not fail a test. Derandomised: a test fails for everyone or for no one.
 settings.register_profile("edit_r1", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("edit_r1")
+# For a search of minutes with seeds of its own: pytest FILE --hypothesis-profile fuzz --hypothesis-seed 7
+examples = int(os.environ.get("EDIT_R1_EXAMPLES", "20000"))
+settings.register_profile("fuzz", deadline=None, max_examples=examples, database=None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -399,6 +399,17 @@ def test_a_hosted_reasoning_model_is_asked_as_it_wants(
     assert "at least one" in fails(capsys, *asked, "--max-new-tokens", "0")
 
 
+def test_an_answer_without_room_says_which_flag_gives_it(
+    capsys: Capture, picture: Path, principles_file: Path, fake_openai: Any, reply: Any
+) -> None:
+    server = fake_openai(lambda body, number: reply(server.completion("", "length", reasoning_content="Well,")))
+    asked = ("score", picture, picture, "-i", "x", "--endpoint", server.url, "--model", "judge")
+    code, _, err = run(capsys, *asked, "--principles", principles_file)
+    assert code == 3 and "cut at the token limit: raise --max-new-tokens" in err
+    code, _, err = run(capsys, *asked)
+    assert code == 3 and "cut at the token limit: raise --max-new-tokens" in err
+
+
 def test_a_question_written_twice_is_told(capsys: Capture, picture: Path, fake_openai: Any) -> None:
     rules = json.dumps([{"question": one, "category": CATEGORIES[0]} for one in ("Is it blue?", "is it  BLUE")])
     server = fake_openai(lambda body, number: TRACE if "Is it blue?" in json.dumps(body["messages"]) else rules)

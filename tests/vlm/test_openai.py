@@ -310,6 +310,20 @@ def test_other_refusals_are_final(
         vlm.check()
 
 
+def test_a_model_that_thought_until_its_limit_is_cut_and_not_gone(
+    fake_openai: Any, connect: Connect, reply: Any
+) -> None:
+    """api.openai.com says so by a 400; were it a failure, a run would end because the short question of `check` has no
+    answer either."""
+    words = "Could not finish the message because max_tokens or model output limit was reached. Please try again."
+    refusal = {"error": {"message": words, "type": "invalid_request_error"}}
+    vlm = connect(fake_openai(lambda body, number: reply(refusal, 400)).url)
+    vlm.check()
+    [row] = vlm.generate(ASK, GREEDY)
+    assert (row[0].finish, row[0].text, row[0].error) == ("length", "", None)
+    assert (vlm.usage.failures, vlm.usage.unmetered) == (0, 2)
+
+
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_server_without_probabilities_is_asked_without(
     fake_openai: Any, connect: Connect, reply: Any, status: int

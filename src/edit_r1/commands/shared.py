@@ -16,6 +16,7 @@ import tyro
 from edit_r1.records import Trace, Unparsed
 from edit_r1.report.text import plain
 from edit_r1.verifier.choice import ModelChoice
+from edit_r1.verifier.parsing import CUT
 
 if TYPE_CHECKING:
     from edit_r1.verifier.scoring import Verifier
@@ -92,7 +93,9 @@ def check_answered(outcomes: Sequence[Trace | Unparsed]) -> None:
 def unparsed(outcomes: Sequence[Trace | Unparsed]) -> int:
     """Says why no trace could be parsed: the first reason stands for all. Returns the exit code."""
     reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, Unparsed)]
-    complain(f"no trace could be parsed: {reasons[0] if reasons else 'no answer'}")
+    reason = reasons[0] if reasons else "no answer"
+    remedy = ": raise --max-new-tokens" if reason.endswith(CUT) else ""
+    complain(f"no trace could be parsed: {reason}{remedy}")
     return UNPARSED
 
 

@@ -33,7 +33,7 @@ _BLANK = re.compile(r"(?:\s++|//[^\n]*+|#[^\n]*+|/\*(?:[^*]|\*(?!/)){0,1000}+\*/
 """Space and comments. One that is never closed is looked at again at every bracket: hence its bound."""
 _BARE = re.compile(r"[^\s,:\[\]{}\"'#/]++")
 _KEY = re.compile(r"\w{1,60}")
-_NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?(?:[eE][+-]?[0-9]{1,3})?")
+_NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _HEX = re.compile(r"[0-9a-fA-F]{4}")
 _PLAIN_TEXT = re.compile(r"[^\"'“”„‟‘’＂＇\\]*+")
 

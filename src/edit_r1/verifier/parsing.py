@@ -26,6 +26,8 @@ one of the words below, written by the model for that principle. Both variants a
 | any other verdict (0.5, 2, null, "partly", "pass")  | Unparsed |
 | two verdicts that contradict each other in one object | Unparsed |
 | more or fewer verdicts than principles              | Unparsed, also when average_score would allow a guess |
+| a question without a verdict among the verdicts     | Unparsed |
+| numbered lines beside JSON with verdicts            | a draft: the JSON alone is read, or the text is Unparsed |
 | questions left out                                  | the order of the principles |
 | questions reordered, word for word                  | each verdict goes to its principle |
 | one question renamed                                | it takes the place that is left |
@@ -49,6 +51,7 @@ from edit_r1.verifier.questions import question_words
 from edit_r1.vlm.protocol import Completion
 
 __all__ = [
+    "CUT",
     "MAX_TEXT_CHARS",
     "NO_ANSWER",
     "parse_completion",
@@ -59,10 +62,14 @@ __all__ = [
     "questions_of",
 ]
 
+CUT = "cut at the token limit"
+"""The reason of an answer that was not let to its end."""
 NO_ANSWER = "no answer came"
 """How the reason of a failed call begins."""
 
 _LINE = re.compile(r"\s*+([0-9]{1,3})(?:[.):]\s++|、\s*+|\s++)(?:\[(\w++)\]\s*+)?(\S.*+)?")
+
+_OPENS_ITEM = re.compile(r"\{\s*+[\"']?(?:question|principle|criterion)[\"']?\s*+:")
 
 _WORDS: dict[str, Literal[0, 1]] = {
     **dict.fromkeys(("1", "1.0", "yes", "true", "是"), 1),
@@ -109,7 +116,7 @@ def parse_principles(text: str, truncated: bool = False) -> tuple[Principle, ...
     """A decomposer's answer: a JSON array of {question, category}, or lines "1 [Follow] ..."."""
     try:
         if truncated:
-            raise BadAnswer("cut at the token limit")
+            raise BadAnswer(CUT)
         return _principles(answer_of(text))
     except BadAnswer as bad:
         return Unparsed(text, str(bad))
@@ -128,7 +135,7 @@ def parse_gold(
     """A verifier VLM's gold verdicts with their reasons, in the order of the principles (of the text, for a number)."""
     try:
         if truncated:
-            raise BadAnswer("cut at the token limit")
+            raise BadAnswer(CUT)
         return _verdicts(answer_of(text), principles)
     except BadAnswer as bad:
         return Unparsed(text, str(bad))
@@ -144,7 +151,7 @@ def _trace(
     text: str, principles: Sequence[Principle] | int, mode: OutputMode, tokens: int, truncated: bool
 ) -> Trace | Unparsed:
     if truncated:
-        raise BadAnswer("cut at the token limit")
+        raise BadAnswer(CUT)
     answer = answer_of(text)
     score = find_score(answer).value
     if mode == "think":
@@ -156,10 +163,12 @@ def _verdicts(answer: str, principles: Sequence[Principle] | int) -> tuple[Verdi
     """One verdict per principle, in their order, from JSON items or from numbered lines."""
     n = principles if isinstance(principles, int) else len(principles)
     items = _items(answer)
-    lines = _compact_verdicts(answer)
-    if len(items) != n and _numbers(lines) == list(range(1, n + 1)):
-        return tuple(verdict for _, verdict in sorted(lines, key=lambda line: line[0]))
+    if not items and _OPENS_ITEM.search(to_ascii_punctuation(answer)):
+        raise BadAnswer("the verdicts are JSON that cannot be read")  # numbered lines beside it are a draft of it
     if not items:
+        lines = _compact_verdicts(answer)
+        if _numbers(lines) == list(range(1, n + 1)):
+            return tuple(verdict for _, verdict in sorted(lines, key=lambda line: line[0]))
         raise BadAnswer(
             f"verdicts for the principles {_numbers(lines)}, not for 1 to {n}" if lines else "no verdicts in the answer"
         )
@@ -192,22 +201,44 @@ def _compact_verdicts(answer: str) -> list[tuple[int, Verdict]]:
 
 def _items(answer: str) -> list[dict[str, Any]]:
     """Every JSON object that holds a verdict, in the order of the text."""
-    return [item for value in json_values(answer) for item in _walk(value, depth=0)]
+    return list(_among(json_values(answer), in_list=False, depth=0))
 
 
-def _walk(value: Any, depth: int) -> Iterator[dict[str, Any]]:
+def _among(siblings: Sequence[Any], in_list: bool, depth: int) -> Iterator[dict[str, Any]]:
+    """The verdicts' objects among the values of one list or object, and inside these.
+
+    Where one is a verdict, another that asks a question and holds none is one too: left out, it would leave its
+    principle to whatever else stands there. So is a number that is no verdict in a list without questions.
+    """
     if depth > 6:  # deeper than any wrapping that models put around the list
         return
-    if isinstance(value, dict):
-        scalars = [value[key] for key in _VERDICT_KEYS if key in value and not isinstance(value[key], list | dict)]
-        asks = any(key in value for key in _QUESTION_KEYS)
-        if scalars and "average_score" not in value and (asks or _word(scalars[0]) is not None):
+    known = [value for value in siblings if isinstance(value, dict) and _holds_verdict(value)]
+    unasked = in_list and not any(map(_asks, known))
+    for value in siblings:
+        if isinstance(value, list):
+            yield from _among(value, True, depth + 1)
+        elif isinstance(value, dict) and _holds_verdict(value):
             yield value
-            return
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _walk(inner, depth + 1)
+        elif isinstance(value, dict):
+            inside = list(_among(list(value.values()), False, depth + 1))
+            yield from inside
+            expected = _asks(value) or (unasked and _scalars(value))
+            if known and not inside and expected and "average_score" not in value:
+                yield value
+
+
+def _holds_verdict(value: dict[str, Any]) -> bool:
+    """With a question whatever stands as the verdict, without one only what is a verdict: other objects have scores."""
+    scalars = _scalars(value)
+    return bool(scalars) and "average_score" not in value and (_asks(value) or _word(scalars[0]) is not None)
+
+
+def _asks(value: dict[str, Any]) -> bool:
+    return any(key in value for key in _QUESTION_KEYS)
+
+
+def _scalars(value: dict[str, Any]) -> list[Any]:
+    return [value[key] for key in _VERDICT_KEYS if key in value and not isinstance(value[key], list | dict)]
 
 
 def _word(value: Any) -> Literal[0, 1] | None:
@@ -222,6 +253,8 @@ def _word(value: Any) -> Literal[0, 1] | None:
 def _item_verdict(item: dict[str, Any]) -> Verdict:
     """The verdict of one JSON object; two keys that contradict each other are an error."""
     written = [item[key] for key in _VERDICT_KEYS if key in item]
+    if not written:
+        raise BadAnswer(f"a question without a verdict: {(_first_text(item, _QUESTION_KEYS) or '')[:60]!r}")
     values = {_word(value) for value in written}
     value = values.pop()
     if value is None or values:

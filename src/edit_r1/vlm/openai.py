@@ -22,7 +22,7 @@ from typing import Any
 from edit_r1.vlm.address import read_address, read_key
 from edit_r1.vlm.endpoint import Endpoint, Patience, Served
 from edit_r1.vlm.errors import ModelError
-from edit_r1.vlm.openai_failures import Refused
+from edit_r1.vlm.openai_failures import OutOfRoom, Refused
 from edit_r1.vlm.openai_wire import (
     OWN_KEYS,
     Answer,
@@ -219,8 +219,11 @@ class OpenAIVLM:
             raise ModelError(str(problem)) from problem
 
     async def _post(self, content: bytes, n: int) -> tuple[Answer | None, int, Exception | None]:
-        """As `Endpoint.post`."""
-        return await self._server.post(content, "application/json", lambda payload: read_answer(payload, n))
+        """As `Endpoint.post`; what was cut before it began is an answer too."""
+        told = await self._server.post(content, "application/json", lambda payload: read_answer(payload, n))
+        if isinstance(told[2], OutOfRoom):
+            return Answer((Completion("", 0, "length"),) * n, None, None), told[1], None
+        return told
 
     def _count(self, retries: int, answer: Answer | None) -> Usage:
         """What one request took, noted."""

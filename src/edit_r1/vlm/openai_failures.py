@@ -10,6 +10,8 @@ from edit_r1.vlm.openai_wire import error_code, one_line, retry_after, server_wo
 
 SAMPLING_KEYS = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 """What some hosted models take no value of."""
+OUT_OF_ROOM = "max_tokens or model output limit was reached"
+"""Its words for a reasoning model whose limit was gone before its answer began."""
 
 
 class Failed(Exception):
@@ -18,6 +20,10 @@ class Failed(Exception):
 
 class Refused(Failed):
     """A request that the server calls malformed."""
+
+
+class OutOfRoom(Failed):
+    """The model thought until its limit of tokens, which api.openai.com tells as a 400: an answer that was cut."""
 
 
 class Unlucky(Failed):
@@ -59,6 +65,8 @@ def status_problem(response: httpx.Response, payload: bytes, asked: Asked) -> Fa
         return Failed(f"{told}; {asked.missing}")
     if 300 <= status < 400:
         return Failed(f"redirects to {one_line(response.headers.get('location', '?'))}: give that address")
+    if status == 400 and OUT_OF_ROOM in words:
+        return OutOfRoom(told)
     if (status not in (408, 429) and status < 500) or error_code(payload) == "insufficient_quota":
         return Refused(told + _remedy(words)) if status in (400, 422) else Failed(told)
     after = retry_after(response.headers.get("retry-after"))
