@@ -49,7 +49,17 @@ def open_verifier(
 
 EXTRAS = {
     **dict.fromkeys(
-        ("torch", "torchvision", "transformers", "diffusers", "accelerate", "peft", "safetensors", "tokenizers"),
+        (
+            "torch",
+            "torchvision",
+            "transformers",
+            "diffusers",
+            "accelerate",
+            "peft",
+            "safetensors",
+            "tokenizers",
+            "huggingface_hub",
+        ),
         "local",
     ),
     **dict.fromkeys(("trl", "datasets", "matplotlib", "skimage"), "train"),

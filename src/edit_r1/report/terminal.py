@@ -337,13 +337,19 @@ def _style(score: float) -> str:
 
 
 def quiet_libraries() -> None:
-    """No progress bars and warnings of a model's library: what goes wrong is told in our one line."""
-    from huggingface_hub.utils.logging import set_verbosity_error
-    from transformers.utils import logging
+    """No progress bars and warnings of a model's library: what goes wrong is told in our one line.
 
-    set_verbosity_error()  # of the hub: each of its tries to reach it would be a line
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    A library that is not installed says nothing either; who needs it is told so where it is needed.
+    """
+    with suppress(ImportError):
+        from huggingface_hub.utils.logging import set_verbosity_error
+
+        set_verbosity_error()  # each of the hub's tries to be reached would be a line
+    with suppress(ImportError):
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     # transformers warns of its own older names, which TRL still uses.
     warnings.filterwarnings("ignore", category=FutureWarning)
     # torch, of RMSNorm under autocast on a CPU, where it has no fused one.
@@ -353,7 +359,7 @@ def quiet_libraries() -> None:
         "PYTHONWARNINGS": "ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }  # fmt: skip
-    with suppress(ImportError):  # the pool may be all served models
+    with suppress(ImportError):
         from diffusers.utils import logging as diffusers_logging
 
         diffusers_logging.set_verbosity_error()
