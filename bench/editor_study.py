@@ -2,9 +2,10 @@
 
     python bench/editor_study.py --verifier runs/demo/gcpo/model --out runs/editor-study
 
-Every arm trains the tiny editor for the same number of iterations of 4 contexts x 12 edits in two processes, is stopped
-at each mark, and paints the held-out contexts with the same seeds; judging time is in the seconds, the measuring is
-not. Resumable: arms and marks that are done are only read. Prints Markdown, writes study.json and study.png.
+Every arm trains the tiny editor in iterations of 4 contexts x 12 edits in two processes, is stopped at each mark, and
+paints the held-out contexts with the same seeds; judging time is in the seconds, the measuring is not. Resumable: arms
+and marks that are done are only read, and an arm may be given later marks than others. Prints a table in Markdown of
+all that the folder holds, writes study.json and study.png.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,12 +27,12 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import tyro
 
 from edit_r1.demo.measuring import EDIT_SEEDS, oracle_scores
 from edit_r1.demo.showing import exact_principles
 from edit_r1.evaluate.editor import EditScore, compare_editors, edit_and_judge
-from edit_r1.images import decode_rgb
 from edit_r1.processes import torch_threads
 from edit_r1.recipes.tiny import (
     SIZES,
@@ -52,8 +54,8 @@ from edit_r1.train.nft import train_nft
 from edit_r1.train.processes import in_processes
 from edit_r1.train.rewards import CombinedReward, RewardSettings
 from edit_r1.train.verifier_run import Progress
-from edit_r1.world.perceive import judge_pixels
-from edit_r1.world.samples import edit_of, scene_of
+from edit_r1.verifier.principles_cache import checkpoint_identity
+from edit_r1.zoo.editworld import oracle_score
 from edit_r1.zoo.packaged import weights
 
 CONTEXTS = 240
@@ -94,28 +96,61 @@ def main(
 ) -> None:
     """verifier: folder of the judge. marks: iterations after which is measured. contexts: held out, two edits each.
 
-    arms: which of `ARMS`. seed: of the world, the held-out contexts and the training.
+    arms: which of `ARMS`, by their places. seed: of the world, the held-out contexts and the training. A folder keeps
+    to the verifier, contexts, seed and processes it was begun with.
     """
     quiet_libraries()
-    out.mkdir(parents=True, exist_ok=True)
-    before = measured(out / "before.json", weights("editor"), contexts, seed)
-    results = {}
+    if not marks or min(marks) < 1 or not all(0 <= number < len(ARMS) for number in arms):
+        raise SystemExit(f"marks={marks}, arms={arms}: marks are 1 or more, arms 0 to {len(ARMS) - 1}")
+    keep_to(
+        out, {"verifier": checkpoint_identity(verifier), "contexts": contexts, "seed": seed, "processes": processes}
+    )
+    measured(out / "before.json", weights("editor"), contexts, seed)
     for arm in (ARMS[number] for number in arms):
-        rows = []
-        for mark in marks:
-            folder = out / arm.folder
+        folder = out / arm.folder
+        for mark in sorted(set(marks)):
             found = folder / f"after-{mark}.json"
-            if not found.exists():
-                training = partial(train, arm, mark, verifier, folder / "run", seed)
-                in_processes(processes, training, partial(told, arm.name))
-                measured(found, folder / "run/editor", contexts, seed)
-                shutil.rmtree(folder / "run/editor")
-            rows.append({"iterations": mark, "seconds": seconds(folder / "run/metrics.jsonl", mark),
-                         **difference(measured(found, weights("editor"), contexts, seed), before)})  # fmt: skip
-        results[arm.name] = rows
-    write_json(out / "study.json", {"seed": seed, "contexts": contexts, "arms": results})
+            if found.exists():
+                continue
+            if (done := iterations(folder / "run/metrics.jsonl")) > mark:
+                print(f"{arm.name}: trained for {done} iterations, so that after {mark} cannot be measured any more")
+                continue
+            training = partial(train, arm, mark, verifier, folder / "run", seed)
+            in_processes(processes, training, partial(told, arm.name))
+            measured(found, folder / "run/editor", contexts, seed)
+            shutil.rmtree(folder / "run/editor")
+    results = gathered(out)
+    write_json(out / "study.json", {**read_json(out / "settings.json"), "arms": results})
     print("\n".join(table(results)))
     plot(results, out / "study.png")
+
+
+def keep_to(out: Path, settings: Mapping[str, Any]) -> None:
+    """Notes what a folder's numbers were made with. Ends the program where it holds others."""
+    path = out / "settings.json"
+    if path.exists() and (before := read_json(path)) != settings:
+        raise SystemExit(f"{out} was begun with {before}, not {dict(settings)}: name another --out, or give the same")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(settings))
+
+
+def gathered(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """A row per arm and mark that was measured, whichever were asked for now."""
+    before = read(out / "before.json")
+    scores = {
+        arm: {int(path.stem.removeprefix("after-")): read(path) for path in (out / arm.folder).glob("after-*.json")}
+        for arm in ARMS
+    }
+    results: dict[str, list[dict[str, Any]]] = {}
+    for arm, measures in scores.items():
+        by_oracle = scores.get(Arm(arm.algorithm, "oracle"), {})
+        for mark, after in sorted(measures.items()):
+            metrics = out / arm.folder / "run/metrics.jsonl"
+            row = {"iterations": mark, "seconds": seconds(metrics, mark), **difference(after, before)}
+            if arm.reward != "oracle" and mark in by_oracle:
+                row |= share_of(after, by_oracle[mark], before)
+            results.setdefault(arm.name, []).append(row)
+    return results
 
 
 def stage_of(arm: Arm, steps: int, seed: int) -> EditorRLStage:
@@ -126,7 +161,10 @@ def stage_of(arm: Arm, steps: int, seed: int) -> EditorRLStage:
         {
             "DiffusionNFT": nft,
             "best of G": nft,
-            "Flow-GRPO": changed(full, same_start=False, window_share=1.0, trained_steps=9, window="all"),
+            # A forward holds nine steps of each edit: of 24 edits they took 6 GB in each process.
+            "Flow-GRPO": changed(
+                full, same_start=False, window_share=1.0, trained_steps=9, window="all", train_batch=8
+            ),
             "Flow-GRPO, fast": changed(full, sampling_steps=6, kl_beta=0.0, window_share=0.5),
         }[arm.algorithm],
         steps=steps,
@@ -148,17 +186,19 @@ def train(arm: Arm, steps: int, verifier: Path, out: Path, seed: int, *, progres
         if progress is not None and line["kind"] == "step":
             progress(line["step"] + 1, steps, {"reward": line["reward_mean"] or 0.0})
 
-    with tiny_judge(verifier) as judge:
-        reward = reward_of(arm, VerifierJudge(judge, JudgeSettings(seed=seed)), seed)
+    with ExitStack() as stack:
+        reward = reward_of(arm, verifier, seed, stack)
         editor = tiny_editor(bf16_products=True)
         return Path(algorithm(stage, editor, contexts, reward, out, resume=True, progress=tell).result)
 
 
-def reward_of(arm: Arm, judge: VerifierJudge, seed: int) -> Reward:
+def reward_of(arm: Arm, verifier: Path, seed: int, stack: ExitStack) -> Reward:
+    """stack: closes what is opened for it."""
     if arm.reward == "oracle":
         return oracle
     if arm.reward == "random":
         return partial(at_random, seed)
+    judge = VerifierJudge(stack.enter_context(tiny_judge(verifier)), JudgeSettings(seed=seed))
     settings = {
         "verdicts": tiny_reward(),
         "score": RewardSettings(),
@@ -168,15 +208,12 @@ def reward_of(arm: Arm, judge: VerifierJudge, seed: int) -> Reward:
 
 
 def oracle(contexts: Sequence[Context], images: Sequence[bytes]) -> list[float | None]:
-    return [
-        judge_pixels(scene_of(context.sample), edit_of(context.sample), decode_rgb(image)).utility
-        for context, image in zip(contexts, images, strict=True)
-    ]
+    return [oracle_score(context.sample, image) for context, image in zip(contexts, images, strict=True)]
 
 
 def at_random(seed: int, contexts: Sequence[Context], images: Sequence[bytes]) -> list[float | None]:
     """0 to 10, whatever is seen; the same picture gets the same."""
-    return [random.Random(hashlib.sha256(image + bytes([seed])).digest()).uniform(0, 10) for image in images]
+    return [random.Random(hashlib.sha256(image + str(seed).encode()).digest()).uniform(0, 10) for image in images]
 
 
 def measured(found: Path, editor: Path, contexts: int, seed: int) -> list[EditScore]:
@@ -187,13 +224,29 @@ def measured(found: Path, editor: Path, contexts: int, seed: int) -> list[EditSc
             scores = edit_and_judge(tiny_editor(editor), oracle_scores, samples, EDIT_SEEDS)
         found.parent.mkdir(parents=True, exist_ok=True)
         write_json(found, [[score.sample_id, score.category, score.seed, score.score] for score in scores])
+    return read(found)
+
+
+def read(found: Path) -> list[EditScore]:
+    """What `measured` has kept."""
     return [EditScore(name, category, number, b"", score) for name, category, number, score in read_json(found)]
+
+
+def step_lines(metrics: Path) -> list[dict[str, Any]]:
+    if not metrics.exists():
+        return []
+    lines = [json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["kind"] == "step"]
+
+
+def iterations(metrics: Path) -> int:
+    """How many a run has behind it."""
+    return len(step_lines(metrics))
 
 
 def seconds(metrics: Path, mark: int) -> float:
     """Of sampling, judging and updating, up to a mark."""
-    lines = [json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()]
-    return sum(sum(line["seconds"].values()) for line in lines if line["kind"] == "step" and line["step"] < mark)
+    return sum(sum(line["seconds"].values()) for line in step_lines(metrics) if line["step"] < mark)
 
 
 def difference(after: Sequence[EditScore], before: Sequence[EditScore]) -> dict[str, Any]:
@@ -202,16 +255,42 @@ def difference(after: Sequence[EditScore], before: Sequence[EditScore]) -> dict[
     return {"delta": comparison.mean, "ci95": comparison.ci95, **counts}
 
 
+def share_of(
+    after: Sequence[EditScore], by_oracle: Sequence[EditScore], before: Sequence[EditScore], resamples: int = 10_000
+) -> dict[str, Any]:
+    """The gain as a share of the gain under the oracle as reward, same algorithm and iterations; nothing where that one
+    is not there to be had a share of.
+
+    "share", "share_ci95": of 1, a percentile interval that draws contexts with replacement, both gains of a resample
+    from the same ones.
+    """
+    own, ideal = difference(after, before), difference(by_oracle, before)
+    if ideal["ci95"] is None or ideal["ci95"][0] <= 0:
+        return {}
+    names = sorted({score.sample_id for score in before})
+    start, first, second = (
+        np.array([np.mean([one.score for one in scores if one.sample_id == name]) for name in names])
+        for scores in (before, after, by_oracle)
+    )
+    drawn_RC = np.random.default_rng(0).integers(len(names), size=(resamples, len(names)))
+    gains_R, ideals_R = (first - start)[drawn_RC].mean(axis=1), (second - start)[drawn_RC].mean(axis=1)
+    shares_R = gains_R[ideals_R > 0] / ideals_R[ideals_R > 0]
+    low, high = np.quantile(shares_R, [0.025, 0.975])
+    return {"share": own["delta"] / ideal["delta"], "share_ci95": [float(low), float(high)]}
+
+
 def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The oracle's own gain is what the others are a share of, arm by arm of the same algorithm."""
-    lines = ["| | iterations | seconds | oracle's score (95 %) | better, same, worse | share of the oracle's gain |"]
-    lines.append("| --- " * 6 + "|")
+    lines = [
+        "| | iterations | seconds | oracle's score (95 %) | better, same, worse | % of the gain by the oracle (95 %) |",
+        "| --- " * 6 + "|",
+    ]
     for name, rows in results.items():
-        ceiling = results.get(f"{name.rsplit(', ', 1)[0]}, oracle")
-        for place, row in enumerate(rows):
+        for row in rows:
             share = ""
-            if ceiling is not None and ceiling[place]["ci95"][0] > 0:
-                share = f"{100 * row['delta'] / ceiling[place]['delta']:.0f} %"
+            if "share" in row:
+                share = (
+                    f"{100 * row['share']:.0f} ({100 * row['share_ci95'][0]:.0f} to {100 * row['share_ci95'][1]:.0f})"
+                )
             low, high = row["ci95"]
             cells = [
                 name, str(row["iterations"]), f"{row['seconds']:.0f}",

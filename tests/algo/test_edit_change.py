@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edit_r1.algo.edit_change import VISIBLE, box_mask, is_copy, measure_change, measure_look
+from edit_r1.algo.edit_change import UNSEEN_SHIFT, VISIBLE, box_mask, measure_change, measure_look, unseen
 
 
 def _picture(seed: int, height: int = 9, width: int = 12) -> np.ndarray:
@@ -36,7 +36,21 @@ def _twin(a, b, mask):
     def chroma(p):
         return sum(int(max(p[at])) - int(min(p[at])) for at in places) / len(places)
 
+    def shift():
+        """Cells are two neighbouring strips of the 16 that a side is cut into."""
+        strips = [[side * k // min(16, side) for k in range(min(16, side) + 1)] for side in (height, width)]
+        spans = [list(zip(cut, cut[2:], strict=False)) for cut in strips]
+        largest = 0.0
+        for top, bottom in spans[0]:
+            for left, right in spans[1]:
+                inside = [(y, x) for y in range(top, bottom) for x in range(left, right)]
+                for c in range(3):
+                    total = sum(int(b[at][c]) - int(a[at][c]) for at in inside)
+                    largest = max(largest, abs(total) / len(inside))
+        return largest
+
     return {
+        "shift": shift(),
         "mean": sum(map(sum, difference.values())) / (3 * len(places)),
         "share": sum(changed.values()) / len(places),
         "outside": sum(outside) / len(outside) if outside else None,
@@ -61,7 +75,7 @@ def test_what_a_reward_can_be_had_for_shows():
     source = (_picture(0, 40, 40) // 2 + 60).astype(np.uint8)
     copy = measure_change(source, source)
     assert (copy.mean, copy.share, copy.brightness, copy.saturation, copy.sharpness) == (0, 0, 0, 0, 0)
-    assert is_copy(copy, 0.002, 3.0)
+    assert unseen(copy) and copy.shift == 0
     brighter = measure_change(source, np.clip(source.astype(int) + 30, 0, 255).astype(np.uint8))
     assert brighter.brightness == pytest.approx(30, abs=0.1) and brighter.share == 1.0
     smooth = (sum(np.roll(source.astype(int), (dy, dx), (0, 1)) for dy in (0, 1) for dx in (0, 1)) // 4).astype(
@@ -72,13 +86,32 @@ def test_what_a_reward_can_be_had_for_shows():
     assert measure_change(source, grey).saturation < -20
 
 
-def test_a_vae_round_trip_is_a_copy_and_a_small_edit_is_none():
+def test_what_cannot_be_seen_is_none_and_a_small_edit_is_seen():
     source = _picture(1, 64, 64) // 4 + 90
     noisy = np.clip(source.astype(int) + np.random.default_rng(5).integers(-4, 5, source.shape), 0, 255)
-    assert is_copy(measure_change(source, noisy.astype(np.uint8)), 0.002, 3.0)
+    assert unseen(measure_change(source, noisy.astype(np.uint8)))
     edited = source.copy()
     edited[10:14, 20:24] = (255, 0, 0)  # 16 of 4096 pixels
-    assert not is_copy(measure_change(source, edited), 0.002, 3.0)
+    assert not unseen(measure_change(source, edited))
+
+
+@pytest.mark.parametrize("top", range(0, 48, 5))
+def test_a_cell_sees_an_edit_wherever_it_lies_and_no_grain(top):
+    """Grain that changes every pixel visibly leaves a cell's mean; an edit of a 64th of the picture does not."""
+    source = np.full((256, 256, 3), 120, np.uint8)
+    grain = np.random.default_rng(top).choice([-30, 30], (256, 256, 1)).repeat(3, axis=2)
+    rough = measure_change(source, (source + grain).astype(np.uint8))
+    assert rough.share == 1.0 and rough.shift <= UNSEEN_SHIFT
+    edited = source.copy()
+    edited[2 * top : 2 * top + 32, 140 - 2 * top : 172 - 2 * top] = (120, 180, 120)
+    small = measure_change(source, edited)
+    assert small.shift > 60 / 4 - 1 > UNSEEN_SHIFT  # cells overlap: one of them has half of it along each side
+
+
+def test_small_sides_have_fewer_cells():
+    for height, width in ((1, 1), (2, 3), (17, 5), (15, 31)):
+        change = measure_change(np.zeros((height, width, 3), np.uint8), np.full((height, width, 3), 7, np.uint8))
+        assert change.shift == 7.0
 
 
 def test_change_outside_a_mask():

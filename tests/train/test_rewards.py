@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from edit_r1.algo.gdpo import gdpo_advantage
@@ -86,6 +88,79 @@ def test_the_score_is_the_paper_s_reward():
     groups = [0] * 5
     assert edit_advantages(reward, values, groups, 5.0) == group_advantage(values, groups, clip=5.0)
     assert reward_metrics(reward, values) == {}
+
+
+def test_a_score_without_anything_followed_is_nothing():
+    """A judge that contradicts itself: it scores an edit in which it finds nothing of the instruction."""
+    table = {1: (7.0, 0.0, 1.0, 1.0), 2: (7.0, 0.25, 1.0, 1.0), 3: (7.0, None, None, None)}
+
+    def scores(**changes):
+        reward = CombinedReward(TableJudge(table), RewardSettings(**changes))
+        return reward([context()] * 3, [flat(level) for level in table])
+
+    assert scores() == [0.0, 7.0, 7.0]
+    assert scores(gate="threshold", gate_threshold=0.5) == [0.0, 0.0, 7.0]
+    assert scores(gate="none") == [7.0, 7.0, 7.0]
+
+
+KINDS = [{"value": "score"}, {"value": "verdicts"}, {"value": "categories"}, {"value": "categories", "combine": "sum"}]
+SHARE = st.floats(0, 1)
+EDITS = st.lists(st.tuples(st.floats(0, 10), SHARE, SHARE, SHARE, st.floats(-1, 1)), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("std_over", ["group", "batch"])
+@settings(max_examples=25, deadline=None)
+@given(EDITS, st.sampled_from(["product", "threshold"]), st.tuples(st.floats(0, 10), SHARE, SHARE, st.floats(-1, 1)))
+def test_trap_15_what_follows_nothing_never_profits(kind, several, std_over, edits, gate, said):
+    """By default and with either gate: whatever score, preservation, quality and looks an edit of nothing gets."""
+    score, keep, quality, looks = said
+    _never_profits([(score, 0.0, keep, quality, looks), *edits], kind | {"gate": gate}, several, std_over, ())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("gate", ["product", "threshold", "none"])
+@settings(max_examples=25, deadline=None)
+@given(EDITS)
+def test_trap_15_an_unedited_copy_never_profits_whatever_is_said_of_it(kind, several, gate, edits):
+    """A judge that takes the copy for a perfect edit, and a further reward that is not gated."""
+    _never_profits([(10.0, 1.0, 1.0, 1.0, 1.0), *edits], kind | {"gate": gate}, several, "group", (0,), gated=False)
+
+
+def _never_profits(edits, changes, several, std_over, copies, gated=True):
+    """Edits of one context; the first must not have an advantage above 0. Row: what the judge says, and the looks."""
+    source = context().sample.source
+    level = {edit: 100 if edit in copies else 10 + edit for edit in range(len(edits))}
+    table = {level[edit]: row[:4] for edit, row in enumerate(edits)}
+    looks = {level[edit]: row[4] for edit, row in enumerate(edits)}
+
+    def picture(_, images):
+        return [looks[int(decode_rgb(image)[0, 0, 0])] for image in images]
+
+    further = [FurtherReward("looks", picture, 0.7, -1, 1, gated)] if several else []
+    reward = CombinedReward(TableJudge(table), RewardSettings(**changes), further)
+    images = [flat(level[edit]) for edit in range(len(edits))]
+    assert images[0] == source or not copies
+    values = reward([context()] * len(edits), images)
+    found = edit_advantages(reward, values, [0] * len(edits), 5.0, std_over)
+    assert found.advantages_N[0] <= 1e-9
+    assert values[0] == 0.0 and all(part == 0.0 for part in values[0].parts)
+
+
+def test_a_copy_is_found_by_its_pixels_unless_that_is_turned_off():
+    table = {100: (9.0, 1.0, 1.0, 1.0), 103: (9.0, 1.0, None, 1.0), 110: (9.0, 1.0, 1.0, 1.0)}
+    images = [flat(level) for level in table]
+    for kind in KINDS:
+        reward = CombinedReward(TableJudge(table), RewardSettings(**kind))
+        copied, grain, edited = reward([context()] * 3, images)
+        assert (copied, grain) == (0.0, 0.0) and edited > 0
+        assert [part is None for part in grain.parts] == [
+            kind["value"] == "categories" and k == 1 for k in range(len(reward.parts))
+        ]
+        judged = CombinedReward(TableJudge(table), RewardSettings(**kind, copies="judged"))
+        assert judged([context()] * 3, images)[0] > 0
 
 
 def test_verdicts_are_weighted_and_gated():

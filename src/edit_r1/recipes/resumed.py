@@ -26,7 +26,7 @@ RECORD = "recipe.json"
 _SPEED = ("batch_size", "padding", "offload_encoders")
 """Of an editor's settings: they change nothing but rounding."""
 _JUDGE = ("traces", "temperature", "seed", "mode", "variant", "max_new_tokens", "max_pixels", "server_sampling")
-_REWARD = ("value", "weights", "combine", "gate", "gate_threshold", "std_floor", "batch_floor")
+_REWARD = ("value", "weights", "combine", "gate", "gate_threshold", "copies", "std_floor", "batch_floor")
 
 
 def check_resumed(out: Path, now: dict[str, Any], resumed: bool, first: bool) -> None:

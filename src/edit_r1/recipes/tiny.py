@@ -332,6 +332,6 @@ def tiny_reward() -> RewardSettings:
     Within groups of an editor's edits of one context the rank correlation with the oracle is 0.58 to 0.60 for the mean
     of the verdicts and 0.50 to 0.51 for the score (three verifiers; bench/reward_choice.py). Gated, so that an unedited
     copy cannot profit: on 192 validation contexts 40 iterations gave +0.52 of 10 (95 % 0.23 to 0.85), and +0.59 (0.29
-    to 0.92) with the gate open, one run each.
+    to 0.92) with the gate open, one run each. Pixels are not asked: the tiny autoencoder's grain is never unseen.
     """
-    return RewardSettings(value="verdicts")
+    return RewardSettings(value="verdicts", copies="judged")

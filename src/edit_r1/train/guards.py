@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edit_r1.algo.edit_change import Box, EditChange, box_mask, is_copy, measure_change
+from edit_r1.algo.edit_change import UNSEEN_SHIFT, Box, EditChange, box_mask, measure_change
 from edit_r1.algo.reward_hacking import change_since_start, divergence
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.images import decode_rgb, to_same_size
@@ -31,10 +31,8 @@ from edit_r1.train.data_parallel import ALONE, Team
 from edit_r1.train.editor_stage import Reward
 from edit_r1.train.guard_pictures import write_grid
 from edit_r1.train.reward_queue import Judging
-from edit_r1.train.rewards import EditReward
+from edit_r1.train.rewards import MEASURED_PIXELS, EditReward
 
-MEASURED_PIXELS = 512 * 512
-"""Pictures are measured at no more than this size."""
 GLOBAL_EDITS = frozenset({
     "background change", "style transfer", "tone transformation",  # the paper
     "background", "style", "style change", "tone transfer",  # ImgEdit, GEdit-Bench
@@ -50,10 +48,10 @@ class GuardSettings:
     """Edits of every group that are measured in an iteration; 0 measures none."""
     window: int = 10
     """Iterations over which training edits are averaged."""
-    copy_share: float = 0.002
-    """An edit is an unedited copy when at most this share of its pixels changed visibly, and ..."""
-    copy_mean: float = 3.0
-    """... its mean absolute difference is at most this, levels of 0..255; an autoencoder's round trip stays below."""
+    copy_shift: float = UNSEEN_SHIFT
+    """An edit counts as an unedited copy when no cell's mean colour changed by more (`EditChange.shift`), levels of
+    0..255: nine in ten round trips of the tiny editor's autoencoder stay below, and no edit that its oracle likes does
+    (bench/copies.py). Edits of texture alone, such as sharpening, count too: their share alerts when it rises."""
     max_copies: float = 0.2
     """Rise of the share of copies that is an alert."""
     max_outside: float = 0.2
@@ -267,7 +265,7 @@ class Guard:
         """Means over edits; None where none has the measure."""
         rows = [asdict(change) for change in changes]
         means = {one.name: _mean([row[one.name] for row in rows]) for one in fields(EditChange)}
-        copies = [float(is_copy(change, self.settings.copy_share, self.settings.copy_mean)) for change in changes]
+        copies = [float(change.shift <= self.settings.copy_shift) for change in changes]
         return {"copies": _mean(copies), **means}
 
     def _drifts(self, measures: Sequence[dict[str, float | None]], window: int, of: str) -> list[dict[str, Any]]:

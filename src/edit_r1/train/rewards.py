@@ -4,7 +4,11 @@ Scale: every part and the total are 0 to 10. What is rewarded of a judgment is i
 or its principle categories as parts of their own. Parts are summed with their weights into the total; their advantages
 come from that sum, or each apart (`algo.gdpo`). A gated part counts only as far as the instruction was followed:
 Feature Preservation and Image Quality are (an unedited copy has full marks in both), a further reward unless it says
-otherwise. The gate is the category Instruction Following, or a tenth of the score where there are no verdicts.
+otherwise. The gate is the category Instruction Following, or a tenth of the score where there are no verdicts. The
+score itself, which weighs the instruction already, counts whole or, where the gate is shut, not at all.
+
+An edit in which no change can be seen is worth nothing in any part, whatever the judge says of it. No part is below 0,
+so that in its group such an edit never has an advantage above 0.
 """
 
 from __future__ import annotations
@@ -16,10 +20,12 @@ from math import fsum, inf, isfinite, isnan
 from pathlib import Path
 from typing import Any, Literal
 
-from edit_r1.algo.edit_change import Box
+import numpy as np
+
+from edit_r1.algo.edit_change import Box, measure_change, unseen
 from edit_r1.algo.gdpo import Gate, gated, gdpo_advantage
 from edit_r1.algo.group_advantage import GroupAdvantages, Spread, group_advantage
-from edit_r1.images import MAX_JUDGED_PIXELS, bounded_size, decode_rgb
+from edit_r1.images import MAX_JUDGED_PIXELS, bounded_size, decode_rgb, to_same_size
 from edit_r1.records import (
     CATEGORIES,
     FEATURE_PRESERVATION,
@@ -54,9 +60,13 @@ class RewardSettings:
     """Several parts: advantages of their weighted sum, or of each apart (GDPO). One part alone is always a sum."""
     gate: Gate = "product"
     """How far gated parts count: times the share of the instruction followed, from a threshold on, or always (then an
-    unedited copy profits)."""
+    edit that does nothing asked for profits). The score counts whole, or not at all: at a share of 0, below the
+    threshold, or never."""
     gate_threshold: float = 0.5
     """Share of the instruction's principles from which the gate "threshold" is open, (0, 1]."""
+    copies: Literal["worthless", "judged"] = "worthless"
+    """What an edit is worth that no change can be seen in (`algo.edit_change.unseen`): nothing in any part, or what the
+    judge and the further rewards say. "judged" is for instructions that ask for less than can be seen."""
     std_floor: float = 1.0
     """Smallest std that a part is divided by when normalised apart, points."""
     batch_floor: float = 0.1
@@ -132,6 +142,10 @@ class EditReward(float):
         made.parts, made.boxes = tuple(parts), tuple(boxes)
         return made
 
+    def nothing(self) -> EditReward:
+        """0 in every part that there is."""
+        return EditReward(0.0, [None if part is None else 0.0 for part in self.parts], self.boxes)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return EditReward, (float(self), self.parts, self.boxes)
 
@@ -182,9 +196,15 @@ class CombinedReward:
                     f"reward {one.name} gave {len(column)} values for {len(images_N)} images: give one each"
                 )
         totals = []
-        for edit, (context, grade) in enumerate(zip(contexts_N, grades, strict=True)):
+        sources: dict[bytes, np.ndarray] = {}
+        for edit, (context, image, grade) in enumerate(zip(contexts_N, images_N, grades, strict=True)):
             boxes = shares_of(grade.boxes, context.sample.source, self.settings.judge.boxes)
-            totals.append(self._total(replace(grade, boxes=boxes), [column[edit] for column in columns]))
+            total = self._total(replace(grade, boxes=boxes), [column[edit] for column in columns])
+            if total is not None and self.settings.copies == "worthless":
+                if (source := context.sample.source) not in sources:
+                    sources[source] = decode_rgb(source)
+                total = total.nothing() if _shows_no_change(sources[source], image) else total
+            totals.append(total)
         return totals
 
     def grades(self, contexts_N: Sequence[Context], images_N: Sequence[bytes]) -> list[Grade]:
@@ -332,6 +352,14 @@ def shares_of(boxes: Sequence[Box], source: bytes, counted: Literal["pixels", "t
     return tuple(found)
 
 
+MEASURED_PIXELS = 512 * 512
+"""Pictures are compared at no more than this size."""
+
+
+def _shows_no_change(source_HW3: np.ndarray, image: bytes) -> bool:
+    return unseen(measure_change(*to_same_size(source_HW3, decode_rgb(image), MEASURED_PIXELS)))
+
+
 def _judge_parts(settings: RewardSettings) -> list[Part]:
     if settings.value != "categories":
         return [Part(settings.value, 1.0)]
@@ -357,9 +385,12 @@ def _share_followed(grade: Grade) -> float | None:
 
 def _judge_values(grade: Grade, settings: RewardSettings) -> list[float | None] | None:
     """The judge's parts, 0 to 10, gated; None when what is rewarded is missing."""
-    if settings.value == "score":
-        return None if grade.score is None else [grade.score]
     share = _share_followed(grade)
+    if settings.value == "score":
+        # As a gate of 0 or 1: a product with the share would count the instruction twice.
+        least = settings.gate_threshold if settings.gate == "threshold" else 0.0
+        shut = settings.gate != "none" and share is not None and (share == 0 or share < least)
+        return None if grade.score is None else [0.0 if shut else grade.score]
     if share is None or grade.categories[0] is None:
         return None
     follow, *others = [None if mean is None else 10 * mean for mean in grade.categories]
