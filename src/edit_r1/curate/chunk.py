@@ -31,7 +31,7 @@ from edit_r1.curate.shards import Made, Shard, Shards, unit_key
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.summary import COUNTED, Tally
 from edit_r1.curate.tables import DECISIONS
-from edit_r1.curate.verify import references_of, verify_each
+from edit_r1.curate.verify import references_of, verify_read
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample, Trace
 from edit_r1.store import (
     CANDIDATES,
@@ -337,9 +337,7 @@ class _Chunk:
         stage = self.stage
 
         def make(given: list[tuple[Context, Candidate, list[PoolTrace]]]) -> list[Made[GoldVerdicts]]:
-            made = verify_each(given, verifier, stage.variant, stage.verify_sampling)
-            check_outage(_failed(made), {one.verifier for one in made if isinstance(one, GoldVerdicts)})
-            return [_made(one) for one in made]
+            return [_made(one) for one in verify_read(given, verifier, stage.variant, stage.verify_sampling)]
 
         wanted = {
             unit_key(actor, candidate.id, asked(context), references_of(traces[candidate.id])): (
