@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from edit_r1.curate.chunk import STEPS, ChunkWork, Stopped, chunk_file
+from edit_r1.curate.chunk import STEPS, ChunkWork, Stopped
+from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.engine import Local
 from edit_r1.curate.failures import OutageError
 from edit_r1.curate.findings import FINDINGS
