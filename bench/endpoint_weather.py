@@ -201,6 +201,7 @@ def result(
         "per_second": len(times) / (times[-1] - times[0]),
         "share_of_allowed": len(times) / (times[-1] - times[0]) / rate,
         "middle_share_of_allowed": len(middle) / (middle[-1] - middle[0]) / rate,
+        "by_10_s": by_model(times, told.pop("by"), 10.0),
         "answers": len(times),
         "billed_twice": told["billed_twice"],
         "billed_again_after_stored": again,
@@ -218,11 +219,20 @@ def result(
     }
 
 
+def by_model(times: list[float], models: list[str], seconds: float) -> dict[str, list[int]]:
+    """Answers in each `seconds` of the run, by model: what the ends of a run wait for."""
+    last = int((times[-1] - times[0]) / seconds)
+    found: dict[str, list[int]] = {}
+    for at, model in zip(times, models, strict=True):
+        found.setdefault(model, [0] * (last + 1))[int((at - times[0]) / seconds)] += 1
+    return found
+
+
 def show(out: Path) -> None:
     row = read_json(out / "endpoint_weather.json")
     table = Table("measure", "value")
     for name, value in row.items():
-        if name not in ("spent", "rows", "failed"):
+        if name not in ("spent", "rows", "failed", "by_10_s"):
             table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
     table.add_row("failed rows", str(sum(row["failed"].values())))
     table.add_row("rows", str(row["rows"]))

@@ -80,6 +80,8 @@ class Books:
     """By kind, "limit" for what the bucket refused."""
     times: list[float] = field(default_factory=list)
     """Of `billed`, seconds since the server began."""
+    by: list[str] = field(default_factory=list)
+    """Of `billed`, the models."""
     in_flight: int = 0
     most_in_flight: int = 0
 
@@ -197,6 +199,7 @@ class WeatherServer:
             return False
         books.billed.append(identity)
         books.models[str(body["model"])] += 1
+        books.by.append(str(body["model"]))
         books.times.append(time.monotonic() - self.began)
         await self._write(writer, 200, payload)
         return True
@@ -251,6 +254,7 @@ class WeatherServer:
             "billed": len(books.billed),
             "billed_twice": sum(count - 1 for count in repeats.values()),
             "times": books.times,
+            "by": books.by,
             "marks": [mark(identity) for identity in books.billed],
             "faults": dict(sorted(books.faults.items())),
             "most_in_flight": books.most_in_flight,

@@ -71,6 +71,37 @@ def test_ray_makes_the_same_data_with_one_worker_and_with_two(
         assert made(scripted, tmp_path / f"ray-{workers}", OnRay(build, workers)) == expected
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_rays_workers_go_where_the_run_was_started_and_say_why_they_cannot_begin(
+    scripted: Any, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a Ray that was started elsewhere, as on a cluster."""
+    import ray
+
+    def build() -> Any:
+        if not Path("data").is_dir():
+            raise ValueError("data: no such folder: check the path")
+        return scripted.build(COUNT)
+
+    def elsewhere() -> Any:
+        if os.getpid() != here:
+            raise ValueError("data: no such folder: check the path")
+        return scripted.build(COUNT)
+
+    here = os.getpid()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    try:
+        (tmp_path / "data").mkdir()
+        monkeypatch.chdir(tmp_path)
+        curate(build(), Path("out"), None, OnRay(build))
+        assert read_json(tmp_path / "out" / "summary.json") == expected
+        with pytest.raises(ValueError, match=r"a worker on .* cannot begin: data: no such folder: check") as told:
+            curate(elsewhere(), Path("other"), None, OnRay(elsewhere))
+        assert "\n" not in str(told.value)
+    finally:
+        ray.shutdown()
+
+
 def test_an_outage_ends_the_other_chunks_too(scripted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(self: Any, requests: Any, sampling: Any, n: int = 1) -> list[list[Completion]]:
         return [[Completion("", 0, "error", "connection refused")] * n for _ in requests]

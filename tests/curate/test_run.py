@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from edit_r1.curate.chunk import STEPS, ChunkWork, Stopped, chunk_file
+from edit_r1.curate.chunk import STEPS, ChunkWork, Stopped
+from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.engine import Local
 from edit_r1.curate.failures import OutageError
 from edit_r1.curate.findings import FINDINGS
@@ -270,6 +271,32 @@ def test_what_failed_is_asked_for_again_on_demand(stage: CurateStage, kit: Any, 
     assert calls(better)["decomposer"] > 0
     curate(better, tmp_path / "whole")
     assert summary_of(tmp_path)["rows"] == summary_of(tmp_path / "whole")["rows"]
+
+
+def test_gold_is_asked_only_where_a_trace_can_be_read(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    curate(stage, tmp_path / "grown")
+    causes = summary_of(tmp_path / "grown")["failed"]
+    unread = causes["gold"]["verifier: not asked: no trace could be parsed"]
+    assert unread == causes["selected"]["selector: no trace could be parsed"] > 0
+    asked = {request.images for request, _ in stage.verifier.calls}  # type: ignore[attr-defined]
+    assert len(asked) == summary_of(tmp_path / "grown")["rows"]["candidates"] - unread
+
+    # Once the traces can be read, gold is asked for.
+    read = replace(fresh(kit, stage), pool=(PoolMember(kit.judge("j1"), 2, WARM), stage.pool[1]))
+    curate(read, tmp_path / "grown", retry=True)
+    assert len({request.images for request, _ in read.verifier.calls} - asked) == unread  # type: ignore[attr-defined]
+
+
+def test_candidates_that_are_not_asked_hide_no_outage(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    down = kit.VLM("verifier", lambda request, draw: Completion("", 0, "error", "connection refused"))
+    whole = replace(stage, chunk_size=10, verifier=down)
+    with pytest.raises(OutageError, match="verifier: no answer to any of"):
+        curate(whole, tmp_path)
+    silent = replace(whole, pool=(PoolMember(kit.judge("j1", lost_share=1), 2, WARM),))
+    curate(silent, tmp_path / "silent")
+    rows = summary_of(tmp_path / "silent")["rows"]
+    assert rows["candidates"] > 8 and rows["gold"] == rows["selected"] == 0
+    assert len(down.calls) == len({request.images for request, _ in down.calls}) * 3  # of the first run alone
 
 
 def test_a_second_run_of_one_folder_is_refused_while_the_first_is_at_work(stage: CurateStage, tmp_path: Path) -> None:

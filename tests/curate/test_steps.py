@@ -10,7 +10,7 @@ import pytest
 
 from edit_r1.curate.decompose import decompose
 from edit_r1.curate.edit import draw_jobs, edit, paint
-from edit_r1.curate.failures import OUTAGE, Failure, OutageError, causes, check_outage
+from edit_r1.curate.failures import OUTAGE, Failure, OutageError, causes, check_outage, told_of_nothing
 from edit_r1.curate.pick import HardVerdict, judge_hard, usable
 from edit_r1.curate.reason import PoolMember, lost, reason
 from edit_r1.curate.retry import TRIES, ask, retry_sampling
@@ -118,6 +118,34 @@ def test_an_outage_is_not_a_failure_of_rows() -> None:
     check_outage(silent[1:], set())
     check_outage([*silent, Failure("verify", "c", "endpoint", "two verdicts for three")], set())
     assert causes([*silent, Failure("x", "c", "b", "r")]) == {"endpoint: refused": OUTAGE, "b: r": 1}
+
+
+@pytest.mark.parametrize(
+    ("left", "failed", "told"),
+    [
+        ((4, 4, 4, 8, 0, 0), {"gold": {"v: none": 4}}, "gold: 4 x v: none"),
+        (
+            (4, 4, 4, 8, 0, 0),
+            {"traces": {"j: no score": 7, "j: cut": 1}, "gold": {"v: none": 4}},
+            "traces: 7 x j: no score",
+        ),
+        ((4, 4, 4, 8, 0, 0), {"traces": {"j: no score": 7}, "gold": {"v: none": 1200}}, "gold: 1,200 x v: none"),
+        ((4, 0, 0, 0, 0, 0), {"contexts": {"d: refused": 4}}, "contexts: 4 x d: refused"),
+        (
+            (4, 4, 0, 0, 0, 0),
+            {"contexts": {"d: refused": 1}, "candidates": {"e: time-out": 4}},
+            "candidates: 4 x e: time-out",
+        ),
+    ],
+)
+def test_a_run_that_selected_nothing_tells_where_everything_was_lost(
+    left: tuple[int, ...], failed: dict[str, dict[str, int]], told: str
+) -> None:
+    """And not of copies among the samples, which do no harm."""
+    steps = ("samples", "contexts", "candidates", "traces", "gold", "selected")
+    found: dict[str, dict[str, int]] = {step: {} for step in steps}
+    found |= {"samples": {"copy: of an earlier row": 12}, "selected": {"selector: no gold": 4}, **failed}
+    assert told_of_nothing(dict(zip(steps, left, strict=True)), found) == told
 
 
 # --- decompose

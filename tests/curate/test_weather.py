@@ -356,6 +356,16 @@ def test_settings_are_part_of_what_a_row_is_made_from(modules: Any, start: Start
     assert billed() == {}
 
 
+def test_judges_of_a_chunk_are_asked_at_one_time(modules: Any, start: Start, tmp_path: Path) -> None:
+    """Else each would wait for the slowest answer to the one before it."""
+    _, served = modules
+    server = start(latency_s=0.1)
+    curate(served.build(server.url, 4), tmp_path)
+    by = [name for name in server.books.by if name.startswith("judge")]
+    assert by.count("judge-1") == 16 and by.count("judge-2") == 8
+    assert by.index("judge-2") < len(by) - 1 - by[::-1].index("judge-1")
+
+
 def test_judges_of_one_model_with_other_settings_are_two(modules: Any, start: Start, tmp_path: Path) -> None:
     _, served = modules
     server = start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,27 @@ def test_a_folder_of_edits(tmp_path: Path) -> None:
     assert [one.image for one in second.edit([sample("a"), sample("c")], [0, 0])] == [picture(2), None]
     with pytest.raises(ValueError, match="no such folder of edits"):
         folder_edits(tmp_path / "none")
+
+
+def test_what_a_picture_holds_is_told_and_it_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, pictures = [], {"a": picture(1), "b": picture(2)}
+
+    def edits(one: Sample) -> list[bytes]:
+        reads.append(one.id)
+        return [pictures[one.id]] if one.id in pictures else []
+
+    editor = ReadyEdits(edits)
+    a, b, none = sample("a"), sample("b"), sample("none")
+    contents = [editor.content_of(one) for one in (a, b, none)]
+    assert contents == [hashlib.sha256(pictures[name]).hexdigest()[:32] for name in "ab"] + [""]
+    assert [one.image for one in editor.edit([a, b, none], [0] * 3)] == [picture(1), picture(2), None]
+    assert reads == ["a", "b", "none", "none"]
+    pictures["a"] = picture(3)
+    assert editor.content_of(a) != contents[0] and editor.edit([a], [0])[0].image == picture(3)
+
+    monkeypatch.setattr("edit_r1.editors.ready.AHEAD_BYTES", len(picture(3)))
+    del reads[:]
+    for one in (a, b):
+        editor.content_of(one)
+    assert [one.image for one in editor.edit([a, b], [0, 0])] == [picture(3), picture(2)]
+    assert reads == ["a", "b", "a"]  # no more is held than that

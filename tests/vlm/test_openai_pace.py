@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edit_r1.vlm.openai_pace import CALM, CUT, FAST, GROWTH, SHORTEST, START, Outcome, Pace
+from edit_r1.vlm.openai_pace import CALM, CUT, FAST, GROWTH, LOADED, SHORTEST, START, Outcome, Pace
 
 
 def play(pace: Pace, outcomes: Sequence[str], waiting: bool = True) -> int:
@@ -40,13 +40,28 @@ def play(pace: Pace, outcomes: Sequence[str], waiting: bool = True) -> int:
     return pace.limit
 
 
-def test_it_doubles_after_a_round_of_answers_and_never_exceeds_what_is_allowed() -> None:
+def test_it_doubles_every_round_to_begin_with_and_never_exceeds_what_is_allowed() -> None:
     pace = Pace(100)
-    first = play(pace, ["answered"] * START)
-    assert START * (1 + FAST) <= first <= START * (1 + FAST) + 3
-    assert play(pace, ["answered"] * first) >= 1.7 * first  # the first of these found a row that was too short
+    assert play(pace, ["answered"] * START) == 2 * START
+    assert play(pace, ["answered"] * 2 * START) == 4 * START
     assert play(pace, ["answered"] * 200) == 100
     assert Pace(3).limit == 3
+
+
+def test_refusals_by_chance_do_not_end_the_beginning_and_those_for_load_do() -> None:
+    pace = Pace(1000)
+    one_in_ten = [*["answered"] * 9, "refused"] * 20
+    before = play(pace, one_in_ten[:100])
+    assert before == START + 90 - 5  # 10 refused
+    refused = 0
+    while pace._starting:
+        limit, refused = play(pace, ["refused"]), refused + 1
+    assert refused < 0.25 * before
+    assert play(pace, ["answered"]) <= limit + 1
+    assert play(pace, [*["answered"] * 3, "refused"] * 5) < limit + 15 * (FAST + 0.05)
+    # After an outage it doubles again.
+    row = play(pace, ["answered"] * pace.limit)
+    assert play(pace, ["answered"] * row) >= 1.7 * row
 
 
 def test_a_round_that_is_refused_halves_it() -> None:
@@ -56,24 +71,25 @@ def test_a_round_that_is_refused_halves_it() -> None:
 
 
 def test_the_rule_is_the_one_that_is_stated() -> None:
-    pace, limit, row, lately = Pace(1000), float(START), 0, 0.0
+    pace, limit, row, lately, starting = Pace(1000), float(START), 0, 0.0, True
     seen = set()
     draws = random.Random(0)
     for number in range(900):
-        outcome = draws.choices(["answered", "refused", "other"], [8, 1 + number // 300 * 2, 1])[0]
+        outcome = draws.choices(["answered", "refused", "other"], [8, 1 + number // 150 % 3 * 2, 1])[0]
         if outcome != "other":
             share = 1 / max(SHORTEST, limit)
             lately = lately * (1 - share) + share * (outcome == "refused")
+            starting = starting and lately < LOADED
         if outcome == "answered":
             row += 1
             rate = FAST if lately < CALM else GROWTH
-            seen.add("row" if row > limit else rate)
-            limit += 1 if row > limit else 1 / limit + rate
+            seen.add("start" if starting else "row" if row > limit else rate)
+            limit += 1 if starting or row > limit else 1 / limit + rate
         elif outcome == "refused":
             row, limit = 0, max(1.0, limit - CUT)
         play(pace, [outcome])
         assert pace._limit == pytest.approx(limit)
-    assert seen >= {FAST, GROWTH}
+    assert seen >= {"start", FAST, GROWTH}
 
 
 def test_it_does_not_grow_unused_and_broken_connections_say_nothing() -> None:
@@ -192,22 +208,9 @@ def on_clock(work: Coroutine[Any, Any, float]) -> float:
         loop.close()
 
 
-@pytest.mark.parametrize(
-    ("rate", "latency", "faults", "after"),
-    [
-        (10, 0.5, 0.0, None),
-        (10, 0.5, 0.15, None),
-        (30, 0.2, 0.15, None),
-        (5, 8.0, 0.0, None),
-        (5, 8.0, 0.05, None),
-        (10, 0.5, 0.12, 1.0),
-        (60, 0.5, 0.1, 1.0),
-    ],
-)
-def test_most_of_what_an_endpoint_allows_is_used(
-    rate: float, latency: float, faults: float, after: float | None
-) -> None:
-    """In the second minute of three, with pauses as `OpenAIVLM` makes them. after: what Retry-After says."""
+def used(rate: float, latency: float, faults: float, after: float | None, start: float, stop: float) -> float:
+    """The share of what an endpoint allows that is used from `start` to `stop`, seconds of three minutes. Pauses are as
+    `OpenAIVLM` makes them; after: what Retry-After says."""
     sent, seconds = 0, 180.0
 
     async def one(pace: Pace, endpoint: Endpoint, jitter: random.Random) -> None:
@@ -217,8 +220,8 @@ def test_most_of_what_an_endpoint_allows_is_used(
             for failed in itertools.count():
                 await pace.enter(failed > 0)
                 sent += 1
-                outcome, after = endpoint.ask(loop.time())
-                await asyncio.sleep(after)
+                outcome, took = endpoint.ask(loop.time())
+                await asyncio.sleep(took)
                 pace.note(outcome)
                 pause = held = 0.0
                 if outcome == "refused" and after is None:
@@ -236,12 +239,42 @@ def test_most_of_what_an_endpoint_allows_is_used(
     async def work() -> float:
         pace, endpoint, jitter = Pace(128), Endpoint(rate, latency, faults, 1), random.Random(2)
         tasks = [asyncio.create_task(one(pace, endpoint, jitter)) for _ in range(200)]
-        await asyncio.sleep(seconds / 3)
+        await asyncio.sleep(start)
         before = endpoint.taken
-        await asyncio.sleep(seconds / 3)
+        await asyncio.sleep(stop - start)
         taken = endpoint.taken - before
         await asyncio.gather(*tasks)
         assert sent < 1.8 * endpoint.taken  # it does not hammer
-        return taken / (rate * seconds / 3)
+        return taken / (rate * (stop - start))
 
-    assert on_clock(work()) > (0.85 if latency > 1 and faults else 0.9)  # slow answers tell little
+    return on_clock(work())
+
+
+@pytest.mark.parametrize(
+    ("rate", "latency", "faults", "after"),
+    [
+        (10, 0.5, 0.0, None),
+        (10, 0.5, 0.15, None),
+        (30, 0.2, 0.15, None),
+        (5, 8.0, 0.0, None),
+        (5, 8.0, 0.05, None),
+        (10, 0.5, 0.12, 1.0),
+        (60, 0.5, 0.1, 1.0),
+    ],
+)
+def test_most_of_what_an_endpoint_allows_is_used(
+    rate: float, latency: float, faults: float, after: float | None
+) -> None:
+    share = used(rate, latency, faults, after, 60.0, 120.0)
+    assert share > (0.85 if latency > 1 and faults else 0.9)  # slow answers tell little
+
+
+@pytest.mark.parametrize(
+    ("rate", "latency", "faults", "after", "least"),
+    [(60, 0.5, 0.13, 1.0, 0.75), (100, 0.5, 0.13, 1.0, 0.7), (20, 2.0, 0.1, 1.0, 0.65), (10, 0.5, 0.12, 1.0, 0.85)],
+)
+def test_the_beginning_costs_a_few_seconds(
+    rate: float, latency: float, faults: float, after: float | None, least: float
+) -> None:
+    """In the first ten seconds."""
+    assert used(rate, latency, faults, after, 0.0, 10.0) > least

@@ -46,6 +46,7 @@ def curate_run(
         budget_requests: likewise, requests to paid models.
         budget_tokens: likewise, tokens of prompts and answers.
     """
+    from edit_r1.curate.failures import told_of_nothing
     from edit_r1.recipes.load import load_curation
     from edit_r1.recipes.run import run_curation
     from edit_r1.report.terminal import quiet_libraries
@@ -70,9 +71,9 @@ def curate_run(
     summary = read_json(out / "summary.json")
     failed = [(step, *one) for step, causes in summary["failed"].items() for one in causes.items()]
     if not (selected := summary["rows"]["selected"]):
-        first = "".join(f"; {step}: {count} x {cause}" for step, cause, count in failed[:1])
+        cause = told_of_nothing(summary["rows"], summary["failed"]) or "no candidate was asked for"
         raise ValueError(
-            f"{out}: nothing was selected{first}; mend the cause and run again with --retry-failed (`edit-r1 curate "
+            f"{out}: nothing was selected; {cause}; mend the cause and run again with --retry-failed (`edit-r1 curate "
             f"status {out}` has all of them)"
         )
     steps = ", ".join(dict.fromkeys(step for step, _, _ in failed))

@@ -11,27 +11,31 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edit_r1.curate.chunk_file import ChunkFile, chunk_file
 from edit_r1.curate.coverage import CHECKS
 from edit_r1.curate.decompose import decompose_again, decompose_each
 from edit_r1.curate.edit import check_editors, draw_jobs, paint
 from edit_r1.curate.ensemble import Ensemble, pool_votes
 from edit_r1.curate.failures import Failure, causes, check_outage
 from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
-from edit_r1.curate.inputs import asked, edition_of, identity
+from edit_r1.curate.inputs import Contents, asked, contents_of, edition_of, identity, with_weights
 from edit_r1.curate.keeping import Keeping, open_ledger, paid_models
 from edit_r1.curate.pick import usable
 from edit_r1.curate.reason import PoolMember, lost, reason_each
 from edit_r1.curate.select import Decision, select
-from edit_r1.curate.shards import Made, Shard, Shards, unit_key
+from edit_r1.curate.shards import Made, Shard, Shards, failures_among, made_of, ready, unit_key
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.summary import COUNTED, Tally
 from edit_r1.curate.tables import DECISIONS
-from edit_r1.curate.verify import references_of, verify_each
+from edit_r1.curate.together import together
+from edit_r1.curate.verify import references_of, verify_read
+from edit_r1.editors.protocol import PaidEditor
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample, Trace
 from edit_r1.store import (
     CANDIDATES,
@@ -41,9 +45,9 @@ from edit_r1.store import (
     QUADRUPLES,
     SAMPLES,
     Table,
-    read_json,
     write_json,
 )
+from edit_r1.vlm.paid import PaidVLM
 from edit_r1.vlm.protocol import VLM
 
 T = TypeVar("T")
@@ -65,25 +69,6 @@ BESIDE: dict[str, Table[Any]] = {"findings": FINDINGS, "votes": GOLD_VERDICTS}
 """What is kept beside the steps' rows; votes where several verifiers make gold."""
 
 
-@dataclass(frozen=True)
-class ChunkFile:
-    """`.work/chunks/NUMBER.json`."""
-
-    path: Path
-
-    def read(self) -> dict[str, Any]:
-        """{"run", "key", "ids", "steps": {step: {"shards", "rows", "failed", "new", ...}}, "tally", "done"}; or {}.
-
-        Raises StoreError for a damaged file.
-        """
-        found: dict[str, Any] = read_json(self.path) if self.path.exists() else {}
-        return found
-
-
-def chunk_file(out: Path, number: int) -> ChunkFile:
-    return ChunkFile(out / ".work" / "chunks" / f"{number:06d}.json")
-
-
 class Stopped(Exception):
     """The run ends; what is made is kept."""
 
@@ -97,6 +82,7 @@ class ChunkWork:
         """retry: make again what failed. moved: by sample id, the chunks that held it in earlier runs."""
         check_editors(stage.editors, stage.candidates_per_context)
         stage.prepare(out)
+        stage = with_weights(stage, out)
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
         self.moved_from = frozenset(number for own in self.moved.values() for number in own)
         self.shards = {step: Shards(out / ".work" / step, table) for step, table in (TABLES | BESIDE).items()}
@@ -111,9 +97,13 @@ class ChunkWork:
         """
         self._stopping.set()
         if at_once:
-            self.ledger.stop()
-            for model in paid_models(self.stage):
-                model.give_up()
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Ends what threads ask of paid models."""
+        self.ledger.stop()
+        for model in paid_models(self.stage):
+            model.give_up()
 
     def check(self) -> None:
         """Raises Stopped after `stop`."""
@@ -132,8 +122,9 @@ class ChunkWork:
         stage = self.stage
         found = list(stage.samples.rows(number * stage.chunk_size, (number + 1) * stage.chunk_size))
         key = unit_key(stage.key(), [identity(one) if isinstance(one, Sample) else asdict(one) for one in found])
-        if edition := edition_of(found):
-            key = unit_key(key, edition)
+        contents = contents_of(stage.editors, found)
+        for more in (edition := edition_of(found), contents):
+            key = unit_key(key, more) if more else key
         file = chunk_file(self.out, number)
         kept = file.read()
         counted = kept.get("tally", {}).get("counted") == COUNTED
@@ -147,7 +138,7 @@ class ChunkWork:
         older = self.held([one.id for one in found if isinstance(one, Sample)]) - {number}
         keeping = Keeping(stage, self.out, number, self.ledger, older, number in self.moved_from)
         try:
-            return _Chunk(self, keeping, number, key, edition, file, tell).run(found)
+            return _Chunk(self, keeping, number, key, edition, contents, file, tell).run(found)
         finally:
             keeping.close()
 
@@ -169,11 +160,12 @@ class _Chunk:
         number: int,
         key: str,
         edition: str,
+        contents: Contents,
         file: ChunkFile,
         tell: Tell | None,
     ) -> None:
         self.work, self.keeping, self.stage = work, keeping, keeping.stage
-        self.number, self.edition, self.file, self.tell = number, edition, file, tell
+        self.number, self.edition, self.contents, self.file, self.tell = number, edition, contents, file, tell
         self.told: dict[str, Any] = {"run": work.run_key, "key": key, "ids": [], "steps": {}, "done": False}
         self.started = time.monotonic()
 
@@ -223,8 +215,8 @@ class _Chunk:
 
         def make(given: list[Sample]) -> list[Made[Context]]:
             made = decompose_each(given, stage.decomposer, stage.variant, stage.decompose_sampling)
-            check_outage(_failed(made), {one.decomposer for one in made if isinstance(one, Context)})
-            return [_made(one) for one in made]
+            check_outage(failures_among(made), {one.decomposer for one in made if isinstance(one, Context)})
+            return [made_of(one) for one in made]
 
         def renewed(sample: Sample, unit: Made[Context]) -> Made[Context]:
             return replace(unit, rows=tuple(replace(row, sample=sample) for row in unit.rows))
@@ -270,28 +262,37 @@ class _Chunk:
         stage, names = self.stage, [editor.name for editor in self.stage.editors]
         jobs: dict[int, dict[str, tuple[Sample, int]]] = defaultdict(dict)
         order: dict[tuple[str, str, int], int] = {}
+        by_name: dict[int, set[str]] = defaultdict(set)
+        """Keys of earlier versions, which did not count what ready edits hold."""
         for context in contexts:
             sample = context.sample
             for editor, seed in draw_jobs(sample.id, names, stage.candidates_per_context, stage.seed):
-                key = unit_key(self.work.actors["candidates"][editor], identity(sample), seed)
+                inputs = self.work.actors["candidates"][editor], identity(sample), seed
+                content = self.contents.get(names[editor], {}).get(sample.id)
+                key = unit_key(*inputs, content) if content else unit_key(*inputs)
                 jobs[editor][key] = (sample, seed)
+                by_name[editor].add(unit_key(*inputs))
                 order[sample.id, names[editor], seed] = len(order)
-        shards = []
+        parts: list[tuple[bool, Callable[[], Shard[Candidate]]]] = []
         for number, wanted in sorted(jobs.items()):
 
             def make(given: list[tuple[Sample, int]], number: int = number) -> list[Made[Candidate]]:
                 made = paint(stage.editors[number], given)
-                check_outage(_failed(made), {one.editor for one in made if isinstance(one, Candidate)})
-                return [_made(one) for one in made]
+                check_outage(failures_among(made), {one.editor for one in made if isinstance(one, Candidate)})
+                return [made_of(one) for one in made]
 
-            shards.append(self.fill("candidates", self.work.actors["candidates"][number], wanted, make))
-        rows = self.done("candidates", shards)
+            actor = self.work.actors["candidates"][number]
+            fill = partial(self.fill, "candidates", actor, wanted, make, covered=by_name[number])
+            parts.append((isinstance(self.work.stage.editors[number], PaidEditor), fill))
+        rows = self.done("candidates", together(parts, self.work.give_up))
         return sorted(rows, key=lambda row: order[row.sample_id, row.editor, row.seed])
 
     def traces(self, pairs: Sequence[tuple[Context, Candidate]]) -> dict[str, list[PoolTrace]]:
         """By candidate."""
-        shards, first = [], 0
-        for member, actor in zip(self.stage.pool, self.work.actors["traces"], strict=True):
+        parts: list[tuple[bool, Callable[[], Shard[PoolTrace]]]] = []
+        first = 0
+        members = zip(self.stage.pool, self.work.stage.pool, self.work.actors["traces"], strict=True)
+        for member, given_member, actor in members:
 
             def make(
                 given: list[tuple[Context, Candidate]], member: PoolMember = member, first: int = first
@@ -304,10 +305,11 @@ class _Chunk:
             wanted = {
                 unit_key(actor, candidate.id, asked(context)): (context, candidate) for context, candidate in pairs
             }
-            shards.append(self.fill("traces", actor, wanted, make))
+            fill = partial(self.fill, "traces", actor, wanted, make)
+            parts.append((isinstance(given_member.vlm, PaidVLM), fill))
             first += member.traces
         by_candidate: dict[str, list[PoolTrace]] = defaultdict(list)
-        for trace in self.done("traces", shards):
+        for trace in self.done("traces", together(parts, self.work.give_up)):
             by_candidate[trace.candidate_id].append(trace)
         return by_candidate
 
@@ -316,12 +318,14 @@ class _Chunk:
     ) -> tuple[dict[str, GoldVerdicts], dict[str, list[GoldVerdicts]]]:
         """By candidate: gold, and the votes that it was made of, where there are several verifiers."""
         stage, actors = self.stage, self.work.actors["gold"]
-        shards = [self.verified(vlm, actor, pairs, traces) for vlm, actor in zip(stage.verifiers, actors, strict=True)]
+        paid = [isinstance(vlm, PaidVLM) for vlm in self.work.stage.verifiers]
+        asked_each = [partial(self.verified, *one, pairs, traces) for one in zip(stage.verifiers, actors, strict=True)]
+        shards = together(list(zip(paid, asked_each, strict=True)), self.work.give_up)
         votes: dict[str, list[GoldVerdicts]] = defaultdict(list)
         if stage.ensemble is not None:
             if stage.ensemble.pool:
                 made = {unit_key([asdict(one) for one in own]): Made(tuple(pool_votes(own))) for own in traces.values()}
-                shards.append(self.work.shards["gold"].fill(self.family("pool"), made, _ready))
+                shards.append(self.work.shards["gold"].fill(self.family("pool"), made, ready))
             for vote in self.done("votes", shards):
                 votes[vote.candidate_id].append(vote)
             shards = [self.voted(stage.ensemble, pairs, votes)]
@@ -337,9 +341,7 @@ class _Chunk:
         stage = self.stage
 
         def make(given: list[tuple[Context, Candidate, list[PoolTrace]]]) -> list[Made[GoldVerdicts]]:
-            made = verify_each(given, verifier, stage.variant, stage.verify_sampling)
-            check_outage(_failed(made), {one.verifier for one in made if isinstance(one, GoldVerdicts)})
-            return [_made(one) for one in made]
+            return [made_of(one) for one in verify_read(given, verifier, stage.variant, stage.verify_sampling)]
 
         wanted = {
             unit_key(actor, candidate.id, asked(context), references_of(traces[candidate.id])): (
@@ -360,7 +362,7 @@ class _Chunk:
             reason = Failure("verify", candidate.id, "ensemble", "no member's vote")
             unit: Made[GoldVerdicts] = Made((), (reason,)) if gold is None else Made((gold,))
             made[unit_key(rule, candidate.id, [asdict(vote) for vote in own])] = unit
-        return self.work.shards["gold"].fill(self.family(unit_key(rule)), made, _ready)
+        return self.work.shards["gold"].fill(self.family(unit_key(rule)), made, ready)
 
     def selection(
         self,
@@ -387,8 +389,8 @@ class _Chunk:
                 parsed = any(decision.cause != "unparsed" for decision in chosen.decisions)
                 cause = "no gold to select by" if parsed else "no trace could be parsed"
                 kept[key] = Made((), (Failure("select", candidate.id, "selector", cause),))
-        self.done("decisions", [self.work.shards["decisions"].fill(self.family("selector"), decisions, _ready)])
-        self.done("selected", [self.work.shards["selected"].fill(self.family("selector"), kept, _ready)])
+        self.done("decisions", [self.work.shards["decisions"].fill(self.family("selector"), decisions, ready)])
+        self.done("selected", [self.work.shards["selected"].fill(self.family("selector"), kept, ready)])
         return tally
 
     # ---
@@ -404,10 +406,11 @@ class _Chunk:
         make: Callable[[list[Any]], Sequence[Made[T]]],
         edition: str = "",
         renewed: Callable[[Any, Made[T]], Made[T]] | None = None,
+        covered: Iterable[str] = (),
     ) -> Shard[T]:
         older = [f"{actor[:12]}-{number:06d}" for number in sorted(self.work.held(self.told["ids"]) - {self.number})]
         shards = self.work.shards[step]
-        shard = shards.fill(self.family(actor), wanted, make, older, self.work.retry, edition, renewed)
+        shard = shards.fill(self.family(actor), wanted, make, older, self.work.retry, edition, renewed, covered)
         if shard.new:
             self.keeping.forget(step, actor)
         return shard
@@ -435,15 +438,3 @@ class _Chunk:
 
 def _given(one: Sample | Failure, unit: Made[Sample]) -> Made[Sample]:
     return replace(unit, rows=(one,)) if isinstance(one, Sample) and unit.rows else unit
-
-
-def _ready(made: list[Made[T]]) -> list[Made[T]]:
-    return made
-
-
-def _made(one: T | Failure) -> Made[T]:
-    return Made((), (one,)) if isinstance(one, Failure) else Made((one,))
-
-
-def _failed(made: Sequence[object]) -> list[Failure]:
-    return [one for one in made if isinstance(one, Failure)]

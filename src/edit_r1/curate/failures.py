@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 OUTAGE = 8
@@ -54,3 +54,20 @@ def check_outage(failures: Iterable[Failure], answered: Set[str]) -> None:
                 f"{model}: no answer to any of {len(mine)} calls ({mine[0].reason}): check that it is running and "
                 "reachable, then run again; what is finished is kept"
             )
+
+
+def told_of_nothing(rows: Mapping[str, int], failed: Mapping[str, Mapping[str, int]]) -> str:
+    """ "STEP: COUNT x CAUSE" of the first step that left nothing, with its most frequent cause; "" without failures.
+
+    For a run that selected nothing: earlier steps may have failures of their own, such as copies among the samples.
+
+    Args:
+        rows: by step, in the order of the steps; a trace that could not be read is a row too.
+        failed: by step, how many by cause, the most frequent first.
+    """
+    for step, count in rows.items():
+        causes = failed[step]
+        if causes and (not count or (step == "traces" and sum(causes.values()) == count)):
+            cause, times = next(iter(causes.items()))
+            return f"{step}: {times:,} x {cause}"
+    return ""

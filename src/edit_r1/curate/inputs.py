@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from edit_r1.curate.failures import Failure
 from edit_r1.curate.shards import unit_key
+from edit_r1.curate.stage import CurateStage
+from edit_r1.editors.protocol import Editor, HoldsEdits
 from edit_r1.records import Context, Sample
+from edit_r1.store import read_json
+
+RUN = Path(".work") / "run.json"
+"""What is run, in an output's folder."""
+Contents = dict[str, dict[str, str]]
+"""By editor and sample, the hash of a picture that is ready."""
 
 
 def identity(sample: Sample) -> list[Any]:
@@ -26,3 +36,20 @@ def edition_of(found: Sequence[Sample | Failure]) -> str:
     if not any(sample.origin or sample.licence for sample in samples):
         return ""
     return unit_key([[s.id, s.origin, s.licence, s.category, s.subset, s.split] for s in samples])
+
+
+def contents_of(editors: Sequence[Editor], found: Sequence[Sample | Failure]) -> Contents:
+    """What is ready of these samples: a picture that is replaced is another candidate."""
+    samples = [one for one in found if isinstance(one, Sample)]
+    ready = {editor.name: editor for editor in editors if isinstance(editor, HoldsEdits)}
+    read = {name: {one.id: editor.content_of(one) for one in samples} for name, editor in ready.items()}
+    return {name: there for name, own in read.items() if (there := {key: value for key, value in own.items() if value})}
+
+
+def with_weights(stage: CurateStage, out: Path) -> CurateStage:
+    """The stage, told the weights that the output was begun with; before its first run its own.
+
+    Raises StoreError for a damaged file.
+    """
+    before = read_json(out / RUN).get("weights", {}) if (out / RUN).exists() else {}
+    return replace(stage, weights_before={**stage.weights(), **before})

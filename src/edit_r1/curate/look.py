@@ -16,7 +16,8 @@ from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from edit_r1.curate.chunk import BESIDE, TABLES, chunk_file
+from edit_r1.curate.chunk import BESIDE, TABLES
+from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.findings import FAULTS, ContextFinding
 from edit_r1.curate.select import Decision
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Trace

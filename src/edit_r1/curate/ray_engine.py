@@ -2,13 +2,17 @@
 
 Every worker is an actor that opens the stage's models once and then works on chunks, with the code of the local engine
 (`curate.chunk`). `out` must be a folder that all machines see (a network file system): shards are written there by
-whoever made them, and nothing but numbers goes through Ray's object store.
+whoever made them, and nothing but numbers goes through Ray's object store. Workers go into the folder that the run was
+started in, where they see it, so that a recipe's relative paths mean the same everywhere. An actor that dies is started
+again by Ray, and its chunk goes on with what is stored.
 
 Ray is an extra: pip install 'edit-r1[ray]'.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -57,6 +61,7 @@ class OnRay:
             raise ValueError(
                 "the engine 'ray' needs Ray: pip install 'edit-r1[ray]', or use the engine 'local'"
             ) from None
+        ray.data.DataContext.get_current().enable_progress_bars = False
         started = not ray.is_initialized()
         if started:
             _start(ray, self.address, self.workers, self.cpus, self.gpus)
@@ -64,9 +69,10 @@ class OnRay:
             chunks = ray.data.range(stage.chunks, override_num_blocks=stage.chunks)
             worked = chunks.map_batches(
                 _Worker,
-                fn_constructor_args=(self.build, str(out.resolve()), retry, dict(moved)),
+                fn_constructor_args=(self.build, str(out.resolve()), os.getcwd(), retry, dict(moved)),
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=self.workers),
+                # One chunk at a time: those that wait at one worker could not go to another that is idle.
+                compute=ray.data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=1),
                 num_cpus=self.cpus,
                 num_gpus=self.gpus or None,
             )
@@ -82,19 +88,23 @@ class OnRay:
                 problem is not None
             ):  # told at the end: Ray would kill the workers, and what they have paid for with them
                 raise problem
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()
+            raise ValueError(
+                f"Ray ended the run ({type(error).__name__}: {reason[-1] if reason else 'no reason given'}): what is "
+                "finished is kept, run again"
+            ) from error
         finally:
             if started:
                 ray.shutdown()
 
 
 def _start(ray: Any, address: str | None, workers: int, cpus: float, gpus: float) -> None:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
     try:
         if address is None:
-            ray.init(
-                num_cpus=max(1, round(workers * cpus + 1)), num_gpus=gpus * workers or None, include_dashboard=False,
-                configure_logging=True, logging_level="ERROR", log_to_driver=False,
+            ray.init(  # "local": without an address Ray joins a cluster of this machine, if there is one
+                address="local", num_cpus=max(1, round(workers * cpus + 1)), num_gpus=gpus * workers or None,
+                include_dashboard=False, configure_logging=True, logging_level="ERROR", log_to_driver=False,
             )  # fmt: skip
         else:
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
@@ -121,9 +131,17 @@ def _error(row: Mapping[str, Any], budget: Budget) -> Exception:
 class _Worker:
     """An actor of Ray Data."""
 
-    def __init__(self, build: Build, out: str, retry: bool, moved: dict[str, Sequence[int]]) -> None:
+    def __init__(self, build: Build, out: str, folder: str, retry: bool, moved: dict[str, Sequence[int]]) -> None:
         one_core()
-        self.work, self.stop = ChunkWork(build(), Path(out), retry, moved), _stop_file(Path(out))
+        self.stop = _stop_file(Path(out))
+        self.work: ChunkWork | None = None
+        self.problem = ""
+        with suppress(OSError):
+            os.chdir(folder)
+        try:
+            self.work = ChunkWork(build(), Path(out), retry, moved)
+        except (ValueError, OSError, ImportError) as error:
+            self.problem = f"a worker on {socket.gethostname()}, in {os.getcwd()}, cannot begin: {error}"
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """An error is a result: Ray would try a worker's exception again, and tell it in words of its own."""
@@ -133,6 +151,8 @@ class _Worker:
     def _run(self, number: int) -> tuple[str, str]:
         """(outcome, its words) of a chunk."""
         try:
+            if self.work is None:
+                raise ValueError(self.problem)
             self.work.run(number)
         except (ValueError, OSError) as error:
             with suppress(StoreError):  # a full disk; the others will find it so

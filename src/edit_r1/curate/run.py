@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edit_r1.curate.chunk import BESIDE, TABLES, chunk_file
+from edit_r1.curate.chunk import BESIDE, TABLES
+from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.engine import Engine, Local
 from edit_r1.curate.failures import Failure
+from edit_r1.curate.inputs import RUN, with_weights
 from edit_r1.curate.keeping import budget_row, budget_told, drop_leftovers, open_ledger, spent_table
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
@@ -91,6 +93,7 @@ def curate(
     with at_work(out), budget_told(out):
         stage.prepare(out, retry, None if progress is None else partial(progress, "intake"), ledger)
         ledger.close()
+        stage = with_weights(stage, out)
         moved = _begin(stage, out, engine.at_once)
         engine.run(stage, out, retry, moved, done)
         made = _assemble(stage, out)
@@ -108,13 +111,13 @@ def at_work(out: Path) -> AbstractContextManager[None]:
 def refuse_foreign(out: Path) -> None:
     """Raises StoreError when `out` holds data sets of these names that no curation made."""
     taken = [step for step in (*TABLES, *BESIDE) if (out / step).exists()]
-    if taken and not (out / ".work" / "run.json").exists():  # assembling would replace it
+    if taken and not (out / RUN).exists():  # assembling would replace it
         raise StoreError(f"{out / taken[0]}: stands there and was not made by this curation: choose another --out")
 
 
 def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, list[int]]:
     """Notes what is run. Returns, where the samples are others than before, the chunks that held each of those."""
-    path = out / ".work" / "run.json"
+    path = out / RUN
     told: dict[str, Any] = {
         "samples": stage.samples.fingerprint,
         "chunk_size": stage.chunk_size,
@@ -129,7 +132,7 @@ def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, list[int]]:
                 moved[one] = sorted({*moved.get(one, ()), number})
     # Kept until all is done: a killed run must find them again.
     more = {"run": stage.run_key(), "moved_from": moved, "at_once": at_once, "budget": budget_row(stage.budget)}
-    write_json(path, told | more | {"done": False})
+    write_json(path, told | more | {"weights": dict(stage.weights_before), "done": False})
     return moved
 
 
@@ -172,7 +175,7 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
             **tally.as_dict(),
         },
     )
-    path = out / ".work" / "run.json"
+    path = out / RUN
     write_json(path, {**read_json(path), "moved_from": {}, "done": True})
     return Curation(out)
 

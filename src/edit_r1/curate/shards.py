@@ -50,6 +50,20 @@ class Made(Generic[T]):
     failures: tuple[Failure, ...] = ()
 
 
+def made_of(one: T | Failure) -> Made[T]:
+    """Of a unit of one row."""
+    return Made((), (one,)) if isinstance(one, Failure) else Made((one,))
+
+
+def failures_among(made: Sequence[object]) -> list[Failure]:
+    return [one for one in made if isinstance(one, Failure)]
+
+
+def ready(made: list[Made[T]]) -> list[Made[T]]:
+    """For `Shards.fill`: units that cost nothing and are made already."""
+    return made
+
+
 @dataclass(frozen=True)
 class Shard(Generic[T]):
     """A whole shard in memory."""
@@ -89,6 +103,7 @@ class Shards(Generic[T]):
         retry: bool = False,
         edition: str = "",
         renewed: Callable[[U, Made[T]], Made[T]] | None = None,
+        covered: Iterable[str] = (),
     ) -> Shard[T]:
         """The shard of the wanted units, in their order; those that are nowhere are made, and the shard is written.
 
@@ -100,6 +115,7 @@ class Shards(Generic[T]):
             retry: make those again of which something failed.
             edition: hash of what rows carry and no key counts (a sample's licence); "" where there is nothing of it.
             renewed: brings a found unit to this edition.
+            covered: further keys that the wanted units stand for: older shards of these alone are removed.
 
         Raises:
             StoreError: when the disk refuses, or a shard is damaged.
@@ -118,7 +134,7 @@ class Shards(Generic[T]):
         known |= dict(zip(missing, made, strict=True))
         self._write(path, {key: known[key] for key in wanted})
         shard = self._read(path)
-        self._drop_covered(path, shard.units.keys())
+        self._drop_covered(path, {*shard.units, *covered})
         return Shard(path, shard.units, shard.hashes, len(missing), sum(len(unit.rows) for unit in made))
 
     def _known(self, family: str, older: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, Made[T]]:

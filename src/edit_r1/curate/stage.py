@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from edit_r1.verifier.prompts import PROMPT_VERSIONS, Variant
 from edit_r1.vlm.budget import UNBOUNDED, Budget, Ledger
 from edit_r1.vlm.paid import named
 from edit_r1.vlm.protocol import VLM, Sampling
+from edit_r1.vlm.weights import weights_of
 
 DECOMPOSE_SAMPLING = Sampling(1024, temperature=0.7, top_p=0.95)
 VERIFY_SAMPLING = Sampling(4096, temperature=0.0)
@@ -118,6 +119,9 @@ class CurateStage:
     keep_all: bool = False
     """Keep the single answers of local and simulated models too until their shard is written, not of paid ones alone
     (`curate.keeping`): worth it where a chunk takes long. They are then asked in pieces of a fixed size."""
+    weights_before: Mapping[str, str] = field(default_factory=dict)
+    """What `weights` was when the output was begun; a run sets it. Models of these weights, or of unknown ones, are
+    known by their name, others by their weights too."""
     introduce: Callable[[Sequence[Sample], Sequence[Candidate]], None] | None = None
     """Shown a chunk's samples before anything is asked, and its candidates (with no samples) before its judges are: how
     simulated models come to know a rendered world."""
@@ -167,14 +171,31 @@ class CurateStage:
 
     def actors(self) -> dict[str, list[str]]:
         """By step, a hash of everything about each of its models that shapes its rows."""
-        asked = [self.variant, PROMPT_VERSIONS[self.variant]]
+        prompts = [self.variant, PROMPT_VERSIONS[self.variant]]
         firsts = [sum(member.traces for member in self.pool[:place]) for place in range(len(self.pool))]
         return {
-            "contexts": [unit_key(*named(self.decomposer), *asked, asdict(self.decompose_sampling))],
-            "candidates": [unit_key(editor.name, *shaping_of(editor)) for editor in self.editors],
-            "traces": [_member_key(member, first) for member, first in zip(self.pool, firsts, strict=True)],
-            "gold": [unit_key(*named(vlm), *asked, asdict(self.verify_sampling)) for vlm in self.verifiers],
+            "contexts": [unit_key(*self._told(self.decomposer), *prompts, asdict(self.decompose_sampling))],
+            "candidates": [unit_key(one.name, *shaping_of(one), *self._other("editor", one)) for one in self.editors],
+            "traces": [
+                _member_key(one, self._told(one.vlm), first) for one, first in zip(self.pool, firsts, strict=True)
+            ],
+            "gold": [unit_key(*self._told(vlm), *prompts, asdict(self.verify_sampling)) for vlm in self.verifiers],
         }
+
+    def weights(self) -> dict[str, str]:
+        """By kind and name, the fingerprint of the files that a model was loaded from; of several the first one's."""
+        models: list[VLM] = [self.decomposer, *(one.vlm for one in self.pool), *self.verifiers]
+        named_so = [(f"model {one.name}", weights_of(one)) for one in models]
+        named_so += [(f"editor {one.name}", weights_of(one)) for one in self.editors]
+        return {name: key for name, key in reversed(named_so) if key}
+
+    def _told(self, vlm: VLM) -> tuple[str, ...]:
+        return (*named(vlm), *self._other("model", vlm))
+
+    def _other(self, kind: str, model: VLM | Editor) -> tuple[str, ...]:
+        """What tells a model of other weights than before apart."""
+        key = weights_of(model)
+        return (f"weights {key}",) if key and self.weights_before.get(f"{kind} {model.name}", key) != key else ()
 
     def key(self) -> str:
         """Hash of everything but the samples that shapes the data sets."""
@@ -189,7 +210,7 @@ class CurateStage:
         return unit_key(self.key(), self.samples.fingerprint)
 
 
-def _member_key(member: PoolMember, first: int) -> str:
-    name, *settings = named(member.vlm)
+def _member_key(member: PoolMember, told: tuple[str, ...], first: int) -> str:
+    name, *settings = told
     asked: list[Any] = [name, member.traces, asdict(member.sampling), member.variant, member.system, *settings]
     return unit_key(asked, PROMPT_VERSIONS[member.variant], first)

@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from edit_r1.curate.chunk import STEPS, chunk_file
+from edit_r1.curate.chunk import STEPS
+from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.keeping import spent_table
 from edit_r1.store import read_json
 

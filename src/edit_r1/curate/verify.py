@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from edit_r1.curate.failures import Failure
+from edit_r1.curate.failures import Failure, check_outage
 from edit_r1.curate.pictures import shown_pair
 from edit_r1.curate.retry import ask
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Trace, Unparsed, Verdict
@@ -65,4 +65,25 @@ def verify_each(
         if isinstance(answer, Unparsed)
         else GoldVerdicts(candidate.id, answer, vlm.name, vlm.simulated)
         for (_, candidate, _), answer in zip(items, ask(vlm, requests, parse, sampling), strict=True)
+    ]
+
+
+NOT_ASKED = "not asked: no trace could be parsed"
+
+
+def verify_read(
+    items: Sequence[tuple[Context, Candidate, Sequence[PoolTrace]]], vlm: VLM, variant: Variant, sampling: Sampling
+) -> list[GoldVerdicts | Failure]:
+    """As `verify_each`, but a candidate without any parsed trace is not asked about: gold could select nothing there.
+
+    Raises OutageError when the model answered nothing at all (`failures.check_outage`).
+    """
+    asked = [item for item in items if references_of(item[2])]
+    made = verify_each(asked, vlm, variant, sampling)
+    answered = {one.verifier for one in made if isinstance(one, GoldVerdicts)}
+    check_outage([one for one in made if isinstance(one, Failure)], answered)
+    found = iter(made)
+    return [
+        next(found) if references_of(traces) else Failure("verify", candidate.id, vlm.name, NOT_ASKED)
+        for _, candidate, traces in items
     ]

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edit_r1.editors.protocol import EditedImage, Editor, PaidEditor
+from edit_r1.editors.protocol import EditedImage, Editor, HoldsEdits, PaidEditor
 from edit_r1.records import Sample
 from edit_r1.store import write_bytes
 from edit_r1.store.journal import Journal, read_journal
@@ -24,10 +24,14 @@ PIECE = 16
 """Edits that an editor which is not paid by the request is asked for at once."""
 
 
-def edit_key(editor: str, settings: str, sample: Sample, seed: int) -> str:
-    """32 hexadecimal digits, of everything that shapes an edit; simulated editors know hidden things too."""
+def edit_key(editor: str, settings: str, sample: Sample, seed: int, content: str = "") -> str:
+    """32 hexadecimal digits, of everything that shapes an edit; simulated editors know hidden things too.
+
+    content: of a ready edit (`HoldsEdits`).
+    """
     pictures = [hashlib.sha256(source).hexdigest() for source in sample.sources]
-    text = json.dumps([editor, settings, sample.id, sample.hidden, sample.instruction, pictures, seed])
+    told = [editor, settings, sample.id, sample.hidden, sample.instruction, pictures, seed]
+    text = json.dumps([*told, content] if content else told)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -66,7 +70,11 @@ class KeptEditor:
             self._kept = self._read()
         paid = self.editor if isinstance(self.editor, PaidEditor) else None
         settings = "" if paid is None else paid.settings_key
-        keys = [edit_key(self.name, settings, sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
+        ready = self.editor.content_of if isinstance(self.editor, HoldsEdits) else lambda sample: ""
+        keys = [
+            edit_key(self.name, settings, sample, seed, ready(sample))
+            for sample, seed in zip(samples, seeds, strict=True)
+        ]
         if paid is None:
             return self._pieces(samples, seeds, keys)
         return self._paid(paid, samples, seeds, keys)

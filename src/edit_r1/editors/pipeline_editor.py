@@ -22,6 +22,7 @@ from edit_r1.editors.packing import use_packed_attention
 from edit_r1.editors.parts import Quantisation, check_scheduler, freeze, place, quantising, save_lora
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.records import Sample
+from edit_r1.vlm.weights import files_key
 
 _SPEED = {"batch_size", "padding", "offload_encoders"}
 """Settings that shape no edit but by rounding."""
@@ -59,6 +60,8 @@ class PipelineEditor(ABC, Generic[E, S]):
         """Raises ValueError for a scheduler that is not the plain Euler one."""
         check_scheduler(pipeline)
         self.pipeline, self.settings, self.name = pipeline, settings, name or self.default_name
+        self.weights_key = ""
+        """See `vlm.weights.Loaded`; "" too with a transformer that is another one than the folder's."""
         self._packs = use_packed_attention(pipeline.transformer, dict(self.packed_attention))
         freeze([pipeline.transformer, pipeline.vae, *self._encoders])
 
@@ -88,7 +91,9 @@ class PipelineEditor(ABC, Generic[E, S]):
         pipeline = kind.from_pretrained(str(path), dtype=dtype, **quantising(quantise, device, dtype))
         encoders = [getattr(pipeline, part) for part in cls.encoder_names]
         place(pipeline, encoders, device, settings.offload_encoders, waits)
-        return cls(pipeline, settings, name or Path(path).name)
+        editor = cls(pipeline, settings, name or Path(path).name)
+        editor.weights_key = files_key(path, parts=True)
+        return editor
 
     @classmethod
     @abstractmethod

@@ -68,6 +68,14 @@ class PaidEditor(Editor, Protocol):
 
 
 @runtime_checkable
+class HoldsEdits(Editor, Protocol):
+    """An `Editor` of pictures that are there already, known by what they hold."""
+
+    def content_of(self, sample: Sample) -> str:
+        """Hash of the picture that it gives of a sample; "" where it has none that can be read."""
+
+
+@runtime_checkable
 class _Settled(Protocol):
     @property
     def settings_key(self) -> str: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from edit_r1.images import ImageError, read_image_file
 from edit_r1.records import Sample
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+AHEAD_BYTES = 64 * 2**20
+"""Of pictures that were read and not asked for yet, at most."""
 
 
 class ReadyEdits:
@@ -34,6 +37,9 @@ class ReadyEdits:
         if number < 1:
             raise ValueError(f"number={number}: ready edits are counted from 1")
         self._edits, self._number = edits, number
+        self._ahead: dict[str, bytes] = {}
+        """By sample, what `content_of` read."""
+        self._ahead_bytes = 0
         self.name = name if number == 1 else f"{name}-{number}"
 
     def edit(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[EditedImage]:
@@ -45,9 +51,26 @@ class ReadyEdits:
             asked.add(sample.id)
         return made
 
+    def content_of(self, sample: Sample) -> str:
+        """See `HoldsEdits`. The picture is what `edit` gives next, so that it is read once."""
+        picture = self._found(sample).image
+        if picture is None:
+            self._ahead.pop(sample.id, None)
+            return ""
+        if self._ahead_bytes + len(picture) > AHEAD_BYTES:  # of samples whose edits were not asked for
+            self._ahead.clear()
+            self._ahead_bytes = 0
+        self._ahead[sample.id] = picture
+        self._ahead_bytes += len(picture)
+        return hashlib.sha256(picture).hexdigest()[:32]
+
     def _one(self, sample: Sample, again: bool) -> EditedImage:
         if again:
             return EditedImage(None, "a ready edit is given once: ask for fewer candidates", absent=True)
+        ahead = self._ahead.pop(sample.id, None)
+        return self._found(sample) if ahead is None else EditedImage(ahead)
+
+    def _found(self, sample: Sample) -> EditedImage:
         try:
             found = self._edits(sample)
         except ValueError as error:

@@ -109,8 +109,9 @@ def open_data(path: Path, required: Sequence[str] = REQUIRED) -> InputData:
 
 def _find(path: Path) -> tuple[Path, ...]:
     if path.is_dir():
-        # What stands beside a NAME.run.json is the output of `score-many`, which may lie in the same folder.
-        files = [file for file in sorted(path.iterdir()) if file.is_file()]
+        # What stands beside a NAME.run.json is the output of `score-many`, which may lie in the same folder. Hidden
+        # files are no data: macOS writes a ._rows.jsonl beside rows.jsonl.
+        files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
         files = [
             file for file in files if not file.with_name(f"{file.name.removesuffix('.rows.jsonl')}.run.json").exists()
         ]

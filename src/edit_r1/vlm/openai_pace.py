@@ -2,9 +2,11 @@
 
 A limit L of requests in flight moves with everything that comes back:
 
-- an answer adds 1/L + `GROWTH` (additive increase, as in TCP); 1/L + `FAST` while less than `CALM` of what came lately
-  was refused; and 1 where the last L were all answers (doubling, as in slow start), so that it recovers within a few
-  rounds of an outage;
+- an answer adds 1 to begin with (doubling, as in slow start), until `LOADED` of what came lately was refused for the
+  first time: refusals by chance do not end it, those for load do;
+- afterwards it adds 1/L + `GROWTH` (additive increase, as in TCP); 1/L + `FAST` while less than `CALM` of what came
+  lately was refused; and 1 again where the last L were all answers, so that it recovers within a few rounds of an
+  outage;
 - a refusal for load (429, 503, a time-out) takes `CUT` away: half of L when all L in flight are refused (multiplicative
   decrease, never more than once for the same requests), and little for the one in ten that a server refuses at random.
   The decrease in proportion to the share refused is that of DCTCP (RFC 8257).
@@ -29,6 +31,8 @@ START = 16
 GROWTH = 0.1
 FAST = 0.3
 CALM = 0.2
+LOADED = 0.3
+"""Above `CALM` by what chance makes of one refusal in eight among the last sixteen answers."""
 CUT = 0.5
 SHORTEST = 8
 """What came lately is a mean over about L requests, and never over fewer than so many."""
@@ -44,6 +48,8 @@ class Pace:
         self.answered = 0
         """Requests that were answered so far."""
         self._limit = float(min(most, start))
+        self._starting = True
+        """Until too much was refused once."""
         self._in_a_row = 0
         """Answers since the last refusal."""
         self._refused = 0.0
@@ -76,6 +82,7 @@ class Pace:
             return
         limit, refused = self._limit, outcome == "refused"
         self._refused += (refused - self._refused) / max(SHORTEST, limit)
+        self._starting = self._starting and self._refused < LOADED
         if refused:
             self._in_a_row = 0
             limit -= CUT
@@ -84,7 +91,7 @@ class Pace:
             self._in_a_row += 1
             if self._again or self._new:
                 fast = 1 / limit + (FAST if self._refused < CALM else GROWTH)
-                limit += 1 if self._in_a_row > limit else fast
+                limit += 1 if self._starting or self._in_a_row > limit else fast
         self._limit = min(float(self.most), max(1.0, limit))
 
     def leave(self) -> None:

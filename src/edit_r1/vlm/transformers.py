@@ -36,6 +36,7 @@ from edit_r1.vlm.growing_cache import growing_cache
 from edit_r1.vlm.protocol import Completion, Request, Sampling, check_sampling
 from edit_r1.vlm.shared_prefix import shared_attention
 from edit_r1.vlm.token_choices import ChoiceRecorder, token_choices
+from edit_r1.vlm.weights import files_key
 
 __all__ = ["ModelError", "TransformersVLM"]
 
@@ -95,6 +96,8 @@ class TransformersVLM:
         self.processor = processor
         self.batch_size = batch_size
         self.name = name
+        self.weights_key = ""
+        """See `vlm.weights.Loaded`."""
         tokenizer = processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.eos_token_id is None:
@@ -155,6 +158,7 @@ class TransformersVLM:
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # no memory, or torch lacks this device
             raise ModelError(f"{name}: cannot be put on {device} ({_one_line(error)}); use another --device") from error
         vlm = cls(model.eval(), processor, Path(name).name, batch_size)
+        vlm.weights_key = files_key(name, adapter)
         if attention in TRIED:
             vlm._try_attention(name)
         return vlm

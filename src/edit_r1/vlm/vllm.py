@@ -23,6 +23,7 @@ from typing import Any
 from edit_r1.images import decode_pil
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import Completion, Request, Sampling, TokenChoices, check_sampling
+from edit_r1.vlm.weights import files_key
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's `max_lora_rank` may be."""
@@ -39,6 +40,8 @@ class VLLM:
         """engine: a `vllm.LLM`; adapter: a `vllm.lora.request.LoRARequest` for every request, or None."""
         self.engine = engine
         self.name = name
+        self.weights_key = ""
+        """See `vlm.weights.Loaded`."""
         self._adapter = adapter
         self._end = engine.get_tokenizer().eos_token_id
         self._lock = threading.Lock()
@@ -89,7 +92,9 @@ class VLLM:
             )
         except refusals as error:
             raise ModelError(f"{path}: vLLM cannot open this model ({' '.join(str(error).split())[:200]})") from error
-        return cls(engine, Path(path).name, request)
+        vlm = cls(engine, Path(path).name, request)
+        vlm.weights_key = files_key(path, adapter)
+        return vlm
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         """n completions per request, in order; a request that vLLM refuses comes back as n errors.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import random
 import re
+import resource
 import tarfile
 from contextlib import suppress
 from itertools import groupby
@@ -18,14 +20,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edit_r1.curate.intake.archives import Archive, find_archives, list_members, member_table
+from edit_r1.curate.intake.archives import Archive, ArchiveBytes, find_archives, list_members, member_table
 from edit_r1.curate.intake.hub import HubRows
 from edit_r1.curate.intake.imgedit import imgedit_rows
 from edit_r1.curate.intake.jsonl import JsonlRows
 from edit_r1.curate.intake.parquet import ParquetRows
 from edit_r1.curate.intake.rows import Columns, Reader, Row, read_category, read_edits, read_row
 from edit_r1.curate.intake.webdataset import WebDatasetRows
-from edit_r1.images import ImageError
+from edit_r1.images import ImageError, decode_rgb
 from edit_r1.store import StoreError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -174,6 +176,19 @@ def test_damaged_parquet_ends_in_rows_or_one_line(tmp_path_factory: Any, data_ki
         assert "\n" not in str(error)
 
 
+def test_values_without_a_python_value_are_reasons(tmp_path: Path, data_kit: Any) -> None:
+    far = pa.array([2**31 - 1, 0], pa.date32())
+    table = pa.table({"source": pa.array([b"p", b"p"]), "instruction": ["Blur it.", "Add a tree."], "id": far})
+    (tmp_path / "deep.parquet").mkdir()  # as Spark writes
+    pq.write_table(table, tmp_path / "deep.parquet" / "a.parquet")
+    (tmp_path / "._a.parquet").write_bytes(b"of macOS")
+    reader = ParquetRows(tmp_path)
+    assert len(reader) == 2
+    for number, message in ((0, "holds a value that cannot be read"), (1, "id of type date")):
+        with pytest.raises(ValueError, match=message):
+            read_row(reader, number)
+
+
 def test_a_saved_dataset_and_a_folder_of_the_hub(tmp_path: Path, data_kit: Any) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"source": datasets.Image(), "instruction": datasets.Value("string")})
@@ -229,6 +244,60 @@ def test_links_and_devices_are_no_members(tmp_path: Path) -> None:
     assert [one.name for one in list_members(Archive("x.tar", (tmp_path / "x.tar",)))] == ["../../up.png"]
 
 
+def test_headers_without_end_are_told(tmp_path: Path) -> None:
+    """A chain of long names without a file recurses in `tarfile`; one that claims gigabytes would be read whole."""
+    long = tarfile.TarInfo("././@LongLink")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 4
+    (tmp_path / "chain.tar").write_bytes((long.tobuf(tarfile.GNU_FORMAT) + b"abc\0".ljust(512, b"\0")) * 900)
+    long.size = 3 * 2**30
+    (tmp_path / "long.tar").write_bytes(long.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    comment = tarfile.TarInfo("x")
+    comment.type, comment.size = tarfile.XHDTYPE, 2**19
+    piece = comment.tobuf() + b"524288 comment=".ljust(2**19 - 1, b"x") + b"\n"
+    (tmp_path / "comments.tar").write_bytes(piece * 3 + tarfile.TarInfo("a").tobuf() + bytes(1024))
+    for name in ("chain", "long", "comments"):
+        with pytest.raises(ValueError, match=rf"{name}\.tar: damaged, cut off or no plain tar") as told:
+            list(list_members(Archive(f"{name}.tar", (tmp_path / f"{name}.tar",))))
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_archive_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        list(list_members(Archive("x.tar", (tmp_path / "x.tar",))))
+    gc.collect()  # and nothing is written to stderr when the half-made object goes
+
+
+def test_more_parts_than_may_be_open(tmp_path: Path, data_kit: Any) -> None:
+    """A tenth of the descriptors is enough; the bytes are those of the whole."""
+    data_kit.write_tar(tmp_path / "x.tar", {f"{n}.jpg": data_kit.photograph(n) for n in range(30)})
+    whole = (tmp_path / "x.tar").read_bytes()
+    data_kit.split(tmp_path / "x.tar", 1 + len(whole) // 150)
+    [archive] = find_archives(tmp_path)
+    assert len(archive.parts) > 140
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, hard))
+    try:
+        data = ArchiveBytes(archive)
+        assert data.read(0, data.size) == whole
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_shards_of_one_name_size_and_time_are_two(tmp_path: Path, data_kit: Any) -> None:
+    """Padded and stamped alike, as images of containers are."""
+    for folder, kind in (("train", "JPEG"), ("val", "PNG")):
+        files = [("a.jpg", data_kit.photograph(1)), ("a.txt", kind.encode()), ("b.jpg", data_kit.photograph(2))]
+        data_kit.write_tar(tmp_path / folder / "0.tar", files if folder == "train" else files[::-1])
+        os.utime(tmp_path / folder / "0.tar", ns=(0, 0))
+    sizes = {(tmp_path / folder / "0.tar").stat().st_size for folder in ("train", "val")}
+    assert len(sizes) == 1
+    kept = tmp_path / "kept"
+    for folder, first in (("train", "a.jpg"), ("val", "b.jpg")):
+        table = member_table(Archive("0.tar", (tmp_path / folder / "0.tar",)), kept)
+        assert table["name"][0].as_py() == first
+
+
 @pytest.mark.parametrize("cut", [100, 700, 3000, 9000])
 def test_a_cut_archive_is_told(tmp_path: Path, data_kit: Any, cut: int) -> None:
     data_kit.write_tar(tmp_path / "x.tar", {f"{n}.jpg": data_kit.photograph(n) for n in range(4)})
@@ -272,6 +341,13 @@ def test_parts_are_found_and_missing_ones_told(tmp_path: Path, data_kit: Any) ->
         ("three.tar", 1),
         ("two.tar", 2),
     ]
+    (tmp_path / "._three.tar").write_bytes(b"of macOS")
+    (tmp_path / "folder.tar").mkdir()
+    assert len(find_archives(tmp_path)) == 3
+    (tmp_path / "two.tar.001").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"two\.tar\.ab: the same part as two\.tar\.001: remove one"):
+        find_archives(tmp_path)
+    (tmp_path / "two.tar.001").unlink()
     (tmp_path / "one.tar.split.003").write_bytes(b"")
     with pytest.raises(ValueError, match=r"one\.tar: part 2 of 4 is missing"):
         find_archives(tmp_path)
@@ -387,6 +463,57 @@ def test_webdataset_shards(shards: Path, tmp_path: Path, data_kit: Any) -> None:
         WebDatasetRows(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.jpg": b"", "a.txt": b"Blur it."}, "empty"),
+        ({"a.jpg": b"p", "a.json": b'{"instruction": 1}'}, "instruction of type int"),
+        ({"a.jpg": b"p", "a.json": b'{"instruction": ["x"]}'}, "instruction of type list"),
+        ({"a.jpg": b"p", "a.txt": b"Blur it.", "a.json": b'{"id": {"a": 1}}'}, "id of type dict"),
+        ({"a.jpg": b"p", "a.txt": b"Blur it.", "a.json": b'{"id": ' + b"9" * 5000 + b"}"}, "'a.json': not valid JSON"),
+        ({"a.jpg": b"p", "a.txt": b"Blur it.", "a.json": b""}, "'a.json': not valid JSON"),
+        (
+            {"a.jpg": b"p", "a.txt": b"Blur it.", "a.json": b'{"instruction": "Add a tree."}'},
+            "instruction stands there",
+        ),
+        ({"a.jpg": b"p", "a.txt": bytes(2**20 + 1)}, "larger than 1048576 bytes"),
+        ({"a.jpg": b"p", "a.references.png": b"p", "a.json": b'{"references": ["/etc/passwd"]}'}, "has no instruction"),
+        (
+            {"x/../../a.jpg": b"p", "x/../../a.json": b'{"instruction": "x", "source": "../a"}'},
+            "not an image that can be read",
+        ),
+    ],
+)
+def test_a_sample_of_hostile_files_says_why(
+    tmp_path: Path, data_kit: Any, files: dict[str, bytes], message: str
+) -> None:
+    data_kit.write_tar(tmp_path / "x.tar", [*files.items(), ("z.jpg", b"p"), ("z.txt", b"Sharpen it.")])
+    reader = WebDatasetRows(tmp_path / "x.tar")
+    assert len(reader) == 2 and read_row(reader, 1).instruction == "Sharpen it."
+    with pytest.raises(ValueError, match=re.escape(message)) as told:
+        decode_rgb(read_row(reader, 0).sources[0])
+    assert "\n" not in str(told.value)
+
+
+def test_what_is_told_twice_alike_is_taken_and_columns_of_texts_too(tmp_path: Path, data_kit: Any) -> None:
+    """As img2dataset writes it; and what macOS adds takes no sample apart."""
+    files = [
+        ("README", b"Hello."),
+        ("s/._0.jpg", b"of macOS"),
+        ("s/0.jpg", b"p"),
+        ("s/._0.txt", b"of macOS"),
+        ("s/0.txt", b"Blur it."),
+        ("s/0.json", b'{"instruction": "Add a tree.", "instruction": "Blur it."}'),  # the last of two keys, as in JSON
+        ("s/0.category.txt", b"style transfer"),
+    ]
+    data_kit.write_tar(tmp_path / "x.tar", files)
+    reader = WebDatasetRows(tmp_path / "x.tar")
+    assert len(reader) == 1
+    row = read_row(reader, 0)
+    assert (row.sources, row.instruction, row.category) == ((b"p",), "Blur it.", "style transfer")
+    assert read_category(reader, 0) == "style transfer" and row.origin == "x.tar: s/0"
+
+
 names = st.text("ab./", min_size=1, max_size=6)
 endings = st.sampled_from(["jpg", "PNG", "source.webp", "txt", "json", "edited.jpg", "", "cls"])
 
@@ -403,8 +530,8 @@ def test_shards_of_any_names_are_rows_or_reasons(tmp_path_factory: Any, data_kit
     data_kit.write_tar(path, [*members, ("zz/last.jpg", b"p"), ("zz/last.txt", b"Blur it.")])
     reader = WebDatasetRows(path)
     with tarfile.open(path) as tar:
-        keys = [re.match(r"(?:\./)?((?:.*/)?[^/.]*)", one.name)[1] for one in tar.getmembers()]  # type: ignore[index]
-    assert len(reader) == sum(1 for _ in groupby(keys))
+        keys = [re.fullmatch(r"(?:\./)?((?:.*/)?[^/.]+)\.[^/]*", one.name) for one in tar.getmembers()]
+    assert len(reader) == sum(1 for _ in groupby(found[1] for found in keys if found))
     for number in range(len(reader) - 1):
         try:
             read_row(reader, number)

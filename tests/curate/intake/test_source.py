@@ -323,7 +323,12 @@ def test_a_budget_ends_the_pass_and_nothing_is_paid_for_twice(
 def test_the_reader_is_chosen_by_what_lies_there(folder: Path, tmp_path: Path, data_kit: Any) -> None:
     assert type(open_rows(folder)).__name__ == "JsonlRows"
     data_kit.write_tar(tmp_path / "shards" / "0.tar", {"a.jpg": b"x", "a.txt": b"y"})
-    assert type(open_rows(tmp_path / "shards")).__name__ == "WebDatasetRows"
+    for name in ("._rows.jsonl", "._0.tar", "._a.parquet"):  # what macOS leaves beside files of other names
+        (tmp_path / "shards" / name).write_bytes(b"\0\5\x16\7")
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    reader = open_rows(tmp_path / "shards")
+    assert type(reader).__name__ == "WebDatasetRows" and len(reader) == 1
+    assert len(open_rows(folder)) == 7
     for name, message in (("none", "no such file or folder"), ("a/b", "nor a dataset on the hub")):
         with pytest.raises(ValueError, match=message):
             open_rows(name)

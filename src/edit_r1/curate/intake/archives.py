@@ -33,6 +33,8 @@ _COMPRESSED = (".gz", ".xz", ".lz", ".zst")
 _HEADER_BYTES = 2**20
 """Most bytes of one header: long names and comments. What asks for more is damaged or malicious."""
 _BLOCK = 512
+_KEPT_OPEN = 8
+"""Parts of one archive that stay open; a folder may have more parts than a process may have files."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,22 @@ class Archive:
 def find_archives(folder: Path) -> list[Archive]:
     """Every X.tar under a folder, and every one that lies there in parts (X.tar.split.000, X.tar.000, X.tar.aa ...).
 
-    Raises ValueError when a part is missing.
+    Hidden files are none of them (macOS writes a ._X.tar beside X.tar).
+
+    Raises ValueError when a part is missing, or there twice.
     """
     whole: dict[Path, Archive] = {}
     split: dict[Path, dict[int, Path]] = defaultdict(dict)
     for path in sorted(folder.rglob("*.tar*")):
+        if path.name.startswith(".") or not path.is_file():
+            continue
         if path.suffix == ".tar":
             whole[path] = Archive(path.name, (path,))
         elif found := _PART.fullmatch(path.name):
-            split[path.with_name(found["whole"])][_number(found["number"])] = path
+            parts, number = split[path.with_name(found["whole"])], _number(found["number"])
+            if number in parts:
+                raise ValueError(f"{path}: the same part as {parts[number].name}: remove one of them")
+            parts[number] = path
     for path, parts in split.items():
         if path in whole or all(part.suffix in _COMPRESSED for part in parts.values()):
             continue
@@ -87,28 +96,37 @@ class ArchiveBytes:
     def __init__(self, archive: Archive) -> None:
         """Raises ValueError for a part that cannot be read."""
         self.archive = archive
+        self._files: dict[int, int] = {}
+        self._lock = threading.Lock()
         try:
             self._starts = [0, *accumulate(part.stat().st_size for part in archive.parts)]
         except OSError as error:
             raise ValueError(f"{error.filename}: cannot be read ({error.strerror}): check the path") from error
         self.size = self._starts[-1]
-        self._files: dict[int, int] = {}
-        self._lock = threading.Lock()
 
     def read(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes; fewer at the end. Raises OSError when the disk refuses."""
         found = b""
         for number, (start, end) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
             if start <= offset < end and count > 0:
-                piece = os.pread(self._file(number), min(count, end - offset), offset - start)
+                piece = self._read_part(number, min(count, end - offset), offset - start)
                 found, offset, count = found + piece, offset + len(piece), count - len(piece)
         return found
 
-    def _file(self, number: int) -> int:
+    def _read_part(self, number: int, count: int, offset: int) -> bytes:
         with self._lock:
-            if number not in self._files:
-                self._files[number] = os.open(self.archive.parts[number], os.O_RDONLY)
-            return self._files[number]
+            file = self._files.get(number)
+            if file is None:
+                file = os.open(self.archive.parts[number], os.O_RDONLY)
+                if kept := len(self._files) < _KEPT_OPEN:
+                    self._files[number] = file
+            else:
+                kept = True
+        try:
+            return os.pread(file, count, offset)
+        finally:
+            if not kept:
+                os.close(file)
 
     def __del__(self) -> None:
         for file in self._files.values():
@@ -120,12 +138,15 @@ class _Stream:
 
     def __init__(self, data: ArchiveBytes) -> None:
         self._data, self._at = data, 0
+        self.left = _HEADER_BYTES
+        """Bytes that the headers of one member may still have."""
 
     def read(self, count: int = -1) -> bytes:
-        if not 0 <= count <= _HEADER_BYTES:
-            raise ValueError(f"a header of {count} bytes")
+        if not 0 <= count <= self.left:
+            raise ValueError(f"headers of more than {_HEADER_BYTES} bytes")
         found = self._data.read(self._at, count)
         self._at += len(found)
+        self.left -= len(found)
         return found
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -153,11 +174,12 @@ def list_members(archive: Archive) -> Iterator[Member]:
     Raises ValueError, naming the archive and the byte, for one that is damaged, cut off, compressed or no tar.
     """
     data = ArchiveBytes(archive)
-    at = -1
+    stream, at = _Stream(data), -1
     try:
-        with tarfile.open(fileobj=_Stream(data), mode="r:") as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r:") as tar:  # type: ignore[call-overload]
             while (member := tar.next()) is not None:
                 tar.members = []  # or every header would stay in memory
+                stream.left = _HEADER_BYTES
                 if member.size < 0 or tar.offset <= at:
                     raise ValueError("a header that leads backwards")
                 at = tar.offset
@@ -168,7 +190,8 @@ def list_members(archive: Archive) -> Iterator[Member]:
             rest = data.read(at, _BLOCK)
             if at > data.size or (rest and (len(rest) < _BLOCK or rest.strip(b"\0"))):
                 raise ValueError("no header where one must stand")
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
+        # A long chain of headers without a file recurses in tarfile.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{archive.parts[0].parent / archive.name}: damaged, cut off or no plain tar at byte {max(at, 0)} of "
@@ -186,7 +209,8 @@ def member_table(archive: Archive, kept: Path | None) -> pa.Table:
 
     Raises ValueError as `list_members`, StoreError when `kept` cannot be written.
     """
-    key = files_fingerprint(archive.parts)
+    # With the folder: shards of one name in two folders may agree in size and time, padded and stamped alike.
+    key = files_fingerprint(archive.parts, str(archive.parts[0].parent.resolve()))
     path = None if kept is None else kept / "archives" / f"{archive.name}.{key}.parquet"
     if path is not None and path.exists():
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from edit_r1.curate.intake.archives import find_archives
@@ -40,9 +41,9 @@ def open_rows(
     pictures = FolderPictures(allow_outside)
     if is_saved(path):
         return HubRows(str(data), columns, split, pictures=pictures)
-    if path.suffix == ".jsonl" or (path.is_dir() and any(path.glob("*.jsonl"))):
+    if path.suffix == ".jsonl" or (path.is_dir() and _any_file(path.glob("*.jsonl"))):
         return JsonlRows(path, columns, pictures)
-    if path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet"))):
+    if path.suffix == ".parquet" or (path.is_dir() and _any_file(path.rglob("*.parquet"))):
         if path.is_dir() and find_archives(path):
             return imgedit_rows(path, columns or IMGEDIT)
         return ParquetRows(path, columns, pictures)
@@ -51,6 +52,11 @@ def open_rows(
     if path.is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", str(data)):
         return HubRows(str(data), columns, split, pictures=pictures)
     raise ValueError(f"{data}: no such file or folder: check the path, or name a data set on the hub as OWNER/NAME")
+
+
+def _any_file(found: Iterable[Path]) -> bool:
+    """Hidden ones are none: macOS writes a ._NAME beside NAME."""
+    return any(path.is_file() and not path.name.startswith(".") for path in found)
 
 
 def team_samples(

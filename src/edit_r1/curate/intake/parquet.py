@@ -33,7 +33,9 @@ class ParquetRows:
         self.columns = columns or Columns()
         self.pictures: Pictures = pictures or FolderPictures()
         self.root = path if path.is_dir() else path.parent
-        self.files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        # Folders may be called x.parquet (Spark's are), and macOS writes ._x.parquet beside x.parquet.
+        found = (file for file in path.rglob("*.parquet") if file.is_file() and not file.name.startswith("."))
+        self.files = sorted(found) if path.is_dir() else [path]
         if not self.files:
             raise ValueError(f"{path}: holds no Parquet file: check the path")
         footers = [_footer(file, (self.columns.source, self.columns.instruction)) for file in self.files]
@@ -110,7 +112,10 @@ class _Cursor:
             self._batch = pa.RecordBatch.from_pylist([])
             self._at = self._groups[-1]  # no further row of this cursor: the next one opens the file anew
             raise _damaged(self.path, error) from error
-        found: dict[str, Any] = self._batch.slice(row - self._at, 1).to_pylist()[0]
+        try:
+            found: dict[str, Any] = self._batch.slice(row - self._at, 1).to_pylist()[0]
+        except (pa.ArrowException, OverflowError) as error:  # a date of the year 5 million, or what has no Python value
+            raise ValueError(f"holds a value that cannot be read ({' '.join(str(error).split())})") from error
         return found
 
     def close(self) -> None:

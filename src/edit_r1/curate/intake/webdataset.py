@@ -4,7 +4,8 @@
     00017.json           columns of the row       00017.edited.png     the column "edited", such as a ready edit
     00017.txt            the instruction
 
-The key is the path up to the first dot of the file's name, as in the library.
+The key is the path up to the first dot of the file's name, as in the library. A file without a key or an ending
+(README, the ._00017.jpg of macOS) is part of no sample.
 """
 
 from __future__ import annotations
@@ -79,16 +80,21 @@ class WebDatasetRows:
         values: dict[str, Any] = {}
         pictures: dict[str, Any] = {}
         for member in shard.members(place):
-            *column, ending = member.name.rpartition("/")[2].lower().split(".")[1:] or [""]
+            *column, ending = member.name.rpartition("/")[2].lower().split(".")[1:]
             if ending in _PICTURES:
                 name = ".".join(column) or self.columns.source
                 if name in pictures:
                     raise ValueError(f"two pictures for {name}: name them KEY.{name}.png and KEY.OTHER.png")
                 pictures[name] = (shard.data, member)
-            elif ending == "txt" and self.columns.instruction in names:
-                values[".".join(column) or self.columns.instruction] = _text(shard.data, member)
+                continue
+            found: dict[str, Any] = {}
+            if ending == "txt" and (name := ".".join(column) or self.columns.instruction) in names:
+                found = {name: _text(shard.data, member)}
             elif ending == "json" and not column:
-                values |= _object(shard.data, member)
+                found = _object(shard.data, member)
+            if twice := [name for name in found if name in names and values.get(name, found[name]) != found[name]]:
+                raise ValueError(f"{twice[0]} stands there twice and differs: leave one of the two out")
+            values |= found
         return {name: value for name, value in (values | pictures).items() if name in names}
 
     def picture(self, number: int, value: Any, label: str) -> bytes:
@@ -122,6 +128,8 @@ class _Shard:
     @classmethod
     def of(cls, archive: Archive, kept: Path | None) -> _Shard:
         table = member_table(archive, kept)
+        places = [place for place, name in enumerate(table["name"].to_pylist()) if _key(name)]
+        table = table.take(pa.array(places, pa.int64()))
         groups = groupby(enumerate(table["name"].to_pylist()), key=lambda one: _key(one[1]))
         return cls(archive, ArchiveBytes(archive), table, [next(group)[0] for _, group in groups])
 
@@ -132,26 +140,27 @@ class _Shard:
 
 
 def _key(name: str) -> str:
+    """ "" for a file that is part of no sample."""
     folder, slash, file = name.rpartition("/")
-    return folder + slash + file.split(".", 1)[0]
+    key, dot, _ = file.partition(".")
+    return folder + slash + key if key and dot else ""
 
 
 def _text(data: ArchiveBytes, member: Member) -> str:
     if member.size > _TEXT_BYTES:
-        raise ValueError(f"{member.name}: larger than {_TEXT_BYTES} bytes")
+        raise ValueError(f"{member.name!r}: larger than {_TEXT_BYTES} bytes")
     try:
         return read_member(data, member, "file").decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{member.name}: not UTF-8: write it anew") from error
+        raise ValueError(f"{member.name!r}: not UTF-8: write it anew") from error
 
 
 def _object(data: ArchiveBytes, member: Member) -> dict[str, Any]:
+    text = _text(data, member)
     try:
-        found = json.loads(_text(data, member))
-    except RecursionError as error:
-        raise ValueError(f"{member.name}: not valid JSON (nested too deeply)") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{member.name}: not valid JSON ({error})") from error
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
+        raise ValueError(f"{member.name!r}: not valid JSON ({' '.join(str(error).split())}): write it anew") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{member.name}: holds a {type(found).__name__}: write an object")
+        raise ValueError(f"{member.name!r}: holds a {type(found).__name__}: write an object")
     return found
