@@ -52,7 +52,7 @@ from edit_r1.commands.shared import (
     reader_is_gone,
     unparsed,
 )
-from edit_r1.processes import keep_freed_memory
+from edit_r1.processes import keep_few_kernels, keep_freed_memory
 from edit_r1.report.terminal import quiet_libraries
 from edit_r1.report.text import plain
 
@@ -414,6 +414,7 @@ def _dispatch(arguments: list[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code; an error is one line on stderr."""
     keep_freed_memory()
+    keep_few_kernels()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _dispatch(words)

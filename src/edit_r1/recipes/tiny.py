@@ -91,11 +91,11 @@ SIZES: dict[str, TinySizes] = {
         edit_contexts=160,
         candidates=4,
         pairs_per_context=3,
-        sft_steps=850,
+        sft_steps=1400,
         sft_batch=8,
         processes=2,
         threads=2,
-        gcpo_steps=68,
+        gcpo_steps=40,
         pairs_per_step=16,
         traces=8,
         rl_steps=32,
@@ -235,10 +235,9 @@ def tiny_gcpo(model: Path, out: str = "runs/tiny/gcpo", sizes: TinySizes = SIZES
     4e-4 it was -1.1 and 0.1. A LoRA of rank 32 at 1e-3, averaged too, gained 1.2 (docs/results/demo.md).
 
     With SFT's traces replayed: without them one run came to fail whatever is unchanged (TPR 99.6 to 78.9 %). With them
-    it stayed where SFT had it in all of ten runs. On validation, after 1,400 steps of SFT (seeds 0, 0 and 1), a weight
-    of 0.1 gained 1.6, 1.4 and 2.4 points, 0.3 2.5, -0.4 and 1.7: its noise, as large as the surrogate's, takes from the
-    steps. 60 generations or 4e-4 gained no more. 850 steps and 68 generations take as long as 1,400 and 40 and end as
-    high (69.8 and 69.8 against 69.1 and 71.0 % for seeds 0 and 1); more of it is GCPO's (3.3 and 4.2 points).
+    it stayed where SFT had it in all of eleven runs. On validation, after 1,400 steps of SFT (seeds 0, 0 and 1), a
+    weight of 0.1 gained 1.6, 1.4 and 2.4 points, 0.3 2.5, -0.4 and 1.7: its noise, as large as the surrogate's, takes
+    from the steps. 60 generations or 4e-4 gained no more.
     """
     return GCPOStage(
         model=str(model),

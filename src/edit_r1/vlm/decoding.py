@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    LogitsProcessorList,
+    LogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
-    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -101,7 +100,8 @@ def continue_prompts(
     writing_M = torch.ones_like(places_M, dtype=torch.bool)
     ends_E = torch.tensor(ends, device=tokens_ML.device)
     generated_NL = tokens_ML.new_full((rows, sampling.max_new_tokens), pad)
-    processors = _processors(sampling, suppressed, tokens_ML.device)
+    shapers = _shapers(sampling)
+    suppressed_S = torch.tensor(suppressed, dtype=torch.long, device=tokens_ML.device)
     positions_M1 = prompts.mask_NL.sum(dim=-1, keepdim=True) - 1 + prompts.offsets_N1
     cache, prefix = GrowingCache(), prompts.prefix
     for step in range(sampling.max_new_tokens):
@@ -113,10 +113,12 @@ def continue_prompts(
             shared_prefix=prefix,
             use_cache=True,
         ).logits[:, -1]
-        scores_MV = processors(tokens_ML, logits_MV.float())
+        scores_MV = logits_MV.float().index_fill(1, suppressed_S, -torch.inf)
+        for shape in shapers:
+            scores_MV = shape(tokens_ML, scores_MV)
         drawn_M = scores_MV.argmax(dim=-1) if sampling.temperature == 0 else _draw(scores_MV, places_M, rows)
         generated_NL[places_M[writing_M], step] = drawn_M[writing_M]
-        writing_M = writing_M & ~torch.isin(drawn_M, ends_E)
+        writing_M = writing_M & (drawn_M[:, None] != ends_E).all(dim=1)
         left = int(writing_M.sum())
         if left == 0:
             return generated_NL[:, : step + 1]
@@ -136,17 +138,34 @@ def _draw(scores_MV: Tensor, places_M: Tensor, rows: int) -> Tensor:
     Its draw is argmax(p / e) with exponential e; all N rows get theirs, so that a row's text does not depend on
     which others have ended.
     """
-    noise_NV = torch.empty((rows, scores_MV.shape[-1]), device=scores_MV.device).exponential_()
-    return (scores_MV.softmax(dim=-1) / noise_NV[places_M]).argmax(dim=-1)
+    noise_MV = _exponential(places_M, rows, scores_MV.shape[-1])
+    return scores_MV.softmax(dim=-1).div_(noise_MV).argmax(dim=-1)
 
 
-def _processors(sampling: Sampling, suppressed: list[int], device: torch.device) -> LogitsProcessorList:
-    """What shapes the distribution, in the order of `transformers.generate`."""
-    used = LogitsProcessorList()
+def _exponential(places_M: Tensor, rows: int, count: int) -> Tensor:
+    """Of the (N, V) numbers that `exponential_` would draw, the rows of `places_M`.
+
+    On a CPU `exponential_` takes a double of uniform distribution for each number, and its logarithm one by one: three
+    times as long as both in one go, and a sixth of the time of a step of a tiny model. The numbers are the same.
+    """
+    everyone = len(places_M) == rows
+    if places_M.device.type != "cpu":
+        noise_NV = torch.empty((rows, count), device=places_M.device).exponential_()
+        return noise_NV if everyone else noise_NV[places_M]
+    uniform_NV = torch.empty((rows, count), dtype=torch.float64).uniform_()
+    uniform_MV = uniform_NV if everyone else uniform_NV.index_select(0, places_M)
+    return uniform_MV.neg_().log1p_().neg_().float()
+
+
+def _shapers(sampling: Sampling) -> list[LogitsProcessor]:
+    """What shapes the distribution, in the order of `transformers.generate`.
+
+    Suppressed tokens are left to the caller: transformers' own processor makes its mask anew at every step, and its
+    list of processors looks at every signature.
+    """
+    used: list[LogitsProcessor] = []
     if sampling.repetition_penalty != 1:
         used.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if suppressed:
-        used.append(SuppressTokensLogitsProcessor(suppressed, device=str(device)))
     if sampling.temperature not in (0, 1):
         used.append(TemperatureLogitsWarper(float(sampling.temperature)))
     if sampling.temperature > 0 and sampling.top_k > 0:

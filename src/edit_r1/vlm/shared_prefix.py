@@ -39,10 +39,13 @@ class SharedPrefix:
     n: int
     """Most rows of a prompt."""
 
-    @property
-    def full(self) -> bool:
-        """Whether every prompt has n rows: then they only need to be seen in another shape."""
-        return len(self.prompt_M) == len(self.padding_B11P) * self.n
+    def __post_init__(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        """Whether every prompt has n rows, which then only need to be seen in another shape, and each row's slot."""
+        self._full = len(self.prompt_M) == len(self.padding_B11P) * self.n
+        self._slot_M = self.prompt_M * self.n + self.place_M
 
     def keep(self, rows: Tensor) -> None:
         """Leaves the other rows out, and the prompts that have no row left; `rows` are ascending indices (M,)."""
@@ -54,20 +57,20 @@ class SharedPrefix:
             self.padding_B11P = self.padding_B11P[left]
             self.keys = [key[left] for key in self.keys]
             self.values = [value[left] for value in self.values]
+        self._look()
 
     def gathered(self, rows_M: Tensor) -> Tensor:
         """(M, K, R, ...) to (B, K, n*R, ...): the rows of a prompt side by side, zeros where it has fewer than n."""
-        if self.full:
-            slots = rows_M.unflatten(0, (-1, self.n))
-        else:
-            slots = rows_M.new_zeros((len(self.padding_B11P), self.n, *rows_M.shape[1:]))
-            slots[self.prompt_M, self.place_M] = rows_M
-        return slots.transpose(1, 2).flatten(2, 3)
+        slots = rows_M
+        if not self._full:
+            slots = rows_M.new_zeros((len(self.padding_B11P) * self.n, *rows_M.shape[1:]))
+            slots.index_copy_(0, self._slot_M, rows_M)
+        return slots.unflatten(0, (-1, self.n)).transpose(1, 2).flatten(2, 3)
 
     def spread(self, slots: Tensor) -> Tensor:
         """The way back: (B, K, n*R, ...) to (M, K, R, ...)."""
-        rows = slots.unflatten(2, (self.n, -1)).transpose(1, 2)
-        return rows.flatten(0, 1) if self.full else rows[self.prompt_M, self.place_M]
+        rows = slots.unflatten(2, (self.n, -1)).transpose(1, 2).flatten(0, 1)
+        return rows if self._full else rows.index_select(0, self._slot_M)
 
 
 def shared_prefix_attention(
