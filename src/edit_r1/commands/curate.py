@@ -47,16 +47,14 @@ def curate_run(
         budget_tokens: likewise, tokens of prompts and answers.
     """
     from edit_r1.curate.failures import told_of_nothing
+    from edit_r1.recipes.curated import run_curation
     from edit_r1.recipes.load import load_curation
-    from edit_r1.recipes.run import run_curation
-    from edit_r1.report.terminal import quiet_libraries
     from edit_r1.store import read_json
 
     if engine == "local" and (address is not None or gpus):
         raise ValueError("--address and --gpus are Ray's: add --engine ray")
     if engine == "ray" and chunks_at_once != 1:
         raise ValueError("--chunks-at-once is of one local process: with --engine ray give more --workers")
-    quiet_libraries()
     build = partial(load_curation, recipe, budget, budget_requests, budget_tokens)
     chosen: Engine
     if engine == "ray":

@@ -38,12 +38,11 @@ def curate_intake(
     from edit_r1.curate.keeping import budget_row, budget_told, open_ledger, spent_table
     from edit_r1.curate.run import at_work, refuse_foreign
     from edit_r1.curate.stage import Prepared
+    from edit_r1.recipes.curated import bar_of_steps
     from edit_r1.recipes.load import load_curation
-    from edit_r1.recipes.run import progress_bar
-    from edit_r1.report.terminal import quiet_libraries, spent_grid
+    from edit_r1.report.terminal import spent_grid
     from edit_r1.store import read_json
 
-    quiet_libraries()
     stage = load_curation(recipe, budget, budget_requests, budget_tokens)
     if not isinstance(stage.samples, Prepared):
         raise ValueError(
@@ -51,7 +50,7 @@ def curate_intake(
         )
     refuse_foreign(out)
     ledger = open_ledger(out, stage)
-    with at_work(out), budget_told(out), progress_bar(quiet=json) as bar:
+    with at_work(out), budget_told(out), bar_of_steps(quiet=json) as bar:
         task = bar.add_task("intake", total=None)
         stage.prepare(out, retry_failed, lambda done, total: bar.update(task, completed=done, total=total), ledger)
         ledger.close()

@@ -1,22 +1,59 @@
-"""Recipes: functions that return frozen configs, by the names the command line takes."""
+"""Recipes: functions that return frozen configs, by the names the command line takes.
 
-from edit_r1.recipes.built_in import tiny_cold_start, tiny_editor_grpo, tiny_editor_nft, tiny_gcpo, tiny_head, tiny_sft
-from edit_r1.recipes.editors import (
-    kontext_full_nodes,
-    kontext_lora_8gpu,
-    kontext_lora_24gb,
-    kontext_lora_80gb,
-    kontext_lora_80gb_fast,
-    qwen_image_edit_lora_8gpu,
-)
-from edit_r1.recipes.verifiers import (
-    gcpo_3b_lora_24gb,
-    gcpo_7b_full_8gpu,
-    gcpo_7b_lora_80gb,
-    gcpo_qwen3vl_8b_lora_80gb,
-    sft_7b_full_8gpu,
-    sft_7b_lora_80gb,
-)
+They are imported on first use: a curation of one's own over endpoints needs none of what training needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edit_r1.recipes.built_in import (
+        tiny_cold_start,
+        tiny_editor_grpo,
+        tiny_editor_nft,
+        tiny_gcpo,
+        tiny_head,
+        tiny_sft,
+    )
+    from edit_r1.recipes.editors import (
+        kontext_full_nodes,
+        kontext_lora_8gpu,
+        kontext_lora_24gb,
+        kontext_lora_80gb,
+        kontext_lora_80gb_fast,
+        qwen_image_edit_lora_8gpu,
+    )
+    from edit_r1.recipes.verifiers import (
+        gcpo_3b_lora_24gb,
+        gcpo_7b_full_8gpu,
+        gcpo_7b_lora_80gb,
+        gcpo_qwen3vl_8b_lora_80gb,
+        sft_7b_full_8gpu,
+        sft_7b_lora_80gb,
+    )
+
+_HOMES = {
+    "gcpo_3b_lora_24gb": "edit_r1.recipes.verifiers",
+    "gcpo_7b_full_8gpu": "edit_r1.recipes.verifiers",
+    "gcpo_7b_lora_80gb": "edit_r1.recipes.verifiers",
+    "gcpo_qwen3vl_8b_lora_80gb": "edit_r1.recipes.verifiers",
+    "kontext_full_nodes": "edit_r1.recipes.editors",
+    "kontext_lora_24gb": "edit_r1.recipes.editors",
+    "kontext_lora_80gb": "edit_r1.recipes.editors",
+    "kontext_lora_80gb_fast": "edit_r1.recipes.editors",
+    "kontext_lora_8gpu": "edit_r1.recipes.editors",
+    "qwen_image_edit_lora_8gpu": "edit_r1.recipes.editors",
+    "sft_7b_full_8gpu": "edit_r1.recipes.verifiers",
+    "sft_7b_lora_80gb": "edit_r1.recipes.verifiers",
+    "tiny_cold_start": "edit_r1.recipes.built_in",
+    "tiny_editor_grpo": "edit_r1.recipes.built_in",
+    "tiny_editor_nft": "edit_r1.recipes.built_in",
+    "tiny_gcpo": "edit_r1.recipes.built_in",
+    "tiny_head": "edit_r1.recipes.built_in",
+    "tiny_sft": "edit_r1.recipes.built_in",
+}
 
 __all__ = [
     "gcpo_3b_lora_24gb",
@@ -38,3 +75,14 @@ __all__ = [
     "tiny_head",
     "tiny_sft",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Imports a recipe from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edit_r1.recipes' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.curate.stage import CurateStage
+from edit_r1.report.terminal import quiet_if_loaded, quiet_libraries
 from edit_r1.vlm.budget import Budget
 
 
@@ -24,6 +25,7 @@ def load_recipe(name: str) -> Any:
 
         if name not in recipes.__all__:
             raise ValueError(f"recipe {name!r}: not there; {known_recipes()}")
+        quiet_libraries()  # before they are imported: all of these need them
         return getattr(recipes, name)()
     path, _, function = name.rpartition(":")
     spec = importlib.util.spec_from_file_location("edit_r1_recipe", path)
@@ -35,6 +37,7 @@ def load_recipe(name: str) -> Any:
         spec.loader.exec_module(module)
         found = getattr(module, function, None)
         if callable(found):
+            quiet_if_loaded()
             return found()
     except Exception as error:  # a boundary: the file is the user's code, and may raise anything
         raise ValueError(f"recipe {name}: {type(error).__name__}: {error}{_line_of(spec.origin, error)}") from error

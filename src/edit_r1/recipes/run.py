@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from edit_r1.curate.card import write_card
-from edit_r1.curate.engine import Engine
-from edit_r1.curate.run import curate
-from edit_r1.curate.stage import CurateStage
 from edit_r1.editors.flow import FlowEditor
+from edit_r1.recipes.curated import bar_of_steps
 from edit_r1.recipes.editor_data import editable, open_contexts
 from edit_r1.recipes.load import load_recipe
 from edit_r1.recipes.readiness_gate import check_ready
 from edit_r1.recipes.resumed import check_resumed, shaping
 from edit_r1.recipes.watched import keep_out, open_watched, read_regions
 from edit_r1.records import Context
-from edit_r1.store import PREFERENCES, QUADRUPLES, Dataset, read_dataset, write_text
+from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset
 from edit_r1.train.contexts import DataSettings
 from edit_r1.train.data_parallel import Team, is_first, leave_team
 from edit_r1.train.editor import train_editor
@@ -41,7 +38,6 @@ from edit_r1.train.rewards import CombinedReward, RewardSettings
 from edit_r1.train.settings import Unprefixed
 from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.train.trackers import Trackers, TrackerSettings, check_trackers, open_trackers
-from edit_r1.train.verifier_card import quadruples_card
 
 
 @dataclass(frozen=True)
@@ -137,23 +133,6 @@ def judge_of(recipe: EditorRecipe) -> JudgeSettings:
 
 
 _RECIPES: dict[str, Any] = {"sft": SFTRecipe, "gcpo": GCPORecipe, "head": HeadRecipe, "editor": EditorRecipe}
-
-
-def run_curation(stage: CurateStage, out: Path, engine: Engine | None = None, retry: bool = False) -> Path:
-    """`edit-r1 curate run`: all steps, with a progress bar. Raises as `curate.run.curate`."""
-    with progress_bar() as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bar.add_task(step, total=total)
-            bar.update(tasks[step], completed=done, total=total)
-
-        curate(stage, out, progress, engine, retry)
-    selected = out / "selected"
-    write_text(selected / "README.md", quadruples_card(Dataset(out, "selected", QUADRUPLES)))
-    write_card(stage, out)
-    return out
 
 
 def train_by_flags(kind: str, recipe: str, flags: Sequence[str]) -> Path:
@@ -307,11 +286,4 @@ def _read(folder: str, table: Any) -> list[Any]:
 
 def progress_bar(quiet: bool = False) -> Progress:
     """The bar of every command that works through something; none in all processes but the first."""
-    return Progress(
-        TextColumn("{task.description:12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        disable=quiet or not is_first(),
-    )
+    return bar_of_steps(quiet or not is_first())

@@ -8,6 +8,7 @@ and without the control characters by which they could move a terminal's cursor.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -334,6 +335,12 @@ def _style(score: float) -> str:
     if score >= 20 / 3:
         return "bold green"
     return "bold yellow" if score >= 10 / 3 else "bold red"
+
+
+def quiet_if_loaded() -> None:
+    """`quiet_libraries` where a model's library was imported; it is not imported for that."""
+    if sys.modules.get("transformers") is not None:
+        quiet_libraries()
 
 
 def quiet_libraries() -> None:
