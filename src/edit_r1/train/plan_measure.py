@@ -213,8 +213,10 @@ def bounded(one: Held, more: Sequence[Held], blocks: Sequence[int], twice: bool)
     forward, backward = float(one.forward), float(one.backward)
     for each, count in zip(more, blocks, strict=True):
         forward += (count - 1) * (each.inside - one.inside)
-        kept = each.first - one.first + each.gradients - one.gradients if twice else 0
-        backward += (count - 1) * max(each.waiting - one.waiting, kept)
+        waiting = each.waiting - one.waiting
+        # When the first forward ends autocast's copies of weights are there too, which do not wait.
+        kept = min(waiting, each.first - one.first) + each.gradients - one.gradients if twice else 0
+        backward += (count - 1) * max(waiting, kept)
     return max(forward, backward)
 
 
