@@ -29,6 +29,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from kept import keep_to
 
 from edit_r1.demo.measuring import EDIT_SEEDS, oracle_scores
 from edit_r1.demo.showing import exact_principles
@@ -123,15 +124,6 @@ def main(
     write_json(out / "study.json", {**read_json(out / "settings.json"), "arms": results})
     print("\n".join(table(results)))
     plot(results, out / "study.png")
-
-
-def keep_to(out: Path, settings: Mapping[str, Any]) -> None:
-    """Notes what a folder's numbers were made with. Ends the program where it holds others."""
-    path = out / "settings.json"
-    if path.exists() and (before := read_json(path)) != settings:
-        raise SystemExit(f"{out} was begun with {before}, not {dict(settings)}: name another --out, or give the same")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, dict(settings))
 
 
 def gathered(out: Path) -> dict[str, list[dict[str, Any]]]:

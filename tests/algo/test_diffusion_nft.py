@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edit_r1.algo.diffusion_nft import FLOOR, nft_loss, optimality
+from edit_r1.algo.diffusion_nft import FLOOR, PUBLISHED_DECAY, decay_after, nft_loss, optimality
 
 
 def rows(seed: int, count: int = 3) -> dict[str, torch.Tensor]:
@@ -97,3 +99,25 @@ def test_optimality_is_half_at_the_mean_and_clipped() -> None:
         nft_loss(**made, beta=0.0)
     with pytest.raises(ValueError, match="optimality"):
         nft_loss(**{**made, "optimality_M": made["optimality_M"] + 1})
+
+
+# flat, rise an update, top: what the published function's three types hold, in its numbers.
+PUBLISHED_TYPES = {
+    "rising": (0, Fraction(1, 1000), Fraction(1, 2)),
+    "late": (75, Fraction(75, 10_000), Fraction(999, 1000)),
+}
+
+
+@pytest.mark.parametrize("schedule", PUBLISHED_TYPES)
+def test_the_published_decays_against_a_twin_of_fractions(schedule: str) -> None:
+    flat, rise, top = PUBLISHED_TYPES[schedule]
+    assert PUBLISHED_DECAY[schedule] == float(top)
+    for updates in (0, 1, 2, 74, 75, 76, 100, 208, 209, 499, 500, 501, 10_000):
+        twin = Fraction(0)
+        for _ in range(max(0, updates - flat)):
+            twin = min(twin + rise, top)
+        assert decay_after(updates, schedule, float(top)) == pytest.approx(float(twin), abs=1e-15)
+        assert decay_after(updates, schedule, 0.25) == pytest.approx(float(min(twin, Fraction(1, 4))), abs=1e-15)
+        assert decay_after(updates, "constant", 0.7) == 0.7
+    with pytest.raises(ValueError, match="updates=-1"):
+        decay_after(-1, schedule, 0.5)

@@ -21,7 +21,8 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 
 @pytest.fixture
-def bench() -> dict[str, Any]:
+def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.syspath_prepend(BENCH)
     return runpy.run_path(str(BENCH / "editor_study.py"))
 
 

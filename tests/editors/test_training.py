@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from edit_r1.records import Context, Principle, Sample
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import sample_edits
-from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration
+from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration, policy_of, settled
+from edit_r1.train.editor_state import newest_state
+from edit_r1.train.nft import train_nft
 from edit_r1.train.reward_queue import Judging
 
 BACKBONES = ("kontext", "qwen", "plus", "plus 2511", "klein")
@@ -115,3 +118,40 @@ def test_an_adapter_loads_through_the_pipeline(make_editor, tmp_path, backbone):
     loaded = decode_rgb(again.edit([sample], [1])[0].image).astype(int)
     assert np.abs(loaded - trained).max() <= 1
     assert np.abs(trained - untouched).max() > 1
+
+
+@pytest.mark.parametrize("backbone", ["qwen", "klein"])
+def test_nft_leaves_classifier_free_guidance_out_unless_asked(make_editor, tmp_path, backbone):
+    """Published so: rollouts and the regression take one forward each, and the editor's own edits must match."""
+    stage = changed(STAGE, guidance=3.0, kl_beta=0.0, ema_decay=0.0)
+    contexts = _contexts(backbone, 2)
+    with pytest.raises(ValueError, match="set guidance=1 there.*or guided=True"):
+        train_nft(stage, make_editor(backbone), contexts, _brightness, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+    def trained(name, guided, guidance):
+        editor, forwards = make_editor(backbone), []
+        editor.settings = replace(editor.settings, guidance=guidance)
+        editor.transformer.register_forward_pre_hook(lambda *_: forwards.append(1))
+        done = train_nft(changed(stage, guided=guided), editor, contexts, _brightness, tmp_path / name)
+        return newest_state(tmp_path / name / "state")[1], len(forwards), done.steps
+
+    plain, forwards, steps = trained("plain", None, 1.0)
+    assert steps == 1 and plain["stage"]["guidance"] == 1.0 and plain["stage"]["guided"] is False
+    same, _, _ = trained("same", None, 0.0)
+    assert all(np.array_equal(value, same["weights"][name]) for name, value in plain["weights"].items())
+    guided, twice, _ = trained("guided", True, 3.0)
+    assert guided["stage"]["guidance"] == 3.0 and twice == 2 * forwards
+    assert any(not np.array_equal(value, guided["weights"][name]) for name, value in plain["weights"].items())
+
+
+def test_embedded_guidance_stays_in_every_policy(make_editor, klein_pipeline):
+    """Kontext's is an input of its one forward, and a distilled FLUX.2 has none."""
+    distilled = Flux2KleinEditor(klein_pipeline(is_distilled=True), Flux2KleinSettings(steps=4))
+    for editor in (make_editor("kontext"), distilled):
+        assert not editor.classifier_free and not editor.guided_edits
+        for algorithm in ("flow-grpo", "diffusion-nft"):
+            assert policy_of(settled(STAGE, algorithm), editor).guidance == STAGE.guidance
+    qwen = make_editor("qwen")
+    assert qwen.classifier_free and qwen.guided_edits
+    assert policy_of(settled(STAGE, "flow-grpo"), qwen).guidance == STAGE.guidance

@@ -13,11 +13,13 @@ from edit_r1.algo.group_advantage import group_advantage
 from edit_r1.editors.flow import replay
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Context, Sample
+from edit_r1.train import nft
 from edit_r1.train.best_of_g import train_best_of_g
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration
+from edit_r1.train.editor_state import newest_state
 from edit_r1.train.nft import train_nft
 from edit_r1.train.reward_queue import Judging
 from edit_r1.train.sharding import shard
@@ -296,3 +298,56 @@ def test_trap_17_the_old_policy_of_nft_is_the_decayed_one(make_editor, tmp_path)
     monkey.undo()
     assert torch.equal(drawn[0], start) and not torch.equal(trained[0], start)
     assert torch.allclose(drawn[1], start.lerp(trained[0], 0.25), atol=1e-7)
+
+
+@pytest.mark.parametrize(("schedule", "inner"), [("rising", 1), ("rising", 2), ("late", 1), ("constant", 2)])
+def test_the_old_policy_follows_once_an_iteration_by_its_schedule(make_editor, tmp_path, schedule, inner):
+    """Against a float64 twin of every iteration's average, through a stop and a resumed run."""
+    from edit_r1.train import editor_run as loop
+
+    stage = changed(
+        STAGE, steps=4, save_every=2, inner_updates=inner, ema_schedule=schedule, ema_decay=0.4, learning_rate=1e-2
+    )
+    drawn, trained = [], []
+    original, monkey = loop.sample_edits, pytest.MonkeyPatch()
+
+    def watched(editor, *rest):
+        drawn.append(editor.transformer.proj_out.weight.detach().double())
+        return original(editor, *rest)
+
+    monkey.setattr(loop, "sample_edits", watched)
+
+    def run(editor, steps):
+        train_nft(
+            changed(stage, steps=steps), editor, _contexts(2), _brightness, tmp_path, resume=True,
+            progress=lambda line: trained.append(editor.transformer.proj_out.weight.detach().double()),
+        )  # fmt: skip
+
+    run(make_editor(), 2)
+    run(make_editor(), 4)
+    monkey.undo()
+    old = drawn[0]
+    for iteration in range(1, 4):
+        updates = iteration * inner
+        decay = {"rising": min(updates * 0.001, 0.4), "late": 0.0, "constant": 0.4}[schedule]
+        old = decay * old + (1 - decay) * trained[iteration - 1]
+        assert torch.allclose(drawn[iteration], old, atol=1e-7)
+        assert not torch.allclose(drawn[iteration], drawn[iteration - 1], atol=1e-5)
+    state = newest_state(tmp_path / "state")[1]
+    assert state["stage"]["updates"]["ema_schedule"] == schedule
+
+
+@pytest.mark.parametrize("spread", ["group", "batch"])
+def test_nft_normalises_by_the_std_that_is_asked_for(make_editor, tmp_path, monkeypatch, spread):
+    """Two groups of different spreads: published code divides both by the batch's std."""
+    rewards = [0.0, 1.0, 2.0, 0.0, 10.0, 5.0]
+    seen, original = [], nft.update_by_contrast
+
+    def watched(stage, policy, iteration, rollouts, advantages):
+        seen.append(advantages)
+        return original(stage, policy, iteration, rollouts, advantages)
+
+    monkeypatch.setattr(nft, "update_by_contrast", watched)
+    stage = changed(STAGE, steps=1, advantage_std=spread, ema_decay=0.0)
+    train_nft(stage, make_editor(), _contexts(2), lambda *_: rewards, tmp_path)
+    assert seen == [group_advantage(rewards, [0, 0, 0, 1, 1, 1], std_over=spread)]

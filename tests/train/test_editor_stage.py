@@ -107,7 +107,16 @@ def test_an_unset_field_is_the_algorithms_own():
     assert (grpo.loss.kl_beta, grpo.sde.window_share, grpo.updates.ema_decay) == (0.04, 0.5, 0.0)
     assert (nft.loss.kl_beta, nft.sde.window_share, nft.updates.ema_decay) == (1e-4, 1.0, 0.5)
     assert (STAGE.kl_beta, STAGE.window_share, STAGE.ema_decay) == (0.04, 0.5, 0.0)
-    own = changed(STAGE, kl_beta=0.0, window_share=0.7, ema_decay=0.0)
+    assert (grpo.updates.ema_schedule, nft.updates.ema_schedule) == ("constant", "rising")
+    assert (grpo.guided, nft.guided) == (True, False)
+    for algorithm in ("flow-grpo", "diffusion-nft"):
+        given = settled(changed(STAGE, ema_decay=0.9), algorithm).updates
+        assert (given.ema_decay, given.ema_schedule) == (0.9, "constant"), "a decay that is given alone is constant"
+        late = settled(changed(STAGE, ema_schedule="late"), algorithm).updates
+        assert (late.ema_decay, late.ema_schedule) == (0.999, "late")
+    constant = settled(changed(STAGE, ema_schedule="constant"), "diffusion-nft")
+    assert (constant.updates.ema_decay, constant.ema_schedule) == (0.5, "constant")
+    own = changed(STAGE, kl_beta=0.0, window_share=0.7, ema_decay=0.0, ema_schedule="constant", guided=True)
     assert settled(own, "diffusion-nft") == own == settled(own, "flow-grpo")
     assert settled(nft, "flow-grpo") == nft, "settled once"
 

@@ -27,7 +27,7 @@ from edit_r1.train.nft import train_nft
 
 STAGE = EditorRLStage(
     steps=4, contexts_per_step=2, group_size=3, sampling_steps=4, lora_rank=2, train_batch=4, sample_batch=4,
-    save_every=1, eval_every=2, updates=UpdateSettings(learning_rate=1e-3, ema_decay=0.5),
+    save_every=1, eval_every=2, updates=UpdateSettings(learning_rate=1e-3, ema_decay=0.5, ema_schedule="rising"),
     loss=LossSettings(kl_beta=0.1),
 )  # fmt: skip
 

@@ -20,9 +20,12 @@ from edit_r1.train.sft import SFTStage
 from edit_r1.train.verifier_measure import (
     KNOWN,
     Batch,
+    Counted,
     Footprint,
+    text_counted,
     text_footprint,
     verifier_part,
+    vision_counted,
     vision_footprint,
 )
 from edit_r1.train.verifier_plan import (
@@ -78,6 +81,51 @@ def test_the_whole_follows_from_few_layers(part: Part) -> None:
         values = [getattr(each, name) for each in (found, four, five)]
         assert values[2] - values[1] == pytest.approx(values[1] - values[0])
     assert found.update_flops > 2 * found.forward_flops
+    whole = text_counted(part, PLAIN, batch, 3)
+    assert [whole.trained, whole.forward_flops, whole.update_flops] == [
+        found.trained, found.forward_flops, found.update_flops
+    ]  # fmt: skip
+
+
+def most(found: Counted) -> int:
+    """What an update of a model holds, run with all of its layers."""
+    return max(found.held.forward, found.held.backward)
+
+
+@pytest.mark.parametrize(
+    ("training", "shared", "prompt", "above"),
+    [
+        (PLAIN, False, 24, 1.001),
+        (PLAIN, True, 8, 1.01),
+        (replace(PLAIN, checkpointing=True, bf16_products=True), False, 8, 1.001),
+        (replace(PLAIN, bf16_products=True), True, 24, 1.15),
+        (Training(torch.bfloat16, 4, False, False, 1, 1), True, 24, 1.15),
+    ],
+)
+def test_an_update_holds_no_more_than_is_told(
+    part: Part, training: Training, shared: bool, prompt: int, above: float
+) -> None:
+    """Against five layers run whole."""
+    batch = Batch(1, 2, prompt, 4, shared)
+    five = _with(part, "text_config", num_hidden_layers=5, layer_types=["full_attention"] * 5)
+    whole = most(text_counted(five, training, batch, 5))
+    assert whole <= text_footprint(five, training, batch).update_bytes <= above * whole
+
+
+def test_the_line_through_few_layers_would_tell_too_little(part: Part) -> None:
+    batch, training = Batch(1, 2, 8, 4, False), replace(PLAIN, checkpointing=True, bf16_products=True)
+    one, two, five = (most(text_counted(part, training, batch, layers)) for layers in (1, 2, 5))
+    assert grown(one, [two], (5,)) < 0.8 * five
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_trained_tower_holds_no_more_than_is_told(part: Part, checkpointing: bool) -> None:
+    training = replace(PLAIN, checkpointing=checkpointing)
+    seven = _with(part, "vision_config", depth=7, fullatt_block_indexes=[2, 5])
+    whole = most(vision_counted(seven, training, (8, 8), 4, True, 7, [2, 5]))
+    assert whole <= vision_footprint(seven, training, (8, 8), 4, trained=True).update_bytes <= 1.01 * whole
+    looked = most(vision_counted(seven, training, (8, 8), 4, False, 7, [2, 5]))
+    assert vision_footprint(seven, training, (8, 8), 4, trained=False).update_bytes == pytest.approx(looked, rel=0.05)
 
 
 def _with(part: Part, group: str, **changes: object) -> Part:

@@ -76,6 +76,14 @@ class FlowEditor(Protocol[E]):
     def lora_targets(self) -> tuple[str, ...]:
         """Name endings of the linear layers that LoRA adapts."""
 
+    @property
+    def classifier_free(self) -> bool:
+        """Whether its guidance is classifier-free: a second forward, and none with a scale of 1."""
+
+    @property
+    def guided_edits(self) -> bool:
+        """Whether its own edits are drawn with classifier-free guidance."""
+
     def with_transformer(self, transformer: nn.Module) -> Self:
         """The same editor with another transformer; everything else is shared."""
 

@@ -139,6 +139,10 @@ class Flux2KleinEditor(PipelineEditor[Flux2Contexts, Flux2KleinSettings]):
         return Flux2KleinPipeline
 
     @property
+    def classifier_free(self) -> bool:
+        return not self.pipeline.config.is_distilled
+
+    @property
     def lora_targets(self) -> tuple[str, ...]:
         return klein_lora_targets(self.pipeline.transformer)
 
@@ -221,7 +225,7 @@ class Flux2KleinEditor(PipelineEditor[Flux2Contexts, Flux2KleinSettings]):
         return {"is_distilled": self.pipeline.config.is_distilled}
 
     def _guided(self, guidance: float) -> bool:
-        return guidance > 1 and not self.pipeline.config.is_distilled
+        return guidance > 1 and self.classifier_free
 
     def _predicted(self, parts: Sequence[FlowRows[Flux2Contexts]], texts: Sequence[Tensor]) -> list[Tensor]:
         """Velocities in float32 under one text encoding per part."""

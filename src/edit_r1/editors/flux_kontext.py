@@ -107,6 +107,7 @@ class FluxKontextEditor(PipelineEditor[KontextContexts, FluxKontextSettings]):
     """An `Editor` and a `FlowEditor` around a loaded `FluxKontextPipeline`."""
 
     default_name = "flux-kontext"
+    classifier_free = False
     encoder_names = ("text_encoder", "text_encoder_2")
     packed_attention = ((FluxAttnProcessor, PackedFluxAttention),)
     lora_targets = (

@@ -118,6 +118,16 @@ class PipelineEditor(ABC, Generic[E, S]):
     def lora_targets(self) -> tuple[str, ...]:
         """Name endings of the linear layers that LoRA adapts."""
 
+    @property
+    @abstractmethod
+    def classifier_free(self) -> bool:
+        """Whether its guidance is classifier-free: a second forward, and none with a scale of 1."""
+
+    @property
+    def guided_edits(self) -> bool:
+        """Whether `edit` draws with classifier-free guidance."""
+        return self.classifier_free and self.settings.guidance > 1
+
     def with_transformer(self, transformer: nn.Module) -> Self:
         """The same editor with another transformer; everything else is shared."""
         parts = {**self.pipeline.components, "transformer": transformer}

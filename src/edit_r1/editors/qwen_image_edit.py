@@ -122,6 +122,7 @@ class QwenImageEditor(PipelineEditor[QwenContexts, QwenImageEditSettings]):
     """An `Editor` and a `FlowEditor` around a loaded `QwenImageEditPipeline` or `QwenImageEditPlusPipeline`."""
 
     default_name = "qwen-image-edit"
+    classifier_free = True
     packed_attention = ((QwenDoubleStreamAttnProcessor2_0, PackedQwenAttention),)
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",

@@ -24,7 +24,7 @@ from edit_r1.records import Context
 from edit_r1.train.editor_policy import EditorPolicy, step_metrics
 from edit_r1.train.editor_rollout import Rollout
 from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
-from edit_r1.train.editor_stage import Algorithm, EditorRLStage, Iteration, Reward, settled
+from edit_r1.train.editor_stage import Algorithm, EditorRLStage, Iteration, Reward, policy_of, settled
 from edit_r1.train.guards import Guard
 
 SIGMA_LEVELS = 1000
@@ -47,7 +47,7 @@ def train_best_of_g(
 
     like: the algorithm that it is the control of.
     """
-    stage = settled(replace(stage, loss=replace(stage.loss, kl_beta=0.0)), like)
+    stage = policy_of(settled(replace(stage, loss=replace(stage.loss, kl_beta=0.0)), like), editor)
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
 
     def learn(turn: Turn) -> dict[str, Any]:

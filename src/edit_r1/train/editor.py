@@ -22,7 +22,7 @@ from edit_r1.records import Context
 from edit_r1.train.editor_policy import EditorPolicy, step_metrics
 from edit_r1.train.editor_rollout import Rollout
 from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
-from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, settled
+from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, policy_of, settled
 from edit_r1.train.guards import Guard
 
 __all__ = ["EditorRLStage", "EditorTraining", "Reward", "train_editor"]
@@ -49,7 +49,7 @@ def train_editor(
     (`train.data_parallel`) each calls this with a reward and a guard of its own. Raises ValueError for unfit
     weights, contexts or saved states, and when several iterations in a row have no judgment at all.
     """
-    stage = settled(stage, "flow-grpo")
+    stage = policy_of(settled(stage, "flow-grpo"), editor)
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
 
     def learn(turn: Turn) -> dict[str, Any]:

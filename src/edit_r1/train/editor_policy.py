@@ -20,6 +20,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
+from edit_r1.algo.diffusion_nft import decay_after
 from edit_r1.editors.flow import E, FlowEditor
 from edit_r1.records import Context
 from edit_r1.store import new_folder
@@ -30,9 +31,12 @@ from edit_r1.train.editor_state import newest_state, write_state
 from edit_r1.train.sharding import part, parted_like, shard, total_norm, whole_transformer, wholes
 
 _MAY_CHANGE_ON_RESUME = (
-    "steps", "eval_every", "save_every", "save_as", "sample_batch", "train_batch", "shard", "checkpointing",
+    "steps", "eval_every", "save_every", "save_as", "sample_batch", "train_batch", "shard", "checkpointing", "guided",
 )  # fmt: skip
-"""Fields that do not change what an iteration computes (some of them only up to rounding)."""
+"""Fields that do not change what an iteration computes (some of them only up to rounding). What `guided` comes to is in
+`guidance`."""
+_EARLIER = {"ema_schedule": "constant"}
+"""Of states saved before there was such a field."""
 
 
 class EditorPolicy(Generic[E]):
@@ -102,11 +106,16 @@ class EditorPolicy(Generic[E]):
         """To be called by all processes when any of them has learned something."""
         self._waiting = True
 
-    def update(self) -> float | None:
+    @property
+    def updates(self) -> int:
+        """Optimiser steps taken so far, those before a resumed run's start included."""
+        return max((int(values["step"]) for values in self.optimizer.state.values()), default=0)
+
+    def update(self, average: bool = True) -> float | None:
         """One optimiser step on the gradients of all processes; returns their norm before clipping.
 
-        None when there are none. A norm that is not finite changes nothing: the gradients are dropped and the caller
-        sees the norm.
+        average: whether the averaged weights, if there are any, follow. None when there are no gradients. A norm that
+        is not finite changes nothing: the gradients are dropped and the caller sees the norm.
         """
         if not self._waiting:
             return None
@@ -117,9 +126,10 @@ class EditorPolicy(Generic[E]):
         if bool(torch.isfinite(norm)):
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.stage.updates.max_grad_norm, norm)
             self.optimizer.step()
-            if self._average is not None:
+            if average and self._average is not None:
+                decay = decay_after(self.updates, self.stage.ema_schedule, self.stage.ema_decay)
                 for name, parameter in self.parameters.items():
-                    part(self._average[name]).lerp_(part(parameter.detach()), 1 - self.stage.ema_decay)
+                    part(self._average[name]).lerp_(part(parameter.detach()), 1 - decay)
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
@@ -235,7 +245,7 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     """Fields, nested ones by their dotted names, that a resumed run may not have changed."""
     found = []
     for name, value in now.items():
-        before = saved.get(name)
+        before = saved.get(name, _EARLIER.get(name))
         # Saving is where a run that draws ahead waits: with another rhythm it is another run.
         ahead = name == "save_every" and now["updates"]["ahead"]
         if name in _MAY_CHANGE_ON_RESUME and not ahead:

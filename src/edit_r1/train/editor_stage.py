@@ -11,23 +11,29 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from edit_r1.algo.diffusion_nft import PUBLISHED_DECAY, DecaySchedule
 from edit_r1.algo.flow_sde import KLScale, SDEKind, check_eta
 from edit_r1.algo.group_advantage import Spread
+from edit_r1.editors.flow import FlowEditor
 from edit_r1.records import Context
-from edit_r1.train.settings import Unprefixed, flat, groups_of
+from edit_r1.train.settings import Unprefixed, flat
 
 Algorithm = Literal["flow-grpo", "diffusion-nft"]
-OWN: Mapping[Algorithm, Mapping[str, float]] = {
-    "flow-grpo": {"kl_beta": 0.04, "window_share": 0.5, "ema_decay": 0.0},
-    "diffusion-nft": {"kl_beta": 1e-4, "window_share": 1.0, "ema_decay": 0.5},
-}
+OWN: Mapping[Algorithm, Mapping[str, Any]] = {
+    "flow-grpo": {
+        "kl_beta": 0.04, "window_share": 0.5, "ema_decay": 0.0, "ema_schedule": "constant", "guided": True,
+    },
+    "diffusion-nft": {
+        "kl_beta": 1e-4, "window_share": 1.0, "ema_decay": 0.5, "ema_schedule": "rising", "guided": False,
+    },
+}  # fmt: skip
 """What an algorithm takes where a field is None. Flow-GRPO: the paper's beta; published windows lie in the first half.
-DiffusionNFT, by its published code: beta 1e-4 on |v - v_ref|^2, levels of the whole path; its old policy's decay rises
-by 0.001 an iteration to 0.5, of which we take the last value throughout."""
+DiffusionNFT, by its published code: beta 1e-4 on |v - v_ref|^2, levels of the whole path, an old policy whose decay
+rises by 0.001 an update to 0.5, no classifier-free guidance."""
 UNUSED: Mapping[Algorithm, tuple[str, ...]] = {
     "flow-grpo": (),
     "diffusion-nft": (
-        "kind", "eta", "window", "same_start", "ratio", "clip_range", "advantage_std", "kl_scale",
+        "kind", "eta", "window", "same_start", "ratio", "clip_range", "kl_scale",
     ),
 }  # fmt: skip
 """Fields that have no counterpart in an algorithm."""
@@ -74,7 +80,8 @@ class LossSettings:
     clip_range: float = 1e-4
     """eps of the clipped surrogate. With one inner update the ratio is 1 and the clip never acts."""
     advantage_std: Spread = "group"
-    """Population std that a reward's distance from its group's mean is divided by: its group's, or the batch's."""
+    """Population std that a reward's distance from its group's mean is divided by: its group's, or the batch's (as in
+    the published settings of DiffusionNFT)."""
     advantage_clip: float = 5.0
     kl_beta: float | None = None
     """Weight of the KL to the reference model; 0 computes none. None: the algorithm's own (`OWN`), 0.04 with Flow-GRPO
@@ -108,7 +115,11 @@ class UpdateSettings:
     """The norm over all weights, on all processes, is cut to this."""
     ema_decay: float | None = None
     """Of the averaged weights that are evaluated and saved, and which draw DiffusionNFT's edits; 0 averages nothing.
-    None: the algorithm's own (`OWN`), 0 or 0.5."""
+    None: what a schedule other than "constant" rises to as published, else the algorithm's own (`OWN`), 0."""
+    ema_schedule: DecaySchedule | None = None
+    """How the decay goes with the optimiser's steps (`algo.diffusion_nft.decay_after`): "constant", or one of
+    DiffusionNFT's, "rising" or "late", up to `ema_decay`. None: constant where `ema_decay` is given, else the
+    algorithm's own (`OWN`), "rising" with DiffusionNFT."""
 
     def __post_init__(self) -> None:
         _above_0(self, "learning_rate", "inner_updates", "accumulate", "max_grad_norm")
@@ -133,7 +144,13 @@ class EditorRLStage:
     sampling_steps: int = 10
     """Steps of a rollout; evaluation uses the editor's own number."""
     guidance: float = 2.5
-    """Embedded guidance of the rollouts; without effect when the transformer has no guidance embedding."""
+    """Scale of the rollouts' guidance and of its training: the embedded one of FLUX.1-Kontext, without effect when the
+    transformer has no guidance embedding, or the classifier-free one of Qwen-Image-Edit and FLUX.2 (see `guided`)."""
+    guided: bool | None = None
+    """Whether classifier-free guidance is in the policy: edits are drawn with it and the velocity that is learned is
+    the guided one, of two forwards; or neither, and `guidance` is left aside. Without effect on embedded guidance.
+    None: the algorithm's own (`OWN`): True with Flow-GRPO, whose log-probability is of what was drawn, False with
+    DiffusionNFT, whose regression is of a velocity that a distribution has; a guided one is no distribution's."""
     sde: Annotated[SDESettings, Unprefixed] = field(default_factory=SDESettings)
     loss: Annotated[LossSettings, Unprefixed] = field(default_factory=LossSettings)
     updates: Annotated[UpdateSettings, Unprefixed] = field(default_factory=UpdateSettings)
@@ -194,15 +211,52 @@ class EditorRLStage:
 
     @property
     def ema_decay(self) -> float:
+        """Of the updates, Flow-GRPO's own where it is unset; what `ema_schedule` rises to."""
+        return _average(self, "flow-grpo")[0]
+
+    @property
+    def ema_schedule(self) -> DecaySchedule:
         """Of the updates, Flow-GRPO's own where it is unset."""
-        return OWN["flow-grpo"]["ema_decay"] if self.updates.ema_decay is None else self.updates.ema_decay
+        return _average(self, "flow-grpo")[1]
 
 
 def settled(stage: EditorRLStage, algorithm: Algorithm) -> EditorRLStage:
     """The stage with the algorithm's own values where fields are None."""
-    groups = groups_of(stage)
     own = OWN[algorithm]
-    return changed(stage, **{name: own[name] for name in own if getattr(getattr(stage, groups[name]), name) is None})
+    decay, schedule = _average(stage, algorithm)
+    return changed(
+        stage,
+        kl_beta=own["kl_beta"] if stage.loss.kl_beta is None else stage.loss.kl_beta,
+        window_share=own["window_share"] if stage.sde.window_share is None else stage.sde.window_share,
+        guided=own["guided"] if stage.guided is None else stage.guided,
+        ema_decay=decay,
+        ema_schedule=schedule,
+    )
+
+
+def _average(stage: EditorRLStage, algorithm: Algorithm) -> tuple[float, DecaySchedule]:
+    """Decay and schedule; a decay that is given alone is a constant one."""
+    decay, schedule, own = stage.updates.ema_decay, stage.updates.ema_schedule, OWN[algorithm]
+    if schedule is None:
+        schedule = own["ema_schedule"] if decay is None else "constant"
+    return PUBLISHED_DECAY.get(schedule, own["ema_decay"]) if decay is None else decay, schedule
+
+
+def policy_of(stage: EditorRLStage, editor: FlowEditor[Any]) -> EditorRLStage:
+    """A settled stage whose `guidance` is what this editor's velocity is computed with: 1 where classifier-free
+    guidance is not in the policy.
+
+    Raises ValueError when the editor's own edits would have what the trained ones have not.
+    """
+    if stage.guided or not editor.classifier_free:
+        return stage
+    if editor.guided_edits:
+        raise ValueError(
+            "guided=False, DiffusionNFT's own choice, trains without classifier-free guidance, and the editor's "
+            "settings draw edits with it: set guidance=1 there, so that what is validated and used is what was "
+            "trained, or guided=True in the stage"
+        )
+    return replace(stage, guidance=1.0)
 
 
 def left_aside(stage: EditorRLStage, algorithm: Algorithm) -> str | None:

@@ -221,6 +221,10 @@ class Guard:
             "reward": trained, "heldout": heldout, "reward_mean": _mean(trained), "heldout_mean": _mean(heldout),
             "guard": self._means(changes),
         }  # fmt: skip
+        return self.decide(line)
+
+    def decide(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Adds to a validation's line what it comes to beside those before it, and remembers it."""
         self.validations.append(line)
         line["alerts"] = self._drifts([one["guard"] for one in self.validations], 1, "validation edits")
         found = divergence([one["reward"] for one in self.validations], [one["heldout"] for one in self.validations])

@@ -3,10 +3,13 @@
 What differs (`algo.diffusion_nft` has the equation): edits are drawn by the deterministic sampler, each from a start of
 its own, by the old policy, and the update is a regression on finished edits at random noise levels. Of the stage's
 fields `trained_steps` is the number of noise levels an edit is trained at, `window_share` the share of the sampler's
-path, from the noise on, that they are drawn from, `advantage_clip` is Z, `ema_decay` the decay of the old policy, whose
-weights are evaluated and saved (0: the old policy is the present one), and `kl_beta` weighs |v - v_ref|^2, the paper's
-KL. What they are when unset is `editor_stage.OWN`; fields without a counterpart are `editor_stage.UNUSED`. With an
-editor of classifier-free guidance the velocity that is learned is the guided one; published without, guidance=1.
+path, from the noise on, that they are drawn from, `advantage_clip` is Z, `ema_schedule` and `ema_decay` are the decay
+of the old policy, which follows once an iteration and whose weights are evaluated and saved (0: the old policy is the
+present one; published code evaluates a second average, of decay 0.9), and `kl_beta` weighs |v - v_ref|^2, the paper's
+KL. What they are when unset is `editor_stage.OWN`; fields without a counterpart are `editor_stage.UNUSED`.
+
+As in the paper there is no classifier-free guidance unless `guided` asks for it: edits are drawn, learned from and
+validated with the conditional velocity alone, and what guidance does for the untrained editor has to be learned.
 
 An edit whose judgment failed is left out: an optimality of 1/2 would still pull towards the old policy. The edits of a
 group share noise levels and noise (ours), so that what they have in common cancels in the gradient.
@@ -32,7 +35,7 @@ from edit_r1.train.best_of_g import SIGMA_LEVELS
 from edit_r1.train.editor_policy import EditorPolicy, step_metrics
 from edit_r1.train.editor_rollout import Rollout
 from edit_r1.train.editor_run import EditorTraining, Evaluation, TrainingRun, Turn
-from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, settled
+from edit_r1.train.editor_stage import EditorRLStage, Iteration, Reward, policy_of, settled
 from edit_r1.train.guards import Guard
 
 BETA = 1.0
@@ -52,17 +55,18 @@ def train_nft(
 ) -> EditorTraining:
     """Train `editor` in place by DiffusionNFT; arguments and files as `train.editor.train_editor`.
 
-    Raises ValueError for `ahead`: the old policy of edits drawn ahead is gone when they are learned from.
+    Raises ValueError for `ahead`: the old policy of edits drawn ahead is gone when they are learned from; and for an
+    editor whose own edits have a guidance that is not trained (`editor_stage.policy_of`).
     """
     if stage.updates.ahead:
         raise ValueError("ahead=1 with DiffusionNFT, which needs the policy that drew the edits: set ahead=0")
-    stage = settled(stage, "diffusion-nft")
+    stage = policy_of(settled(stage, "diffusion-nft"), editor)
     run = TrainingRun(stage, editor, contexts, out, resume, evaluate, progress, guard)
 
     def learn(turn: Turn) -> dict[str, Any]:
         return update_by_contrast(stage, run.policy, turn.iteration, turn.rollouts, turn.advantages)
 
-    return run.train(reward, learn, stochastic=False)
+    return run.train(reward, learn, std_over=stage.loss.advantage_std, stochastic=False)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def update_by_contrast(
     terms = advantages.trained * stage.sde.trained_steps
     loss_sum, kl_sum = 0.0, 0.0
     norms: list[float | None] = []
-    for batches in work:
+    for inner, batches in enumerate(work, start=1):
         for batch in batches:
             velocity_FLC = _velocity(policy.editor, stage, batch)
             old_FLC = velocity_FLC.detach() if batch.old_FLC is None else batch.old_FLC
@@ -123,7 +127,7 @@ def update_by_contrast(
         if advantages.trained:
             policy.expect_update()
         if iteration.closes:
-            norms.append(policy.update())
+            norms.append(policy.update(average=inner == len(work)))
     measured: dict[str, Any] = {"loss": None, "kl": None}
     if advantages.trained:
         count = terms * stage.updates.inner_updates

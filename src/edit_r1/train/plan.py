@@ -99,7 +99,8 @@ def plan(
     ignored, stage = left_aside(stage, algorithm), settled(stage, algorithm)
     architecture = architecture_of(source.path)
     _check(stage, source)
-    shape, guided, assumptions = shape_of(source, architecture, stage.guidance, options.pixels)
+    guidance = stage.guidance if stage.guided else 1.0
+    shape, guided, assumptions = shape_of(source, architecture, guidance, options.pixels)
     assumptions += [ignored] if ignored else []
     trained_steps, references, kept = _algorithm(stage, algorithm)
     work = step_work(

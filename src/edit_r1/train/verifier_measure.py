@@ -1,8 +1,10 @@
 """What a Qwen-VL verifier costs in training, by running its own code on tensors without memory.
 
 As `train.plan_measure` does for editors: a model with few layers, and one with one more of each kind, run forward and
-backward under torch's FakeTensorMode; the whole follows. The language model is fed embeddings, the vision tower
-pictures of one size whose layout is computed beforehand. The head is counted by `train.verifier_plan`.
+backward under torch's FakeTensorMode. Weights and FLOPs of the whole follow, the memory of an update is bounded
+(`plan_measure.update_bound`: its peak moves as layers are added, and may lie above any line). The language model is fed
+embeddings, the vision tower pictures of one size whose layout is computed beforehand. The head is counted by
+`train.verifier_plan`.
 
 Legend: U prompts, n traces of each, P tokens of a prompt, L of a trace, D width.
 """
@@ -10,7 +12,7 @@ Legend: U prompts, n traces of each, P tokens of a prompt, L of a trace, D width
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ from transformers.vision_utils import (
 
 from edit_r1.algo.step_cost import grown
 from edit_r1.editors.architecture import Part, read_json
-from edit_r1.train.plan_measure import LiveBytes, Training, materialise
+from edit_r1.train.plan_measure import Held, LiveBytes, Training, bounded, materialise
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """As `train.verifier_run.LORA_MODULES`, in the language model alone."""
@@ -116,7 +118,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one micro-batch: FLOPs, and the most bytes held beside weights and summed gradients."""
+    """Of one micro-batch: FLOPs, and the most bytes that can be held beside weights and summed gradients."""
 
     trained: float
     """Weights that are trained."""
@@ -128,61 +130,91 @@ class Footprint:
 
 def text_footprint(part: Part, training: Training, batch: Batch) -> Footprint:
     """Of the language model without its embedding and its head."""
-    layers = _text(part).num_hidden_layers
+    one, two = (text_counted(part, training, batch, layers) for layers in (1, 2))
+    return _whole(one, [two], (_text(part).num_hidden_layers,), twice=batch.shared)
 
-    def run(count: int) -> Footprint:
-        model = _prepared(_text(part, num_hidden_layers=count), training)
-        return _measured(model, training, lambda: _read(model, training, batch))
 
-    one, two = run(1), run(2)
-    return _whole(one, [two], (layers,))
+def text_counted(part: Part, training: Training, batch: Batch, layers: int) -> Counted:
+    """Of so many layers, run."""
+    model = _prepared(_text(part, num_hidden_layers=layers), training)
+    return _measured(model, training, lambda: _read(model, training, batch))
 
 
 def vision_footprint(part: Part, training: Training, grid: tuple[int, int], pictures: int, trained: bool) -> Footprint:
     """Of the tower on so many pictures of `grid` patches (rows, columns); without gradients unless it is trained."""
     values: dict[str, Any] = dict(part.config["vision_config"])
-    special = SPECIAL[part.config["model_type"]]
-    marked = len(values[special])
-
-    def run(depth: int, places: list[int]) -> Footprint:
-        tower = _prepared(_sub_config(part, "vision_config", depth=depth, **{special: places}), training, lora=False)
-        tower.requires_grad_(trained)
-        layout = _layout(tower.config, grid, pictures)
-        return _measured(tower, training, lambda: _look(tower, training, layout, grid, pictures), backward=trained)
-
-    base = run(2, [1])
-    return _whole(base, [run(3, [2]), run(3, [1, 2])], (values["depth"] - marked, marked))
+    marked = len(values[SPECIAL[part.config["model_type"]]])
+    base, *more = (
+        vision_counted(part, training, grid, pictures, trained, depth, places)
+        for depth, places in ((2, [1]), (3, [2]), (3, [1, 2]))
+    )
+    return _whole(base, more, (values["depth"] - marked, marked))
 
 
-def _whole(base: Footprint, more: list[Footprint], counts: tuple[int, ...]) -> Footprint:
-    names = ("trained", "forward_flops", "update_flops", "update_bytes")
-    return Footprint(*(grown(getattr(base, name), [getattr(one, name) for one in more], counts) for name in names))
+def vision_counted(
+    part: Part, training: Training, grid: tuple[int, int], pictures: int, trained: bool, depth: int, places: list[int]
+) -> Counted:
+    """Of a tower of so many blocks, run. places: of those of the second kind."""
+    changes = {"depth": depth, SPECIAL[part.config["model_type"]]: places}
+    tower = _prepared(_sub_config(part, "vision_config", **changes), training, lora=False)
+    tower.requires_grad_(trained)
+    layout = _layout(tower.config, grid, pictures)
+    return _measured(tower, training, lambda: _look(tower, training, layout, grid, pictures), backward=trained)
 
 
-def _measured(model: nn.Module, training: Training, forward: Callable[[], Tensor], backward: bool = True) -> Footprint:
+@dataclass(frozen=True)
+class Counted:
+    """Of a model that was run with all its layers."""
+
+    trained: int
+    forward_flops: int
+    update_flops: int
+    held: Held
+    """In an update; without gradients in a forward, which keeps nothing."""
+
+
+def _whole(base: Counted, more: Sequence[Counted], counts: tuple[int, ...], twice: bool = False) -> Footprint:
+    trained, forward, update = (
+        grown(getattr(base, name), [getattr(one, name) for one in more], counts)
+        for name in ("trained", "forward_flops", "update_flops")
+    )
+    return Footprint(trained, forward, update, bounded(base.held, [one.held for one in more], counts, twice))
+
+
+def _measured(model: nn.Module, training: Training, forward: Callable[[], Tensor], backward: bool = True) -> Counted:
+    ends: list[int] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialise(model, training, lambda size, dtype: torch.empty(size, dtype=dtype))
         trained = [weight for weight in model.parameters() if weight.requires_grad]
 
-        def update() -> None:
-            forward().float().square().mean().backward()
+        def loss() -> Tensor:
+            return forward().float().square().mean()
 
         # Apart: what counts FLOPs keeps tensors alive.
         with FlopCounterMode(display=False) as flops, torch.no_grad():
             forward()
-        if not backward:
-            with LiveBytes() as live, torch.no_grad():
-                forward()
-            return Footprint(0, flops.get_total_flops(), flops.get_total_flops(), live.peak)
-        with FlopCounterMode(display=False) as update_flops:
-            update()
-        for weight in trained:
-            weight.grad = torch.zeros_like(weight)
+        if backward:
+            with FlopCounterMode(display=False) as update_flops:
+                loss().backward()
+            for weight in trained:
+                weight.grad = torch.zeros_like(weight)
         with LiveBytes() as live:
-            update()
-    return Footprint(
-        sum(weight.numel() for weight in trained), flops.get_total_flops(), update_flops.get_total_flops(), live.peak
-    )
+            model.register_forward_hook(lambda *_: ends.append(live.now))
+            if not backward:
+                with torch.no_grad():
+                    made = forward()
+                nothing = Held(ends[0], ends[-1], live.now, live.peak, live.peak, 0)
+                del made
+                return Counted(0, flops.get_total_flops(), flops.get_total_flops(), nothing)
+            value = loss()
+            waiting, most = live.now, live.peak
+            live.peak = live.now
+            value.backward()
+    gradients = sum(weight.numel() * weight.element_size() for weight in trained)
+    return Counted(
+        sum(weight.numel() for weight in trained), flops.get_total_flops(), update_flops.get_total_flops(),
+        Held(ends[0], ends[-1], waiting, most, live.peak, gradients),
+    )  # fmt: skip
 
 
 def _products(training: Training) -> AbstractContextManager[Any]:
