@@ -156,7 +156,6 @@ def test_tensorboard_hides_what_a_resumed_run_logs_again(monkeypatch, out):
 
 
 def test_tensorboards_own_event_file(out):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for resumed in (False, True):
