@@ -20,6 +20,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -237,7 +238,11 @@ class Endpoint:
             async with asyncio.TaskGroup() as group:
                 while True:
                     await self._open.acquire()
-                    await self._pace.enter()
+                    try:
+                        await self._pace.enter()
+                    except asyncio.CancelledError:
+                        self._open.release()
+                        raise
                     job: Job | None = None
                     try:
                         job = next(jobs, None)
@@ -247,19 +252,29 @@ class Endpoint:
                         self._pace.leave()
                         self._open.release()
                         break
-                    group.create_task(self._one(job, ask, arrived))
+                    begun = asyncio.Event()
+                    task = group.create_task(self._one(job, ask, arrived, begun))
+                    task.add_done_callback(partial(self._ended, begun))
             if problem is not None:
                 raise problem
         except ExceptionGroup as group:  # of `ask`, the caller's too
             raise group.exceptions[0] from None
 
     async def _one(
-        self, job: Job, ask: Callable[[Job], Awaitable[Result]], arrived: SimpleQueue[tuple[Result] | None]
+        self,
+        job: Job,
+        ask: Callable[[Job], Awaitable[Result]],
+        arrived: SimpleQueue[tuple[Result] | None],
+        begun: asyncio.Event,
     ) -> None:
-        try:
-            arrived.put((await ask(job),))
-        finally:
-            self._open.release()
+        begun.set()
+        arrived.put((await ask(job),))
+
+    def _ended(self, begun: asyncio.Event, task: asyncio.Task[None]) -> None:
+        """However: a task that is cancelled before its first step runs none of its lines."""
+        if not begun.is_set():
+            self._pace.leave()
+        self._open.release()
 
     def _pause(self, error: Unlucky, failed: float) -> float:
         """Seconds until a request is sent again: what the server asks for and a little more, else up to a growing

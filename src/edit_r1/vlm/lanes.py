@@ -8,7 +8,7 @@ nothing to look for. The one that was free last is taken first, so that few stay
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 
@@ -24,12 +24,20 @@ class Lanes:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A client that nobody else uses meanwhile."""
+        """A client that nobody else uses meanwhile. One whose request did not come to its end is not used again.
+
+        A request that is cancelled, by a time-out too, can leave its connection taken in httpx's pool for ever: the
+        next request of that client would wait for it until its own time-out.
+        """
         client = self._free.pop() if self._free else self._open()
         try:
             yield client
-        finally:
-            self._free.append(client)
+        except BaseException:
+            self._all.remove(client)
+            with suppress(Exception):
+                await client.aclose()
+            raise
+        self._free.append(client)
 
     async def close(self) -> None:
         for client in self._all:
