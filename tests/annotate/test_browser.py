@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,28 +10,16 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None:
-    pytest.skip("needs Chromium", allow_module_level=True)
+from tests.chromium import PATIENCE_MS, launched  # isort: skip - skips where there is no browser
+from playwright.sync_api import Browser, Page, expect
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402 - where there is one
-
-ARGUMENTS = [
-    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PATIENCE_MS = 60_000
-"""A machine under load may be slow; nothing here waits for a fixed time."""
 KEYS = {"ArrowLeft": "left", "ArrowRight": "right", "ArrowDown": "same", "ArrowUp": "skip"}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

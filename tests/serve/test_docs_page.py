@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
 
-pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None:
-    pytest.skip("needs Chromium", allow_module_level=True)
+from tests.chromium import PATIENCE_MS, launched  # isort: skip - skips where there is no browser
+from playwright.sync_api import Browser, Page, expect
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402 - where there is one
-
-from edit_r1.verifier.scoring import Verifier  # noqa: E402
+from edit_r1.verifier.scoring import Verifier
 
 ELSEWHERE = "judge.example"
 """A name of the server that is none of this machine's: Swagger UI asks a site of its own about such."""
-ARGUMENTS = [
-    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
-]  # fmt: skip
-PATIENCE_MS = 60_000
 TOKEN = "a-token-of-a-test-0123456789"
 ENDPOINTS = ["/v1/judge", "/compute", "/score", "/rewards", "/v1/chat/completions", "/health", "/metrics"]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched(f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1") as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
