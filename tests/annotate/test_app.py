@@ -51,6 +51,17 @@ def test_a_person_answers_a_pair(page: TestClient) -> None:
     assert page.post("/api/leave", json=who).json() == {}
 
 
+def test_an_answer_after_weeks_does_not_hold_back_the_others(page: TestClient) -> None:
+    """A page may be left open for as long: what is refused as a whole is sent again for ever."""
+    who = join(page)
+    pairs = page.post("/api/next", json={**who, "having": [], "count": 2}).json()["pairs"]
+    events = [
+        {"kind": "answer", "id": f"answer-{n}", "pair": one["pair"], "choice": "left", "seconds": seconds}
+        for n, (one, seconds) in enumerate(zip(pairs, (2.5e6, 3.0), strict=True))
+    ]
+    assert page.post("/api/answers", json={**who, "events": events}).json() == {"stored": 2, "refused": {}}
+
+
 def test_pages_need_nothing_from_elsewhere(page: TestClient) -> None:
     for path in ("/", "/progress"):
         answer = page.get(path)

@@ -304,3 +304,81 @@ def test_a_phone_needs_no_keys(tmp_path: Path, kit: SimpleNamespace, serve: Any,
     page.tap("[data-choice=same]")
     settled(page)
     assert answers(tmp_path) == {("Ann", asked): "same"}
+
+
+def test_a_phone_on_its_side_shows_three_pictures_in_a_row(
+    tmp_path: Path, kit: SimpleNamespace, serve: Any, open_page: Any
+) -> None:
+    server = serve(kit.write_task(tmp_path, 2, principles=3), "--gold-every", "0")
+    page = open_page(viewport={"width": 667, "height": 375}, has_touch=True, is_mobile=True)
+    join(page, server.url, "Ann")
+    boxes = [one.bounding_box() for one in page.locator(".view").all()]
+    assert len({box["y"] for box in boxes}) == 1 and all(box["height"] >= 140 for box in boxes), boxes
+    for one in page.locator("#choices button, #tools button:visible").all():
+        box = one.bounding_box()
+        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 667
+        assert box["y"] + box["height"] <= 375 and min(box["width"], box["height"]) >= 32
+
+
+def test_a_key_held_on_a_button_is_one_answer(tmp_path: Path, kit: SimpleNamespace, serve: Any, open_page: Any) -> None:
+    server = serve(kit.write_task(tmp_path, 8), "--gold-every", "0")
+    page = open_page()
+    join(page, server.url, "Ann")
+    loaded(page, 7)
+    asked = shown(page)
+    page.focus("[data-choice=left]")
+    for _ in range(4):
+        page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    expect(page.locator("#instruction")).not_to_have_text(asked)
+    settled(page)
+    assert answers(tmp_path) == {("Ann", asked): "left"}
+
+
+def test_pictures_that_do_not_come_are_told_and_the_pair_can_be_skipped(
+    tmp_path: Path, kit: SimpleNamespace, serve: Any, open_page: Any
+) -> None:
+    server = serve(kit.write_task(tmp_path, 2), "--gold-every", "0")
+    for kept in (tmp_path / "pictures").rglob("*"):
+        if kept.is_file():
+            kept.unlink()
+    page = open_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(server.url)
+    page.fill("#name", "Ann")
+    page.press("#name", "Enter")
+    expect(page.locator("#state")).to_contain_text("do not come: wait, or skip it", timeout=PATIENCE_MS)
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#answered").startswith("0")
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#state")).to_have_text("skipped")
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#pause-title")).to_have_text("Done, thank you", timeout=PATIENCE_MS)
+    settled(page)
+    assert list(answers(tmp_path).values()) == ["skip", "skip"]
+    page.wait_for_timeout(1500)  # what was tried every second is given up within one
+    asked.clear()
+    page.wait_for_timeout(1500)
+    assert not any("/pictures/" in url for url in asked)
+
+
+def test_answers_taken_back_while_no_server_runs_are_asked_for_once(
+    tmp_path: Path, kit: SimpleNamespace, serve: Any, open_page: Any
+) -> None:
+    server = serve(kit.write_task(tmp_path, 9), "--gold-every", "0")
+    page = open_page()
+    join(page, server.url, "Ann")
+    loaded(page, 7)
+    server.stop()
+    asked = shown(page)
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("u")
+    with page.expect_request("**/api/next") as request:
+        page.keyboard.press("ArrowRight")
+    having = request.value.post_data_json["having"]
+    assert len(set(having)) == len(having) == 7, "the pairs that it holds, each once"
+    server.start()
+    settled(page)
+    assert answers(tmp_path) == {("Ann", asked): "right"}

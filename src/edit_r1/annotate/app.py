@@ -89,7 +89,7 @@ class AnswerEvent(_Body):
     id: EventId
     pair: PairNumber
     choice: Literal["left", "right", "same", "skip"]
-    seconds: float | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     left: Marks | None = None
     right: Marks | None = None
 

@@ -8,6 +8,7 @@ import { Viewer } from "./viewer.js";
 const NAME = "edit-r1:name";
 const KEPT = 20; // answers that can be undone
 const PAN = 0.15;
+const PATIENCE = 3; // tries to load a pair's pictures before the page says that they do not come
 const WORDS = { left: "left is better", right: "right is better", same: "same", skip: "skipped" };
 
 const byId = (id) => document.getElementById(id);
@@ -138,8 +139,14 @@ async function show(stamp) {
   if (!card.ready) {
     viewer.clear();
     byId("work").classList.add("loading");
-    await card.loaded;
+    let told = false;
+    await card.load((times) => {
+      if (current !== card || times < PATIENCE || outbox.waiting || deckFailed) return;
+      told = true;
+      state("the pictures of this pair do not come: wait, or skip it", true);
+    });
     if (current !== card) return;
+    if (told) state(notice);
   }
   byId("work").classList.remove("loading");
   viewer.show(card);
@@ -166,7 +173,8 @@ function answer(choice, stamp) {
   answered += 1;
   count();
   notice = WORDS[choice];
-  if (!byId("state").classList.contains("warn")) state(notice);
+  if (!card.ready) card.drop(); // skipped because its pictures do not come, which was said
+  if (!card.ready || !byId("state").classList.contains("warn")) state(notice);
   next(stamp);
 }
 
@@ -280,6 +288,8 @@ const VIEWS = {
 
 document.addEventListener("keydown", (event) => {
   if (!deck || byId("keys").open || event.target.closest("input")) return;
+  // A key that is held is one answer. Held on a button, Enter would click it again and again.
+  if (event.repeat && event.key === "Enter" && event.target.closest("#choices, #pause")) return event.preventDefault();
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if ((event.ctrlKey || event.metaKey) && key === "z") {
     event.preventDefault();
@@ -295,7 +305,7 @@ document.addEventListener("keydown", (event) => {
     viewer.blink(true);
   } else if (CHOICES[key]) {
     event.preventDefault();
-    if (!event.repeat) answer(CHOICES[key], event.timeStamp); // a key that is held is one answer
+    if (!event.repeat) answer(CHOICES[key], event.timeStamp);
   } else if (VIEWS[key]) {
     event.preventDefault();
     VIEWS[key]();

@@ -12,11 +12,25 @@ export class Card {
     Object.assign(this, pair); // pair, source, left, right, instruction, principles
     this.marks = { left: pair.principles.map(() => null), right: pair.principles.map(() => null) };
     this.ready = false;
-    this.loaded = this.#load();
+    this.loading = null;
+    this.load();
+  }
+
+  // Resolves when the pictures are there, or the card was dropped. onFailure(times): they did not come.
+  load(onFailure = () => {}) {
+    this.dropped = false;
+    this.onFailure = onFailure;
+    this.loading ??= this.#load().finally(() => (this.loading = null));
+    return this.loading;
+  }
+
+  // Nobody waits for it any more.
+  drop() {
+    this.dropped = true;
   }
 
   async #load() {
-    for (;;) {
+    for (let times = 1; !this.ready && !this.dropped; times += 1) {
       this.layers = {
         source: layer([image(this.source, "edit")]),
         left: layer([image(this.left, "edit"), image(this.source, "instead")]),
@@ -27,9 +41,9 @@ export class Card {
         await Promise.all(images.map((one) => one.decode()));
         for (const one of images) one.classList.toggle("pixels", one.naturalWidth < 256);
         this.ready = true;
-        return;
       } catch {
-        await pause(RETRY_MS); // the server is away: the same pictures again
+        this.onFailure(times);
+        await pause(RETRY_MS); // the server is away, or has lost a picture: the same ones again
       }
     }
   }
@@ -88,7 +102,8 @@ export class Deck {
     this.filling = true;
     try {
       while (this.cards.length < AHEAD) {
-        const having = [...this.having(), ...this.cards.map(({ pair }) => pair)];
+        // Each once: an answer that was given, undone and given again waits twice.
+        const having = [...new Set([...this.having(), ...this.cards.map(({ pair }) => pair)])];
         const body = { task: this.task, name: this.name, having, count: AHEAD - this.cards.length };
         let got;
         try {
