@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 
 from edit_r1.stats import (
     bootstrap_ci,
+    counted_proportion,
     gsb,
     kendall,
     mean_within_group_spearman,
@@ -126,6 +127,29 @@ def test_proportion() -> None:
     assert estimate.mean == pytest.approx(0.3)
     exact = scipy_stats.binom(100, 0.3).ppf([0.025, 0.975]) / 100
     assert [estimate.low, estimate.high] == pytest.approx(exact, abs=0.015)
+
+
+def test_counted_proportion_is_the_proportion_of_its_clusters() -> None:
+    rng = np.random.default_rng(2)
+    asked = rng.integers(0, 4, 400)
+    right = rng.binomial(asked, 0.7)
+    clusters = np.repeat(np.arange(asked.size), asked)
+    flags = np.concatenate([[True] * r + [False] * (a - r) for r, a in zip(right, asked, strict=True)])
+    twin = proportion(flags.astype(bool), clusters, seed=5)
+    found = counted_proportion(right, asked, seed=6)
+    assert found is not None
+    assert (found.mean, found.n, found.clusters) == (twin.mean, twin.n, twin.clusters)
+    assert (found.low, found.high) == (pytest.approx(twin.low, abs=0.004), pytest.approx(twin.high, abs=0.004))
+    assert counted_proportion(right, asked, seed=6) == found
+
+
+def test_counted_proportion_of_little() -> None:
+    assert counted_proportion([], []) is None and counted_proportion([0, 0], [0, 0]) is None
+    one = counted_proportion([2, 0], [3, 0])
+    assert one is not None and (one.mean, one.ci95, one.n, one.clusters) == (2 / 3, None, 3, 1)
+    for right, asked in (([2], [1]), ([-1], [1]), ([1, 1], [1])):
+        with pytest.raises(ValueError, match=r"0 <= right <= asked|same shape"):
+            counted_proportion(right, asked)
 
 
 def test_gsb() -> None:

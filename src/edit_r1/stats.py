@@ -211,6 +211,33 @@ def proportion(
     return bootstrap_ci(np.asarray(flags, dtype=bool).astype(np.float64), clusters, seed, resamples)
 
 
+def counted_proportion(
+    right_K: Sequence[int] | np.ndarray, asked_K: Sequence[int] | np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate | None:
+    """`proportion` from each cluster's counts: `right_K` true flags of `asked_K`; None where nothing was asked.
+
+    Clusters with the same counts are drawn together: how many of the K draws fall on each kind is multinomial too, so
+    the law of the resamples is that of drawing clusters one by one, at the cost of the few kinds that there are.
+
+    Raises:
+        ValueError: for lists of different lengths, or counts that are none.
+    """
+    counts_K2 = np.stack([np.asarray(right_K, dtype=np.int64), np.asarray(asked_K, dtype=np.int64)], axis=-1)
+    if ((counts_K2[:, 0] < 0) | (counts_K2[:, 0] > counts_K2[:, 1])).any():
+        raise ValueError("right_K and asked_K: use 0 <= right <= asked in every cluster")
+    asked_of = counts_K2[:, 1] > 0
+    if not asked_of.any():
+        return None
+    kinds_T2, clusters_T = np.unique(counts_K2[asked_of], axis=0, return_counts=True)
+    right, asked = (int(total) for total in counts_K2.sum(axis=0))
+    k = int(clusters_T.sum())
+    if k == 1:
+        return Estimate(right / asked, float("nan"), float("nan"), asked, 1)
+    drawn_RT = np.random.default_rng(seed).multinomial(k, clusters_T / k, size=resamples)
+    low, high = np.quantile((drawn_RT @ kinds_T2[:, 0]) / (drawn_RT @ kinds_T2[:, 1]), [0.025, 0.975])
+    return Estimate(right / asked, float(low), float(high), asked, k)
+
+
 def gsb(good: int, same: int, bad: int, seed: int = 0, resamples: int = RESAMPLES) -> GSB:
     """GSB = (G - B) / (G + S + B) with a bootstrap interval over independent comparisons.
 

@@ -128,14 +128,63 @@ def test_an_export_continues_and_never_mixes(answered: SimpleNamespace, monkeypa
         export(answered.database, answered.pictures, answered.out, ["Zoe"])
 
 
-def test_a_study_ends_with_gsb(tmp_path: Path, kit: SimpleNamespace) -> None:
+def write_study(folder: Path, kit: SimpleNamespace, samples: int, sources: int) -> Path:
+    """Sample n is of source n % `sources`."""
     for place, editor in enumerate(("new", "old")):
-        (tmp_path / editor).mkdir()
-        for number in range(10):
-            (tmp_path / editor / f"{number}.png").write_bytes(kit.picture(number, 10 * place, 0))
-    (tmp_path / "source.png").write_bytes(kit.picture(0, 0, 0))
-    rows = [{"id": n, "source": "source.png", "instruction": f"Do {n}."} for n in range(10)]
-    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / editor).mkdir()
+        for number in range(samples):
+            (folder / editor / f"{number}.png").write_bytes(kit.picture(number, 10 * place, 0))
+    for number in range(sources):
+        (folder / f"source-{number}.png").write_bytes(kit.picture(0, 0, number))
+    rows = [{"id": n, "source": f"source-{n % sources}.png", "instruction": f"Do {n}."} for n in range(samples)]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_interval_of_a_study_draws_whole_sources(tmp_path: Path, kit: SimpleNamespace) -> None:
+    """Three instructions a source that are answered alike tell no more than one."""
+    widths = {}
+    for samples in (8, 24):
+        folder = tmp_path / str(samples)
+        folder.mkdir()
+        write_study(folder, kit, samples, 8)
+        database, _ = kit.open(folder, study=(folder / "new", folder / "old"))
+        answer_all(database, "Ann", lambda pair: "first" if int(pair) % 8 < 5 else "second")
+        study = gsb_of(database)
+        assert study is not None and study["n"] == samples
+        widths[samples] = study["ci95"][1] - study["ci95"][0]
+        database.close()
+    assert widths[24] > 0.8 * widths[8], "three times as many pairs of as many sources"
+
+
+def test_parts_of_an_export_are_bounded_by_their_pictures(
+    answered: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import edit_r1.annotate.export as module
+
+    sizes = [3, 3, 9, 1, 1, 1, 1]
+    monkeypatch.setattr(module, "SHARD_BYTES", 7)
+    monkeypatch.setattr(module, "SHARD", 3)
+    assert [sizes[part] for part in module._parts(sizes)] == [[3, 3], [9], [1, 1, 1], [1]]
+    monkeypatch.undo()
+    whole = export(answered.database, answered.pictures, answered.out)
+    each = sum(path.stat().st_size for path in answered.pictures.folder.rglob("*") if path.is_file()) // 54 * 3
+    monkeypatch.setattr(module, "SHARD_BYTES", 10 * each)
+    cut = answered.out.with_name("cut")
+    assert export(answered.database, answered.pictures, cut)["hash"] == whole["hash"]
+    parts = sorted(cut.glob("part-*.parquet"))
+    assert len(parts) >= 3
+    parts[-1].unlink()
+    (cut.parent / "cut.done.json").unlink()
+    monkeypatch.setattr(module, "SHARD_BYTES", 20 * each)
+    with pytest.raises(StoreError, match="made with other settings or inputs"):
+        export(answered.database, answered.pictures, cut)
+    monkeypatch.setattr(module, "SHARD_BYTES", 10 * each)
+    assert export(answered.database, answered.pictures, cut)["hash"] == whole["hash"]
+
+
+def test_a_study_ends_with_gsb(tmp_path: Path, kit: SimpleNamespace) -> None:
+    write_study(tmp_path, kit, 10, 10)
     database, _ = kit.open(tmp_path, study=(tmp_path / "new", tmp_path / "old"))
     assert gsb_of(database) == {
         "new": "new", "other": "old", "good": 0, "same": 0, "bad": 0, "gsb": None, "ci95": None, "n": 0, "pairs": 0,

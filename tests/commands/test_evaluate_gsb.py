@@ -34,8 +34,9 @@ def study(tmp_path: Path) -> Path:
         for number in range(4):
             level = np.full((16, 16, 3), 40 * number + 20 * place, np.uint8)
             (tmp_path / editor / f"{number}.png").write_bytes(encode_png(level))
-    (tmp_path / "source.png").write_bytes(encode_png(np.zeros((16, 16, 3), np.uint8)))
-    rows = [{"id": n, "source": "source.png", "instruction": f"Do {n}."} for n in range(4)]
+    for number in range(4):
+        (tmp_path / f"source-{number}.png").write_bytes(encode_png(np.full((16, 16, 3), number, np.uint8)))
+    rows = [{"id": n, "source": f"source-{n}.png", "instruction": f"Do {n}."} for n in range(4)]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     database, _ = open_task(tmp_path, AnnotateSettings(study=(tmp_path / "new", tmp_path / "old")))
     for name, wins in (("Ann", 3), ("Bob", 0)):
@@ -58,9 +59,11 @@ def test_a_study_its_export_and_a_file_agree(study: Path, capsys: Capture) -> No
         main(["annotate", "export", str(study), "--out", str(study / "human")])
     capsys.readouterr()
     exported = json.loads(run(capsys, study / "human", "--new", "new", "--leave-out", "Bob", "--json")[1])
-    assert {name: exported[name] for name in ("good", "same", "bad", "gsb", "n")} == {
-        "good": 3, "same": 0, "bad": 1, "gsb": 0.5, "n": 4,
+    assert {name: exported[name] for name in ("good", "same", "bad", "gsb", "n", "ci95")} == {
+        "good": 3, "same": 0, "bad": 1, "gsb": 0.5, "n": 4, "ci95": found["ci95"],
     }  # fmt: skip
+    named = run(capsys, study, "--new", "new", "--other", "old", "--leave-out", "Bob", "--json")
+    assert json.loads(named[1]) == found
     code, out, _ = run(capsys, study)
     assert code == 0 and out.startswith("GSB -25.0% (95 % ") and out.endswith("3 good, 0 same, 5 bad, 8 answers\n")
     code, out, _ = run(capsys, "--counts", 3, 0, 1, "--json")
@@ -82,6 +85,7 @@ def test_mistakes_are_one_line(study: Path, capsys: Capture) -> None:
         ((study / "none.jsonl",), 1, "cannot be read"),
         ((study / "a.jsonl", "--new", "x"), 1, "leave those flags out"),
         ((study, "--leave-out", "Zoe"), 1, "no such annotator"),
+        ((study, "--new", "old"), 1, "a study of 'new' against 'old': leave --new and --other out"),
     ):
         code, out, err = run(capsys, *arguments)
         assert (code, out) == (wanted, "") and said in err and err.count("\n") == 1, arguments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,10 @@ from edit_r1.store import GOLD_VERDICTS, PREFERENCES, Dataset
 from edit_r1.store.tables import preference_from_row
 
 SHARD = 200
-"""Answers in one part: the unit of resuming."""
+"""Most answers in one part: the unit of resuming."""
+SHARD_BYTES = 96 * 2**20
+"""Most bytes of pictures in one part of several answers; what is written is in memory some three times."""
+_PICTURES = ("context_source", "first_image", "second_image")
 
 _ANSWERS = """
 SELECT a.id, a.pair, a.choice, a.verdicts, n.name, s.turned
@@ -52,8 +55,12 @@ def export(database: Database, pictures: Pictures, out: Path, leave_out: Collect
     rows = [row for row in rows if row["choice"] != "skip"]
     if not rows:
         raise ValueError(f"{database.path}: holds no answers to export: annotate first")
-    key = hashlib.sha256(json.dumps([[row["id"], row["name"]] for row in rows]).encode()).hexdigest()
     records = {row["number"]: row["record"] for row in database.rows("SELECT number, record FROM pairs")}
+    parts = _parts([_bytes(records[row["pair"]], pictures) for row in rows])
+    named: list[Any] = [[row["id"], row["name"]] for row in rows]
+    if parts != _parts([0] * len(rows)):  # an export that was cut otherwise must not be continued
+        named = [named, [part.stop for part in parts]]
+    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
     made: Dataset[Preference] = Dataset(out.parent, out.name, PREFERENCES, key)
     judged: Dataset[GoldVerdicts] = Dataset(out.parent, f"{out.name}_verdicts", GOLD_VERDICTS, key)
     partial = 0
@@ -63,8 +70,8 @@ def export(database: Database, pictures: Pictures, out: Path, leave_out: Collect
         verdicts += full
         partial += some
     if not made.done():
-        for start in range(made.parts() * SHARD, len(rows), SHARD):
-            made.append([preference(row, records[row["pair"]], pictures) for row in rows[start : start + SHARD]])
+        for part in parts[made.parts() :]:
+            made.append([preference(row, records[row["pair"]], pictures) for row in rows[part]])
         made.finish()
     if verdicts and not judged.done():
         if judged.parts() == 0:
@@ -85,10 +92,29 @@ def export(database: Database, pictures: Pictures, out: Path, leave_out: Collect
     }
 
 
+def _parts(sizes: Sequence[int]) -> list[slice]:
+    """How answers are cut into parts: at `SHARD` of them, or before their pictures exceed `SHARD_BYTES`."""
+    parts: list[slice] = []
+    start = held = 0
+    for place, size in enumerate(sizes):
+        if place > start and (place - start == SHARD or held + size > SHARD_BYTES):
+            parts.append(slice(start, place))
+            start, held = place, 0
+        held += size
+    return [*parts, slice(start, len(sizes))]
+
+
+def _bytes(record: str, pictures: Pictures) -> int:
+    """Size of a pair's pictures; a file that is gone counts nothing here, and ends the export when it is read."""
+    columns = json.loads(record)
+    paths = [pictures.path(columns[name]) for name in _PICTURES]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
 def preference(row: Any, record: str, pictures: Pictures) -> Preference:
     """One answer with its pictures, the edit that stood left first. Raises StoreError for a picture that is gone."""
     columns = json.loads(record)
-    for name in ("context_source", "first_image", "second_image"):
+    for name in _PICTURES:
         columns[name] = pictures.read(columns[name])
     columns |= {"choice": cast(Choice, row["choice"]), "annotator": row["name"], "simulated": False}
     asked = preference_from_row(columns)

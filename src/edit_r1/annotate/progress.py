@@ -12,7 +12,7 @@ from typing import Any
 
 from edit_r1.annotate.database import Database
 from edit_r1.preferences.agreement import against_others, chance_of_guessing, krippendorff, raw_agreement
-from edit_r1.stats import Estimate, bootstrap_ci, proportion
+from edit_r1.stats import Estimate, bootstrap_ci, counted_proportion
 
 PACE_WINDOW_S = 600.0
 """The pace is that of the last ten minutes, or since the first answer where that is less than ten minutes ago."""
@@ -27,6 +27,7 @@ FROM answers a JOIN annotators n ON n.number = a.annotator
 JOIN showings s ON s.annotator = a.annotator AND s.pair = a.pair JOIN pairs p ON p.number = a.pair
 WHERE a.undone IS NULL ORDER BY a.number
 """
+_SOURCES = "SELECT number, json_extract(record, '$.context_source') FROM pairs"
 
 
 def measure(database: Database, now: float) -> dict[str, Any]:
@@ -83,13 +84,15 @@ def measure(database: Database, now: float) -> dict[str, Any]:
     }
 
 
-def gsb_of(database: Database, leave_out: Collection[str] = ()) -> dict[str, Any] | None:
+def gsb_of(database: Database, leave_out: Collection[str] = (), seed: int = 0) -> dict[str, Any] | None:
     """A study's result, (G - B) / (G + S + B), or None where the task is no study of two editors.
 
-    Every answer is a comparison; the interval draws whole pairs, because the answers to one pair are not independent.
+    Every answer is a comparison; the interval draws whole source images, because the answers to one pair, and to pairs
+    of one source, are not independent.
 
     Args:
         leave_out: names of annotators whose answers do not count.
+        seed: of the bootstrap.
 
     Returns:
         {"new", "other": editors, "good", "same", "bad", "gsb": -1 to 1 or None, "ci95": [low, high] or None, "n",
@@ -117,7 +120,8 @@ def gsb_of(database: Database, leave_out: Collection[str] = ()) -> dict[str, Any
         "gsb": None, "ci95": None, "n": len(rows), "pairs": len({row["pair"] for row in rows}),
     }  # fmt: skip
     if rows:
-        estimate = bootstrap_ci([worth[row["choice"]] for row in rows], [row["pair"] for row in rows])
+        sources = {row[0]: row[1] for row in database.rows(_SOURCES)}
+        estimate = bootstrap_ci([worth[row["choice"]] for row in rows], [sources[row["pair"]] for row in rows], seed)
         document |= {"gsb": estimate.mean, "ci95": estimate.ci95}
     return document
 
@@ -144,7 +148,7 @@ def _annotator(
         "undone": undone,
         "median_seconds": median(seconds) if seconds else None,
         "idle_seconds": now - rows[-1]["at"] if rows else None,
-        "left": _estimate(proportion(decided) if decided else None),
+        "left": _estimate(counted_proportion(decided, [1] * len(decided))),
         "same_share": sum(row["choice"] == "same" for row in answers) / len(answers) if answers else None,
         "others": _estimate(against_others(units, name)),
         "gold": {

@@ -60,7 +60,7 @@ def _document(data: Path, new: str, other: str, leave_out: tuple[str, ...], seed
     from edit_r1.store import PREFERENCES, Dataset
 
     if (data / FILE_NAME).is_file():
-        return _study(data, leave_out)
+        return _study(data, new, other, leave_out, seed)
     if data.with_name(f"{data.name}.done.json").is_file():
         if not new:
             raise ValueError(f"{data}: preferences of several editors: name the new one by --new NAME")
@@ -72,13 +72,13 @@ def _document(data: Path, new: str, other: str, leave_out: tuple[str, ...], seed
     return gsb_document(*read_outcomes(data), seed)
 
 
-def _study(folder: Path, leave_out: tuple[str, ...]) -> dict[str, Any]:
+def _study(folder: Path, new: str, other: str, leave_out: tuple[str, ...], seed: int) -> dict[str, Any]:
     from edit_r1.annotate.database import FILE_NAME, Database
     from edit_r1.annotate.progress import gsb_of
 
     database = Database(folder / FILE_NAME)
     try:
-        document = gsb_of(database, leave_out)
+        document = gsb_of(database, leave_out, seed)
     finally:
         database.close()
     if document is None:
@@ -86,6 +86,9 @@ def _study(folder: Path, leave_out: tuple[str, ...]) -> dict[str, Any]:
             f"{folder}: pairs were compared there, not two editors: begin a study by --study NEW OTHER, or export the "
             "answers and name an editor by --new"
         )
+    editors = (document["new"], document["other"])
+    if (new or editors[0], other or editors[1]) != editors:
+        raise ValueError(f"{folder}: a study of {editors[0]!r} against {editors[1]!r}: leave --new and --other out")
     if document["n"] == 0:
         raise ValueError(f"{folder}: holds no answers yet: annotate first")
     return document

@@ -3,7 +3,7 @@
 A unit is a pair that was compared, its values the answers of different annotators. Only units with two values or more
 say anything about agreement; the others are left out, as in Krippendorff's own definition.
 
-Shapes: U units, C categories, R resamples.
+Shapes: U units, T kinds of equal units, C categories, R resamples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from math import comb
 import numpy as np
 
 from edit_r1.records import Choice
-from edit_r1.stats import Estimate, Level, alphas, proportion, unit_coincidences
+from edit_r1.stats import Estimate, Level, alphas, counted_proportion, unit_coincidences
 
 ORDER: tuple[Choice, ...] = ("first", "same", "second")
 """The answers of a comparison as an ordinal scale."""
@@ -78,11 +78,13 @@ def krippendorff(
     values = round(float(each_UCC.sum()))
     if alpha is None or u < 2 or resamples < 1:
         return Alpha(alpha, None, u, values)
+    # Units with the same matrix are drawn together, as in `stats.counted_proportion`.
+    kinds_TCC, units_T = np.unique(each_UCC, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     drawn: list[np.ndarray] = []
     for start in range(0, resamples, _CHUNK):
-        weights_RU = rng.multinomial(u, np.full(u, 1 / u), size=min(_CHUNK, resamples - start))
-        drawn.append(alphas(np.tensordot(weights_RU, each_UCC, axes=1), level))
+        weights_RT = rng.multinomial(u, units_T / u, size=min(_CHUNK, resamples - start))
+        drawn.append(alphas(np.tensordot(weights_RT, kinds_TCC, axes=1), level))
     alphas_R = np.concatenate(drawn)
     alphas_R = alphas_R[~np.isnan(alphas_R)]  # a resample in which all values are the same has none
     interval = [float(end) for end in np.quantile(alphas_R, [0.025, 0.975])] if alphas_R.size else None
@@ -94,13 +96,8 @@ def raw_agreement(units: Sequence[Sequence[Hashable]], seed: int = 0) -> Estimat
 
     A unit with m answers has m (m - 1) / 2 such pairs. None when no unit has two answers.
     """
-    flags: list[bool] = []
-    clusters: list[int] = []
-    for number, unit in enumerate(units):
-        same = [unit[a] == unit[b] for a in range(len(unit)) for b in range(a)]
-        flags += same
-        clusters += [number] * len(same)
-    return proportion(flags, clusters, seed) if flags else None
+    same = [[unit[a] == unit[b] for a in range(len(unit)) for b in range(a)] for unit in units]
+    return counted_proportion([sum(flags) for flags in same], [len(flags) for flags in same], seed)
 
 
 def against_others(units: Sequence[Mapping[str, Hashable]], annotator: str, seed: int = 0) -> Estimate | None:
@@ -112,15 +109,12 @@ def against_others(units: Sequence[Mapping[str, Hashable]], annotator: str, seed
     Returns:
         The share, 0 to 1, its interval by drawing units; None when nobody else answered what `annotator` did.
     """
-    flags: list[bool] = []
-    clusters: list[int] = []
-    for number, unit in enumerate(units):
-        if annotator not in unit:
-            continue
-        same = [value == unit[annotator] for name, value in unit.items() if name != annotator]
-        flags += same
-        clusters += [number] * len(same)
-    return proportion(flags, clusters, seed) if flags else None
+    same = [
+        [value == unit[annotator] for name, value in unit.items() if name != annotator]
+        for unit in units
+        if annotator in unit
+    ]
+    return counted_proportion([sum(flags) for flags in same], [len(flags) for flags in same], seed)
 
 
 def chance_of_guessing(right: int, asked: int, chance: float = 0.5) -> float:
