@@ -231,8 +231,16 @@ def test_unusable_names(name: str) -> None:
 
 def test_names_are_one_line(database: Database) -> None:
     assert database.join("  Ann   Lee ") == database.join("Ann Lee")
+    assert database.join("Zoe\u0301") == database.join("Zo\u00e9"), "two ways to write one letter"
     with pytest.raises(TaskError, match="no annotator 'Zoe'"):
         database.annotator("Zoe")
+
+
+def test_one_person_under_two_spellings_of_a_name_sees_no_pair_twice(database: Database) -> None:
+    """A phone begins names with a capital."""
+    ann = database.join("Ann Lee")
+    assert database.join("ann lee") == ann == database.join("Ann Lee") != database.join("Anna Lee")
+    assert [row[0] for row in database.rows("SELECT name FROM annotators ORDER BY number")] == ["Ann Lee", "Anna Lee"]
 
 
 def test_a_full_disk_stores_nothing_and_says_so(database: Database) -> None:

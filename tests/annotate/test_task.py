@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edit_r1.annotate.assignment import Plan, hand_out
 from edit_r1.annotate.pictures import Pictures
+from edit_r1.annotate.progress import gsb_of
 from edit_r1.annotate.settings import AnnotateSettings, Begun
 from edit_r1.annotate.task import BrokenRow, TaskPair, find_data, read_pairs
 from edit_r1.images import decode_rgb
@@ -85,14 +87,20 @@ def test_data_sets_of_ours(tmp_path: Path, kit: SimpleNamespace) -> None:
     assert read(elsewhere, pairs=tmp_path / "pairs") != drawn
 
 
-def test_a_study_of_two_editors(tmp_path: Path, kit: SimpleNamespace) -> None:
+def write_study(folder: Path, kit: SimpleNamespace) -> Path:
+    """Two samples, edited by "new" and "old"."""
     for editor, level in (("new", 10), ("old", 20)):
-        (tmp_path / editor).mkdir()
+        (folder / editor).mkdir()
         for number in range(2):
-            (tmp_path / editor / f"{number}.png").write_bytes(kit.picture(number, level, 0))
-    (tmp_path / "source.png").write_bytes(kit.picture(0, 0, 0))
+            (folder / editor / f"{number}.png").write_bytes(kit.picture(number, level, 0))
+    (folder / "source.png").write_bytes(kit.picture(0, 0, 0))
     rows = [{"id": n, "source": "source.png", "instruction": f"Do {n}."} for n in range(2)]
-    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_study_of_two_editors(tmp_path: Path, kit: SimpleNamespace) -> None:
+    write_study(tmp_path, kit)
     pairs = read(tmp_path, study=(tmp_path / "new", tmp_path / "old"))
     assert [one.id for one in pairs if isinstance(one, TaskPair)] == ["0", "1"]
     one = pairs[0]
@@ -204,9 +212,59 @@ def test_data_may_grow_but_a_pair_may_not_become_another(tmp_path: Path, kit: Si
     database, _ = kit.open(folder)
     assert [row["active"] for row in database.rows("SELECT active FROM pairs ORDER BY number")] == [0, 1, 1]
     database.close()
-    (folder / "pairs.jsonl").write_text("\n".join(lines).replace("number 1.", "number 100.") + "\n")
-    with pytest.raises(StoreError, match="pair 'pair-1' is another one"):
+
+
+def test_a_pair_may_be_mended_until_somebody_was_shown_it(tmp_path: Path, kit: SimpleNamespace) -> None:
+    folder = kit.write_task(tmp_path, 2)
+    database, _ = kit.open(folder)
+    ann = database.join("Ann")
+    (shown,) = hand_out(database, ann, [], 1, Plan(), 0).pairs
+    database.close()
+    text = (folder / "pairs.jsonl").read_text()
+    ours, free = ("0", "1") if shown["instruction"] == "Make it number 0." else ("1", "0")
+    mended = text.replace(f"number {free}.", f"number {free}, please.")
+    (folder / "pairs.jsonl").write_text(mended)
+    database, _ = kit.open(folder)
+    (other,) = hand_out(database, ann, [shown["pair"]], 1, Plan(), 0).pairs
+    assert other["instruction"] == f"Make it number {free}, please."
+    database.close()
+    (folder / "pairs.jsonl").write_text(mended.replace(f"number {ours}.", f"number {ours}, please."))
+    with pytest.raises(StoreError, match=f"pair 'pair-{ours}' is another one"):
         kit.open(folder)
+
+
+def test_a_study_named_the_other_way_round_is_another_study(tmp_path: Path, kit: SimpleNamespace) -> None:
+    folder = write_study(tmp_path, kit)
+    for new, other in (("new", "old"), ("old", "new")):  # begun by mistake, and mended before anybody was asked
+        database, _ = kit.open(folder, study=(folder / new, folder / other))
+        study = gsb_of(database)
+        assert study is not None and (study["new"], study["other"]) == (new, other)
+        database.close()
+
+
+def test_a_damaged_picture_in_a_data_set_is_a_row_that_can_be_skipped(tmp_path: Path, kit: SimpleNamespace) -> None:
+    sample = Sample("s", kit.picture(1, 0, 0), "Make it blue.", "")
+    context = Context(sample, (Principle("Done?", "Image Quality"),), "judge")
+    edits = [Candidate(f"c{n}", "s", kit.picture(n, 0, 0), "e", n) for n in range(3)]
+    cut = Candidate("cut", "s", kit.picture(9, 0, 0)[:60], "e", 9)
+    pairs = [Preference(context, edits[0], edits[1], "same", ""), Preference(context, edits[1], cut, "same", "")]
+    write_dataset(tmp_path, "pairs", pairs, PREFERENCES)
+    write_dataset(tmp_path / "drawn", "contexts", [context], CONTEXTS)
+    write_dataset(tmp_path / "drawn", "candidates", [*edits, cut], CANDIDATES)
+    for folder, place, left in ((tmp_path, "sample s: ", 1), (tmp_path / "drawn", "candidate cut: ", 3)):
+        with pytest.raises(ValueError, match=f"{place}.*damaged.*--broken skip"):
+            kit.open(folder)
+        database, _ = kit.open(folder, broken="skip", pairs_per_context=9)
+        assert len(database.rows("SELECT * FROM pairs")) == left
+        database.close()
+
+
+def test_of_a_disk_that_refuses_no_row_is_to_blame(tmp_path: Path, kit: SimpleNamespace) -> None:
+    folder = kit.write_task(tmp_path, 2)
+    (folder / "pictures").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot be written"):
+        kit.open(folder, broken="skip")
+    assert not (folder / "answers.sqlite").exists()
 
 
 def test_what_a_task_was_begun_with_need_not_be_said_again(tmp_path: Path, kit: SimpleNamespace) -> None:

@@ -13,6 +13,7 @@ import secrets
 import sqlite3
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -168,17 +169,19 @@ class Database:
         return str(self.meta("task"))
 
     def take_in(self, pairs: Sequence[TaskPair], seed: int, fingerprint: str) -> None:
-        """Makes `pairs` the task's: new ones are added, known ones stay as they are, others are shown no more.
+        """Makes `pairs` the task's: new ones are added, known ones stay, others are shown no more.
 
         Args:
             fingerprint: what `unchanged` compares the next time.
 
         Raises:
-            StoreError: when a pair of a known id is another one now: its answers would belong to other pictures.
+            StoreError: when a pair that was shown to somebody is another one now: its answers would belong to other
+                pictures.
         """
-        known = {row["id"]: row for row in self.rows("SELECT id, record, gold FROM pairs")}
+        known = {row["id"]: row for row in self.rows("SELECT number, id, record, gold FROM pairs")}
         ranks_N = np.random.default_rng([seed, len(known)]).random(len(pairs))
         with self.transaction() as connection:
+            shown = {row[0] for row in connection.execute("SELECT DISTINCT pair FROM showings")}
             connection.execute("UPDATE pairs SET active = 0")
             for one, rank in zip(pairs, ranks_N, strict=True):
                 record = record_of(one)
@@ -188,12 +191,16 @@ class Database:
                         (one.id, record, one.gold, float(rank)),
                     )
                     continue
-                if _shown(known[one.id]["record"]) != _shown(record) or known[one.id]["gold"] != one.gold:
+                before = known[one.id]
+                changed = _shown(before["record"]) != _shown(record) or before["gold"] != one.gold
+                if changed and before["number"] in shown:
                     raise StoreError(
-                        f"pair {one.id!r} is another one than the answers in {self.path} are about (instruction, a "
+                        f"pair {one.id!r} is another one than {self.path} says that people were shown (instruction, a "
                         "picture, principles or gold): give it a new id"
                     )
-                connection.execute("UPDATE pairs SET active = 1, record = ? WHERE id = ?", (record, one.id))
+                connection.execute(
+                    "UPDATE pairs SET active = 1, record = ?, gold = ? WHERE id = ?", (record, one.gold, one.id)
+                )
             self.set_meta("fingerprint", fingerprint)
 
     def unchanged(self, fingerprint: str) -> bool:
@@ -201,11 +208,22 @@ class Database:
         return self.meta("fingerprint") == fingerprint
 
     def join(self, name: str) -> int:
-        """The number of an annotator, who is entered when the name is new. Raises TaskError for an unusable name."""
+        """The number of an annotator, who is entered when the name is new. Raises TaskError for an unusable name.
+
+        A name that differs from a known one in case alone is the known one: phones begin names with a capital, and one
+        person under two names would be shown a pair twice and agree with themselves.
+        """
         name = check_name(name)
         with self.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO annotators (name, joined) VALUES (?, ?)", (name, time.time()))
-        return self.annotator(name)
+            rows = connection.execute("SELECT name, number FROM annotators ORDER BY number").fetchall()
+            exact = {row["name"]: row["number"] for row in rows}
+            alike = {row["name"].casefold(): row["number"] for row in reversed(rows)}  # of several the first
+            number = exact.get(name, alike.get(name.casefold()))
+            if number is None:
+                entered = "INSERT INTO annotators (name, joined) VALUES (?, ?)"
+                number = connection.execute(entered, (name, time.time())).lastrowid
+        assert number is not None, "a row was entered"
+        return int(number)
 
     def annotator(self, name: str) -> int:
         """The number of an annotator who joined. Raises TaskError for others."""
@@ -230,7 +248,7 @@ MAX_NAME_CHARS = 40
 
 def check_name(name: str) -> str:
     """A name on one line without surrounding space. Raises TaskError for an empty, over-long or unprintable one."""
-    text = " ".join(name.split())
+    text = unicodedata.normalize("NFC", " ".join(name.split()))
     if not text or len(text) > MAX_NAME_CHARS or not text.isprintable():
         raise TaskError(f"a name of {len(text)} characters: give one of 1 to {MAX_NAME_CHARS} that can be printed")
     return text

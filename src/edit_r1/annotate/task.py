@@ -15,16 +15,19 @@ In the records made here every picture is the id (ASCII) under which `Pictures` 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from edit_r1.annotate.pictures import Pictures
 from edit_r1.annotate.settings import AnnotateSettings, Begun
 from edit_r1.preferences.pairs import collect
+from edit_r1.processes import cores
 from edit_r1.records import Candidate, Choice, Context, Preference, Principle, Sample
-from edit_r1.store import CANDIDATES, CONTEXTS, PREFERENCES, Dataset, Table
+from edit_r1.store import CANDIDATES, CONTEXTS, PREFERENCES, Dataset, StoreError, Table
 from edit_r1.verifier.inputs import check_unicode, open_data, picture_of, principles_of, raw_rows
 from edit_r1.verifier.prompts import check_instruction
 
@@ -33,11 +36,17 @@ SAMPLE_COLUMNS = ("id", "source", "instruction")
 _OPTIONAL = ("id", "principles", "gold", "category", "split", "first_editor", "second_editor")
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MAX_ID_CHARS = 200
+_CHUNK = 32
+"""Rows whose pictures are decoded side by side."""
 _REFERENCES = "has further source images, which the page does not show: leave it out"
 DATA_REMEDY = (
     "write pairs.jsonl there, a row {source, instruction, first, second} each (docs/annotate.md), or name the pairs by "
     "--pairs, or a study by --study NEW OTHER"
 )
+
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,11 @@ class TaskData:
         """Every file that says which pairs there are; of a study the edits too."""
         found = [] if self.gold is None else [self.gold]
         if self.study is not None:
-            edits = [path for folder in self.study for path in folder.iterdir() if path.suffix.lower() in _ENDINGS]
-            return [*found, self.directory / "samples.jsonl", *sorted(edits)]
+            # The new editor's first: the two folders named the other way round are another study.
+            edits = [
+                sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS) for folder in self.study
+            ]
+            return [*found, self.directory / "samples.jsonl", *edits[0], *edits[1]]
         if self.pairs is not None and self.pairs.is_file():
             return [*found, self.pairs]
         names = ["contexts", "candidates"] if self.pairs is None else [self.pairs.name]
@@ -148,14 +160,37 @@ def _is_dataset(path: Path) -> bool:
     return path.with_name(f"{path.name}.done.json").is_file()
 
 
+def _each(
+    make: Callable[[Item], Made], items: Iterable[Item], place: Callable[[Item], str]
+) -> Iterator[Made | BrokenRow]:
+    """`make` of every item, in order, on as many threads as there are cores, because pictures are decoded in it.
+
+    An item of which it raises ValueError is a broken row at its `place`. A StoreError is raised: of a disk that is full
+    no row is to blame.
+    """
+
+    def tried(item: Item) -> Made | BrokenRow:
+        try:
+            return make(item)
+        except StoreError:
+            raise
+        except ValueError as error:
+            return BrokenRow(place(item), str(error))
+
+    remaining = iter(items)
+    with ThreadPoolExecutor(cores()) as threads:
+        while chunk := list(islice(remaining, _CHUNK)):
+            yield from threads.map(tried, chunk)
+
+
 def _rows(file: Path, pictures: Pictures, allow_outside: bool, gold: bool) -> Iterator[TaskPair | BrokenRow]:
     """gold: every row needs a right answer."""
-    found = open_data(file, PAIR_COLUMNS)
-    for number, row in enumerate(raw_rows(found, (*PAIR_COLUMNS, *_OPTIONAL)), start=1):
-        try:
-            yield _pair_of(row, file.parent, pictures, allow_outside, gold)
-        except ValueError as error:
-            yield BrokenRow(f"{file.name} row {number}", str(error))
+    found = raw_rows(open_data(file, PAIR_COLUMNS), (*PAIR_COLUMNS, *_OPTIONAL))
+
+    def pair(numbered: tuple[int, Any]) -> TaskPair:
+        return _pair_of(numbered[1], file.parent, pictures, allow_outside, gold)
+
+    yield from _each(pair, enumerate(found, start=1), lambda numbered: f"{file.name} row {numbered[0]}")
 
 
 def _pair_of(row: Any, root: Path, pictures: Pictures, allow_outside: bool, needs_gold: bool) -> TaskPair:
@@ -181,19 +216,20 @@ def _study(
     names = [folder.resolve().name for folder in folders]
     if names[0] == names[1]:
         names = [str(folder) for folder in folders]
-    for number, row in enumerate(raw_rows(open_data(file, SAMPLE_COLUMNS), ()), start=1):
-        try:
-            context = _context_of(row, file.parent, pictures, allow_outside, SAMPLE_COLUMNS)
-            name = _given_id(row)
-            if not name:
-                raise ValueError("has an empty id: a study finds the edits by it")
-            edits = [
-                Candidate(f"{editor}/{name}", context.sample.id, pictures.keep(_edit(folder, name)).encode(), editor, 0)
-                for folder, editor in zip(folders, names, strict=True)
-            ]
-            yield TaskPair(name, Preference(context, edits[0], edits[1], "same", ""))
-        except ValueError as error:
-            yield BrokenRow(f"{file.name} row {number}", str(error))
+
+    def pair(numbered: tuple[int, Any]) -> TaskPair:
+        context = _context_of(numbered[1], file.parent, pictures, allow_outside, SAMPLE_COLUMNS)
+        name = _given_id(numbered[1])
+        if not name:
+            raise ValueError("has an empty id: a study finds the edits by it")
+        edits = [
+            Candidate(f"{editor}/{name}", context.sample.id, pictures.keep(_edit(folder, name)).encode(), editor, 0)
+            for folder, editor in zip(folders, names, strict=True)
+        ]
+        return TaskPair(name, Preference(context, edits[0], edits[1], "same", ""))
+
+    rows = enumerate(raw_rows(open_data(file, SAMPLE_COLUMNS), ()), start=1)
+    yield from _each(pair, rows, lambda numbered: f"{file.name} row {numbered[0]}")
 
 
 def _edit(folder: Path, name: str) -> bytes:
@@ -208,34 +244,39 @@ def _edit(folder: Path, name: str) -> bytes:
 
 def _preferences(path: Path, pictures: Pictures) -> Iterator[TaskPair | BrokenRow]:
     """The distinct pairs of a data set of preferences, whatever was answered and in whatever order they stood."""
+
+    def pair(given: Preference) -> TaskPair:
+        context = _kept_context(given.context, pictures)
+        first, second = (_kept_candidate(one, pictures) for one in (given.first, given.second))
+        return TaskPair(f"{first.id} {second.id}", Preference(context, first, second, "same", ""))
+
+    yield from _each(pair, _distinct(_dataset(path, PREFERENCES)), lambda given: f"sample {given.context.sample.id}")
+
+
+def _distinct(preferences: Iterable[Preference]) -> Iterator[Preference]:
+    """The first row of each pair of candidates."""
     seen: set[frozenset[str]] = set()
-    for preference in _dataset(path, PREFERENCES):
+    for preference in preferences:
         sides = frozenset({preference.first.id, preference.second.id})
-        if sides in seen:
-            continue
-        seen.add(sides)
-        if preference.context.sample.references:
-            yield BrokenRow(f"sample {preference.context.sample.id}", _REFERENCES)
-            continue
-        kept = Preference(
-            _kept_context(preference.context, pictures),
-            _kept_candidate(preference.first, pictures),
-            _kept_candidate(preference.second, pictures),
-            "same",
-            "",
-        )
-        yield TaskPair(f"{preference.first.id} {preference.second.id}", kept)
+        if sides not in seen:
+            seen.add(sides)
+            yield preference
 
 
 def _drawn(root: Path, pictures: Pictures, begun: Begun) -> Iterator[TaskPair | BrokenRow]:
     """Pairs of candidates as `preferences.collect` draws them."""
-    contexts = []
-    for context in _dataset(root / "contexts", CONTEXTS):
-        if context.sample.references:
-            yield BrokenRow(f"sample {context.sample.id}", _REFERENCES)
+    contexts, candidates = [], []
+    for context in _each(lambda one: _kept_context(one, pictures), _dataset(root / "contexts", CONTEXTS), _sample_of):
+        if isinstance(context, BrokenRow):
+            yield context
         else:
-            contexts.append(_kept_context(context, pictures))
-    candidates = [_kept_candidate(candidate, pictures) for candidate in _dataset(root / "candidates", CANDIDATES)]
+            contexts.append(context)
+    made = _dataset(root / "candidates", CANDIDATES)
+    for candidate in _each(lambda one: _kept_candidate(one, pictures), made, lambda one: f"candidate {one.id}"):
+        if isinstance(candidate, BrokenRow):
+            yield candidate
+        else:
+            candidates.append(candidate)
     for pair in collect(contexts, candidates, [_Nobody()], begun.pairs_per_context, begun.seed):
         yield TaskPair(f"{pair.first.id} {pair.second.id}", pair)
 
@@ -254,7 +295,13 @@ def _dataset(path: Path, table: Table[Any]) -> Dataset[Any]:
     return Dataset(path.parent, path.name, table)
 
 
+def _sample_of(context: Context) -> str:
+    return f"sample {context.sample.id}"
+
+
 def _kept_context(context: Context, pictures: Pictures) -> Context:
+    if context.sample.references:
+        raise ValueError(_REFERENCES)
     return replace(context, sample=replace(context.sample, source=pictures.keep(context.sample.source).encode()))
 
 
