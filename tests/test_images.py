@@ -355,6 +355,13 @@ def test_the_mime_type_comes_from_the_content(format: str) -> None:
     assert picture_mime(saved(Image.fromarray(pattern()), format)) == f"image/{format.lower()}"
 
 
+def test_a_photograph_with_a_second_picture_behind_it_is_jpeg() -> None:
+    """Phones store a depth or brightness map so; Pillow calls the format MPO, and no server knows image/mpo."""
+    image = Image.fromarray(pattern())
+    data = saved(image, "MPO", save_all=True, append_images=[image])
+    assert picture_mime(data) == "image/jpeg" and decode_rgb(data).shape == pattern().shape
+
+
 @given(st.binary(max_size=60))
 def test_bytes_without_a_mime_type(data: bytes) -> None:
     with pytest.raises(ImageError):

@@ -253,7 +253,9 @@ def to_same_size(a_HWC: np.ndarray, b_HWC: np.ndarray, max_pixels: int = 1_048_5
 def picture_mime(data: bytes) -> str:
     """The mime type of an encoded picture, from its content. Raises ImageError for bytes that are no image we read."""
     try:
-        return Image.MIME[str(_open_header(data).format)]
+        found = str(_open_header(data).format)
+        # What phones write with a depth or brightness map behind the picture is JPEG to everybody but Pillow.
+        return Image.MIME["JPEG" if found == "MPO" else found]
     except Exception as error:  # as in decode_pil: damaged headers raise nearly every type
         raise ImageError(f"not an image that can be read: {_guess(data)}; save it as PNG, JPEG or WebP") from error
 

@@ -98,6 +98,8 @@ def test_mistakes_are_one_line_and_leave_nothing(capsys: Capture, tmp_path: Path
     assert "no such file" in fails(capsys, "import", "vs", tmp_path / "gone", "--out", out)
     assert "not finished" in fails(capsys, "audit", tmp_path / "gone")
     assert "--threshold 200" in fails(capsys, "audit", data, "--threshold", 200)
+    # Before the data are read, which may take an hour.
+    assert "data: cannot be written" in fails(capsys, "audit", tmp_path / "gone", "--html", data)
     assert "not finished" in fails(capsys, "export", "trl", tmp_path / "gone", "--out", out)
     assert "at least one data set" in fails(capsys, "pool", "--out", out, code=2)
     for arguments in (("import", "csv", data, "--out", out), ("export", "coco", data, "--out", out), ("import", "vs")):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -198,6 +200,23 @@ def test_overlap_finds_copies_of_sources_and_edits_in_every_container(dataset: W
     for other, said in ((tmp_path / "empty", "holds no picture"), (tmp_path / "gone", "no such file")):
         with pytest.raises(ValueError, match=said):
             audit(folder, [other])
+
+
+def test_overlap_reads_what_datasets_saves_and_columns_of_bytes(dataset: Write, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    folder = dataset(*(pair(scene(n), scene(n + 10), scene(n + 20), name=f"s{n}") for n in range(2)))
+    first, *others = ({"bytes": encode_png(scene(seed)), "path": None} for seed in (1, 60, 61))
+    features = datasets.Features(input_image=datasets.Image(), output_images=datasets.List(datasets.Image()))
+    rows = [{"input_image": first, "output_images": others}]
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(str(tmp_path / "saved"))
+    pq.write_table(pa.table({"name": ["x"], "edit": [encode_png(scene(11))]}), tmp_path / "plain.parquet")
+    saved, plain = audit(folder, [tmp_path / "saved", tmp_path / "plain.parquet"]).overlaps
+    assert (saved.pictures, saved.exact.sources, saved.exact.edits) == (3, 1, 0)
+    assert saved.examples[0].other == "data-00000-of-00001.arrow: row 1, input_image"
+    assert (plain.pictures, plain.exact.sources, plain.exact.edits) == (1, 0, 1)
+    (tmp_path / "cut.arrow").write_bytes(b"no table")
+    with pytest.raises(ValueError, match="cut.arrow: cannot be read"):
+        audit(folder, [tmp_path / "cut.arrow"])
 
 
 def test_unreadable_rows_are_counted_and_left_out(dataset: Write, prefer: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from edit_r1.preferences.exporting import export_preferences, trl_row
 from edit_r1.preferences.importing import import_preferences
@@ -26,7 +28,10 @@ def test_jsonl_comes_back_as_it_was_but_for_ids(tmp_path: Path, prefer: Make, da
         Context(sample, (Principle("Is it there?", "Image Quality"),), "data", True), plain.first, plain.second, "same",
         "bob", True, "VQ", 0.25, 4, (Rating("overall", 5, 4),), "row 7",
     )  # fmt: skip
-    summary = export_preferences("jsonl", dataset(plain, rich, plain.swap()), tmp_path / "out")
+    told: list[tuple[int, int]] = []
+    folder = dataset(plain, rich, plain.swap())
+    summary = export_preferences("jsonl", folder, tmp_path / "out", progress=lambda *rows: told.append(rows))
+    assert told == [(1, 3), (2, 3), (3, 3)]
     assert (summary.rows, summary.written, summary.same) == (3, 3, 1)
     import_preferences("jsonl", tmp_path / "out", tmp_path / "back")
     back = read_dataset(tmp_path, "back", PREFERENCES)
@@ -39,6 +44,16 @@ def test_jsonl_comes_back_as_it_was_but_for_ids(tmp_path: Path, prefer: Make, da
         ]
         assert replace(after, context=context, first=edits[0], second=edits[1]) == before
     assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 3, "a picture is written once"
+
+
+def test_a_phones_photograph_is_exported_as_jpeg(tmp_path: Path, prefer: Make, dataset: Write) -> None:
+    buffer = io.BytesIO()
+    both = Image.new("RGB", (40, 32), "red")
+    both.save(buffer, "MPO", save_all=True, append_images=[both])
+    plain = prefer(1, 2)
+    row = replace(plain, first=replace(plain.first, image=buffer.getvalue()))
+    export_preferences("jsonl", dataset(row), tmp_path / "out")
+    assert [path.read_bytes() for path in (tmp_path / "out").rglob("*.jpg")] == [buffer.getvalue()]
 
 
 def test_trl_rows_pass_through_its_own_collator(tmp_path: Path, prefer: Make, dataset: Write) -> None:
@@ -85,6 +100,7 @@ def test_label_studio_has_a_task_a_pair_with_every_answer(tmp_path: Path, prefer
     out = tmp_path / "studio"
     assert export_preferences("label-studio", folder, out).written == 2
     tasks = json.loads((out / "tasks.json").read_text())
+    assert (tasks[0]["data"]["first_editor"], tasks[0]["data"]["second_editor"]) == ("editor 1", "editor 0")
     answers = [[a["result"][0]["value"]["choices"] for a in task["annotations"]] for task in tasks]
     assert answers == [[["first"], ["first"]], [["same"]]], "bob saw them the other way round and chose the same one"
     assert tasks[0]["data"]["annotators"] == ["ann", "bob"] and tasks[0]["data"]["id"] == "p1"
@@ -105,6 +121,7 @@ def test_label_studio_has_a_task_a_pair_with_every_answer(tmp_path: Path, prefer
     blind = export_preferences("label-studio", folder, tmp_path / "blind", blind=True, image_prefix="https://x/")
     tasks = json.loads((tmp_path / "blind" / "tasks.json").read_text())
     assert blind.written == 2 and all("annotations" not in task for task in tasks)
+    assert not any("editor" in name for task in tasks for name in task["data"]), "blind to who made them, too"
     assert all(task["data"]["source"].startswith("https://x/images/") for task in tasks)
 
 

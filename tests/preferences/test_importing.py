@@ -59,7 +59,9 @@ def test_editreward_from_parquet_parts(tmp_path: Path, paint: Paint) -> None:
     parquet(tmp_path / "hub/data/train-00000.parquet", rows[:4])
     parquet(tmp_path / "hub/data/train-00001.parquet", rows[4:])
     parquet(tmp_path / "hub/.cache/other.parquet", rows)
-    summary = import_preferences("editreward", tmp_path / "hub", tmp_path / "out")
+    told: list[int] = []
+    summary = import_preferences("editreward", tmp_path / "hub", tmp_path / "out", progress=told.append)
+    assert told == [6]
     assert (summary.rows, summary.written, summary.decided, summary.same, summary.broken) == (6, 6, 4, 2, 0)
     found = stored(tmp_path / "out")
     assert [one.origin for one in found] == [row["unique_key"] for row in rows]

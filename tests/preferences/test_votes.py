@@ -99,7 +99,9 @@ def test_pooling_makes_a_row_a_pair_with_the_share_as_its_label(
     two = dataset(
         prefer(1, 2, "second", "bob", context=1001).swap(), prefer(1, 2, "first", "dan", context=1001), name="two"
     )
-    summary = pool([one, two], tmp_path / "pooled")
+    told: list[tuple[int, int]] = []
+    summary = pool([one, two], tmp_path / "pooled", lambda *rows: told.append(rows))
+    assert told == [(read, 14) for read in range(1, 15)], "every row is read twice"
     rows = read_dataset(tmp_path, "pooled", PREFERENCES)
     assert (summary.rows, summary.pairs, summary.several, summary.same) == (7, 3, 2, 1)
     assert (
@@ -121,6 +123,6 @@ def test_pooling_makes_a_row_a_pair_with_the_share_as_its_label(
     repeated = read_dataset(tmp_path, "again", PREFERENCES)
     assert [(row.soft_label, row.votes) for row in repeated] == [(row.soft_label, row.votes) for row in rows]
     with pytest.raises(ValueError, match="exists already"):
-        pool([one], tmp_path / "pooled")
+        pool([one], tmp_path / "pooled", lambda *rows: pytest.fail("told before anything is read"))
     with pytest.raises(ValueError, match="not finished"):
         pool([tmp_path / "none"], tmp_path / "other")

@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from edit_r1.commands.shared import PACKAGED, USAGE, Models, complain, print_json
+from edit_r1.commands.shared import PACKAGED, USAGE, Models, check_file, complain, print_json
 from edit_r1.preferences.kinds import Kind, Target
 
 Folder = tyro.conf.Positional[Path]
@@ -42,9 +42,11 @@ def preferences_import(
         allow_outside: read pictures outside the data's folder too.
     """
     from edit_r1.preferences.importing import ImportOptions, import_preferences
+    from edit_r1.report.totals import batch_progress
 
     options = ImportOptions(broken, split, aspect, most_rows, allow_outside)
-    summary = import_preferences(kind, source, out, options)
+    with batch_progress("importing") as bar:
+        summary = import_preferences(kind, source, out, options, lambda rows: bar(rows, None))
     if json:
         print_json(asdict(summary))
         return 0
@@ -73,12 +75,14 @@ def preferences_export(
         folder: a data set of preferences.
         out: new folder; with trl also a file that ends in .parquet.
         split: only pairs of this split.
-        blind: Label Studio's tasks without the answers, to be annotated anew.
+        blind: Label Studio's tasks without the answers and the editors' names, to be annotated anew.
         image_prefix: what stands before a picture's path in Label Studio's tasks.
     """
     from edit_r1.preferences.exporting import export_preferences
+    from edit_r1.report.totals import batch_progress
 
-    summary = export_preferences(kind, folder, out, split, blind, image_prefix)
+    with batch_progress("exporting") as bar:
+        summary = export_preferences(kind, folder, out, split, blind, image_prefix, bar)
     if json:
         print_json(asdict(summary))
         return 0
@@ -121,11 +125,13 @@ def preferences_pool(folders: tyro.conf.Positional[tuple[Path, ...]], /, out: Pa
         out: new data set, a row for each pair.
     """
     from edit_r1.preferences.votes import pool
+    from edit_r1.report.totals import batch_progress
 
     if not folders:
         complain("preferences pool needs at least one data set; edit-r1 preferences pool --help tells more")
         return USAGE
-    summary = pool(folders, out)
+    with batch_progress("pooling") as bar:
+        summary = pool(folders, out, bar)
     if json:
         print_json(asdict(summary))
         return 0
@@ -165,6 +171,8 @@ def preferences_audit(
     bits = NEAR if threshold is None else threshold
     if not 0 <= bits < SIDE * SIDE // 2:
         raise ValueError(f"--threshold {bits}: copies differ by 0 to {SIDE * SIDE // 2 - 1} of {SIDE * SIDE} bits")
+    if html is not None:
+        check_file(html)
     with batch_progress("reading") as progress:
         found = audit(folder, against, seed, bits, progress)
     if html is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,15 +91,22 @@ class _Counts:
 
 
 def export_preferences(
-    kind: Target, folder: Path, out: Path, split: str = "", blind: bool = False, image_prefix: str | None = None
+    kind: Target,
+    folder: Path,
+    out: Path,
+    split: str = "",
+    blind: bool = False,
+    image_prefix: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, rows: None,
 ) -> ExportSummary:
     """Writes the data set `folder` as `out`: a folder, or with trl also one .parquet file.
 
     Args:
         split: only pairs of this split; "": all.
-        blind: Label Studio's tasks without the answers, to be annotated anew.
+        blind: Label Studio's tasks without the answers and the editors' names, to be annotated anew.
         image_prefix: what stands before a picture's path in Label Studio's tasks; None for its local files, served
             from the folder that holds `out`.
+        progress: called with (rows read, rows in all).
 
     Raises:
         StoreError: (a ValueError) for a data set that cannot be read, `out` that exists, or a disk that refuses.
@@ -108,7 +115,7 @@ def export_preferences(
     if out.exists():
         raise StoreError(f"{out}: exists already: remove it or choose another name")
     counts = _Counts()
-    rows = _rows(Dataset(folder.parent, folder.name, PREFERENCES), split, counts)
+    rows = _rows(Dataset(folder.parent, folder.name, PREFERENCES), split, counts, progress)
     if kind == "trl":
         _write_trl(rows, out, counts)
     elif kind == "jsonl":
@@ -125,9 +132,13 @@ def export_preferences(
     return ExportSummary(kind, str(out), counts.rows, counts.written, counts.same, counts.left_out)
 
 
-def _rows(dataset: Dataset[Preference], split: str, counts: _Counts) -> Iterator[Preference]:
+def _rows(
+    dataset: Dataset[Preference], split: str, counts: _Counts, progress: Callable[[int, int], None]
+) -> Iterator[Preference]:
+    total = int(dataset.meta()["rows"])
     for preference in dataset:
         counts.rows += 1
+        progress(counts.rows, total)
         if split and preference.context.sample.split != split:
             counts.left_out += 1
             continue
@@ -188,7 +199,7 @@ def _write_tasks(rows: Iterator[Preference], folder: Path, prefix: str, blind: b
     for preference in rows:
         key = pair_key(preference)
         if key.digest not in tasks:
-            tasks[key.digest] = {"data": _task_data(preference, folder, prefix)}
+            tasks[key.digest] = {"data": _task_data(preference, folder, prefix, blind)}
             turned[key.digest] = key.turned
         if not blind:
             task = tasks[key.digest]
@@ -204,16 +215,17 @@ def _write_tasks(rows: Iterator[Preference], folder: Path, prefix: str, blind: b
     write_text(folder / "labeling_config.xml", LABELING_CONFIG)
 
 
-def _task_data(preference: Preference, folder: Path, prefix: str) -> dict[str, Any]:
+def _task_data(preference: Preference, folder: Path, prefix: str, blind: bool) -> dict[str, Any]:
     sample = preference.context.sample
     pictures = {"source": sample.source, "first": preference.first.image, "second": preference.second.image}
     paths = {name: prefix + quote(_picture(image, folder)) for name, image in pictures.items()}
     further = [prefix + quote(_picture(image, folder)) for image in sample.references]
-    named = {
+    named: dict[str, Any] = {
         "instruction": sample.instruction, "id": preference.origin, "sample": sample.id, "category": sample.category,
-        "aspect": preference.aspect, "first_editor": preference.first.editor,
-        "second_editor": preference.second.editor, "references": further,
+        "aspect": preference.aspect, "references": further,
     }  # fmt: skip
+    if not blind:
+        named |= {"first_editor": preference.first.editor, "second_editor": preference.second.editor}
     return paths | {name: value for name, value in named.items() if value not in ("", [])}
 
 

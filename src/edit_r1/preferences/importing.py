@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -84,8 +84,17 @@ class ImportSummary:
     hash: str
 
 
-def import_preferences(kind: Kind, source: Path, out: Path, options: ImportOptions | None = None) -> ImportSummary:
+def import_preferences(
+    kind: Kind,
+    source: Path,
+    out: Path,
+    options: ImportOptions | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> ImportSummary:
     """Reads a file or folder of `kind` into the data set `out`.
+
+    Args:
+        progress: called with the rows read so far.
 
     Raises:
         ValueError: for no usable row, a file that cannot be read, or the first broken row unless these are skipped.
@@ -104,7 +113,7 @@ def import_preferences(kind: Kind, source: Path, out: Path, options: ImportOptio
         told = {"kind": kind, "order": order, "source_rows": counts.rows, "broken": len(counts.broken)}
         return told | {"same": counts.choices["same"], "left_out": counts.left_out}
 
-    written = stream_dataset(out, _pairs(form, files, options, counts), PREFERENCES, meta)
+    written = stream_dataset(out, _pairs(form, files, options, counts, progress), PREFERENCES, meta)
     log.unlink(missing_ok=True)  # of an import that was removed
     if counts.broken:
         write_text(log, "".join(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in counts.broken))
@@ -123,7 +132,9 @@ def import_preferences(kind: Kind, source: Path, out: Path, options: ImportOptio
     )
 
 
-def _pairs(form: Format, files: Sequence[Path], options: ImportOptions, counts: _Counts) -> Iterator[Preference]:
+def _pairs(
+    form: Format, files: Sequence[Path], options: ImportOptions, counts: _Counts, progress: Callable[[int], None]
+) -> Iterator[Preference]:
     """The good rows, in order; pictures are decoded by as many threads as there are cores."""
     columns = (*form.required, *form.optional)
     raw = (row for file in files for row in read_raw(file, columns, form.required))
@@ -143,6 +154,7 @@ def _pairs(form: Format, files: Sequence[Path], options: ImportOptions, counts: 
                     kept += 1
                     counts.choices[result.choice] += 1
                     yield result
+            progress(counts.rows)
     if kept == 0:
         first = f" ({counts.broken[0].reason})" if counts.broken else ""
         raise ValueError(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from edit_r1.algo.picture_hash import NEAR, exact_hash, nearest, perceptual_hash
 from edit_r1.images import ImageError, decode_rgb, read_image_file
 from edit_r1.preferences.facts import PairFacts
+from edit_r1.preferences.rows import arrow_batches
 from edit_r1.processes import cores
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -146,10 +147,11 @@ def _hash(data: bytes) -> tuple[bytes, bytes | None] | None:
 
 
 def pictures_in(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(place, encoded picture) of everything that `path` holds: a picture, a Parquet file, or a folder of either.
+    """(place, encoded picture) of all that `path` holds: a picture, a Parquet or Arrow file, or a folder of these.
 
-    In Parquet every column of Hugging Face images, or of lists of them, is read, whatever the data set is.
-    Raises ValueError for a path that is not there, or Parquet that cannot be read.
+    In Parquet and Arrow (what `datasets` saves to disk) every column of Hugging Face images, of bytes, or of lists of
+    either is read, whatever the data set is. Raises ValueError for a path that is not there, or a table that cannot be
+    read.
     """
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder: check the path")
@@ -159,8 +161,8 @@ def pictures_in(path: Path) -> Iterator[tuple[str, bytes]]:
         if file.suffix.lower() in PICTURES:
             with_reason = _file(file)
             yield str(file.relative_to(root)), with_reason
-        elif file.suffix == ".parquet":
-            yield from _in_parquet(file, str(file.relative_to(root)))
+        elif file.suffix in (".parquet", ".arrow") and not file.name.startswith("cache-"):
+            yield from _in_table(file, str(file.relative_to(root)))
 
 
 def _file(file: Path) -> bytes:
@@ -170,39 +172,47 @@ def _file(file: Path) -> bytes:
         return b""  # counted as unreadable
 
 
-def _in_parquet(file: Path, name: str) -> Iterator[tuple[str, bytes]]:
+def _in_table(file: Path, name: str) -> Iterator[tuple[str, bytes]]:
     try:
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as table:
-            columns = [field.name for field in table.schema_arrow if _holds_images(field.type)]
-            row = 0
-            for batch in table.iter_batches(batch_size=_ROWS, columns=columns) if columns else ():
-                for values in batch.to_pylist():
-                    row += 1
-                    for column in columns:
-                        for data in _image_bytes(values[column]):
-                            yield f"{name}: row {row}, {column}", data
+        for row, values in enumerate(_table_rows(file), start=1):
+            for column, value in values.items():
+                for data in _image_bytes(value):
+                    yield f"{name}: row {row}, {column}", data
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{file}: cannot be read ({reason}): check it, or download it again") from error
 
 
+def _table_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The columns that may hold pictures, row by row; a few rows are in memory at once."""
+    if file.suffix == ".arrow":
+        with arrow_batches(file) as (schema, batches):
+            columns = [field.name for field in schema if _holds_images(field.type)]
+            for batch in batches:
+                chosen = batch.select(columns)
+                for start in range(0, chosen.num_rows, _ROWS):
+                    yield from chosen.slice(start, _ROWS).to_pylist()
+        return
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as table:
+        columns = [field.name for field in table.schema_arrow if _holds_images(field.type)]
+        for batch in table.iter_batches(batch_size=_ROWS, columns=columns) if columns else ():
+            yield from batch.to_pylist()
+
+
 def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _holds_images(kind.value_type)
-    if not pa.types.is_struct(kind):
-        return False
-    names = {field.name for field in kind}
-    return "bytes" in names or any(_holds_images(field.type) for field in kind)
+    if pa.types.is_struct(kind):
+        return any(_holds_images(field.type) for field in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _image_bytes(value: Any) -> Iterator[bytes]:
-    if isinstance(value, list):
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, list):
         for one in value:
             yield from _image_bytes(one)
     elif isinstance(value, dict):
-        if isinstance(value.get("bytes"), bytes):
-            yield value["bytes"]
-        else:
-            for one in value.values():
-                if isinstance(one, dict | list):
-                    yield from _image_bytes(one)
+        for one in value.values():
+            yield from _image_bytes(one)

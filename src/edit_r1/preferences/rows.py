@@ -104,21 +104,29 @@ def _parquet(file: Path, columns: Sequence[str], required: Sequence[str]) -> Ite
 
 
 def _arrow(file: Path, columns: Sequence[str], required: Sequence[str]) -> Iterator[Any]:
-    """The stream format that `datasets` writes, and the file format of others."""
-    with pa.memory_map(str(file)) as source:
-        try:
-            batches: Any = pa.ipc.open_stream(source)
-        except pa.ArrowInvalid:
-            opened = pa.ipc.open_file(source)
-            batches = (opened.get_batch(index) for index in range(opened.num_record_batches))
-            schema = opened.schema
-        else:
-            schema = batches.schema
+    with arrow_batches(file) as (schema, batches):
         there = _chosen(file, schema.names, columns, required)
         for batch in batches:
             chosen = batch.select(there)
             for start in range(0, chosen.num_rows, BATCH):
                 yield from chosen.slice(start, BATCH).to_pylist()
+
+
+@contextmanager
+def arrow_batches(file: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """Columns and batches of the stream format, which `datasets` writes, or of the file format of others.
+
+    Raises:
+        OSError, pa.ArrowException: for a file that is neither.
+    """
+    with pa.memory_map(str(file)) as source:
+        try:
+            stream = pa.ipc.open_stream(source)
+            found = stream.schema, iter(stream)
+        except pa.ArrowInvalid:
+            opened = pa.ipc.open_file(source)
+            found = opened.schema, (opened.get_batch(index) for index in range(opened.num_record_batches))
+        yield found
 
 
 def _chosen(file: Path, names: Sequence[str], columns: Sequence[str], required: Sequence[str]) -> list[str]:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from edit_r1.algo.label_noise import flip_rate as wrong_share
 from edit_r1.records import Choice, Preference
 from edit_r1.stats import bootstrap_ci
-from edit_r1.store import PREFERENCES, Dataset, stream_dataset
+from edit_r1.store import PREFERENCES, Dataset, StoreError, stream_dataset
 from edit_r1.verifier.items import context_key
 
 _EVEN = 1e-9
@@ -164,31 +165,31 @@ class PoolSummary:
     hash: str
 
 
-def pool(folders: Sequence[Path], out: Path, progress: Callable[[int], None] | None = None) -> PoolSummary:
+def pool(
+    folders: Sequence[Path], out: Path, progress: Callable[[int, int], None] = lambda done, rows: None
+) -> PoolSummary:
     """One row a pair, in the order in which pairs first appear, with the share of votes as its soft label.
 
     The choice is where the share points: above a half `first`, below `second`, even "same". What else a row holds is
     that of the pair's first answer.
 
+    Args:
+        progress: called with (rows read, rows to be read); every row is read twice, to be counted and to be written.
+
     Raises:
         StoreError: (a ValueError) for a data set that cannot be read, or `out` that exists or cannot be written.
     """
+    if out.exists():  # told before everything is read
+        raise StoreError(f"{out}: exists already: remove it or choose another folder")
     datasets = [Dataset(folder.parent, folder.name, PREFERENCES) for folder in folders]
+    count = sum(int(dataset.meta()["rows"]) for dataset in datasets)
 
-    def rows() -> Iterator[Preference]:
-        for dataset in datasets:
-            yield from dataset
-
-    count = 0
-
-    def counted() -> Iterator[Preference]:
-        nonlocal count
-        for count, preference in enumerate(rows(), start=1):
-            if progress is not None:
-                progress(count)
+    def rows(before: int) -> Iterator[Preference]:
+        for read, preference in enumerate(chain.from_iterable(datasets), start=before + 1):
+            progress(read, 2 * count)
             yield preference
 
-    votes = gather_votes(counted())
+    votes = gather_votes(rows(0))
     several = sum(pair.share()[1] > 1 for pair in votes.values())
     same = sum(_choice(pair.share()[0]) == "same" for pair in votes.values())
     order = "drawn" if any(dataset.meta().get("order") == "drawn" for dataset in datasets) else "kept"
@@ -197,7 +198,7 @@ def pool(folders: Sequence[Path], out: Path, progress: Callable[[int], None] | N
     def meta() -> dict[str, Any]:
         return {"kind": "pooled", "order": order, "source_rows": count, "same": same}
 
-    done = stream_dataset(out, _pooled(rows(), votes), PREFERENCES, meta)
+    done = stream_dataset(out, _pooled(rows(count), votes), PREFERENCES, meta)
     return PoolSummary(str(out), count, done["rows"], several, same, rate, done["hash"])
 
 
@@ -222,9 +223,8 @@ def with_soft_label(preference: Preference, votes: PairVotes, turned: bool) -> P
     choice = _choice(share)
     if number < 2:
         return replace(preference, choice=choice)
-    people = len(votes.by_annotator())
-    only = next(iter(votes.by_annotator())) if people == 1 and not votes.pooled else f"{number} annotators"
-    return replace(preference, choice=choice, annotator=only, soft_label=share, votes=number, ratings=())
+    people = f"{number} annotators"
+    return replace(preference, choice=choice, annotator=people, soft_label=share, votes=number, ratings=())
 
 
 def _choice(share: float) -> Choice:

@@ -21,8 +21,11 @@ from edit_r1.report.text import plain
 
 
 @contextmanager
-def batch_progress(doing: str = "judging") -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left on stderr, while its terminal lasts; inside, call it with (rows finished, rows)."""
+def batch_progress(doing: str = "judging") -> Iterator[Callable[[int, int | None], None]]:
+    """A bar with the time left on stderr, while its terminal lasts; inside, call it with (rows finished, rows).
+
+    rows: None where nobody knows how many there are.
+    """
     console = Console(stderr=True)
     bar = Progress(
         TextColumn(doing),
@@ -36,7 +39,7 @@ def batch_progress(doing: str = "judging") -> Iterator[Callable[[int, int], None
     )
     task = bar.add_task(doing, total=None, start=False)
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, total: int | None) -> None:
         if not bar.tasks[task].started:  # what an earlier call finished says nothing of this one's speed
             bar.start_task(task)
         bar.update(task, completed=done, total=total)
