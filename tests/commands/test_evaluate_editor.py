@@ -61,10 +61,14 @@ def test_the_tiny_editor_is_sampled_judged_and_compared(
     found = document["comparison"]
     assert found["pairs"] == 3 and found["difference"] == pytest.approx(-first["mean"]["utility"])
     assert found["good"] + found["same"] + found["bad"] == 3 and found["good"] == 0
+    assert found["official_difference"] == pytest.approx(-first["official"]["utility"])
+    assert sum(one["pairs"] for one in found["kinds"].values()) == 3
     text = page.read_text()
     assert "copies against tiny-kontext" in text and text.count('<section class="row">') == 3 and "<script" not in text
     code, out, _ = run(capsys, *EDITWORLD, *where, "--edits", ready, "--against", "tiny-kontext")
-    assert code == 0 and "copies minus tiny-kontext" in out and "GSB" in out
+    assert code == 0 and "copies minus tiny-kontext: 3 pairs" in out and "mean over kinds (official)" in out
+    code, _, err = run(capsys, *EDITWORLD, *where, "--edits", ready, "--html", ready)
+    assert code == 1 and "cannot be written" in err
 
 
 def gedit(tmp_path: Path) -> tuple[Path, Path]:
@@ -157,9 +161,9 @@ def test_a_judge_that_shows_one_source_is_not_asked_about_two(capsys: Capture, t
     row = {"source": ["a.png", "b.png"], "instruction": "Put b into a", "id": "two"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     where = ("--benchmark", "folder", "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "out", "--edits", tmp_path)
-    asked = ("--judge", "viescore", "--endpoint", "http://127.0.0.1:1/v1", "--model", "judge")
+    asked = ("--judge", "imgedit", "--endpoint", "http://127.0.0.1:1/v1", "--model", "judge")
     code, out, err = run(capsys, *where, *asked)
-    assert (code, out) == (1, "") and "task two has 2: use --judge verifier" in err and err.count("\n") == 1
+    assert (code, out) == (1, "") and "task two has 2: use --judge viescore or verifier" in err and err.count("\n") == 1
 
 
 def test_the_packaged_verifier_judges_editworld_only(capsys: Capture, tmp_path: Path) -> None:

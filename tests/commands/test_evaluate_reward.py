@@ -88,6 +88,16 @@ def test_tiger(capsys: Capture, where: Any, tmp_path: Path) -> None:
     assert {name: own["groups"] for name, own in document["by_size"].items()} == {"K=2": 4, "K=3": 2, "K=4": 1}
     assert (document["pairs"], document["preferences"], document["groups"]) == (16, 14, 7)
     assert document["half_credit"] == pytest.approx((1 + 0 + 3 + 2 + 6) / 14)
+    assert document["untuned_ci95"][0] <= document["untuned"] <= document["untuned_ci95"][1]
+    run(capsys, "--benchmark", "tiger", "--data", tmp_path / "hub", *flags, "--out", tmp_path / "a.json")
+    both = ("--compare", tmp_path / "a.json", tmp_path / "a.json")
+    found, _ = run(capsys, *both)
+    assert found["difference"]["untuned"] == {"mean": 0, "ci95": [0, 0]}
+    for flags_of in (("--benchmark", "tiger", "--data", tmp_path / "hub", *flags), both):
+        with pytest.raises(SystemExit):
+            main(["evaluate", "reward", *map(str, flags_of)])
+    shown = capsys.readouterr().out
+    assert "tuned threshold: 0.07" in shown and "A minus B, untuned" in shown
 
 
 def test_compass_and_the_result_files_of_compare(capsys: Capture, where: Any, fake_openai: Any, tmp_path: Path) -> None:
@@ -307,3 +317,46 @@ def test_wrong_usage(capsys: Capture, tmp_path: Path) -> None:
     ]:
         _, err = run(capsys, *asked, *flags, *more, code=1)
         assert said in err, (more, err)
+
+
+def test_a_result_with_what_is_no_score_is_refused(capsys: Capture, where: Any, tmp_path: Path) -> None:
+    _, flags = where
+    folder = made.write_compass(tmp_path / "hub")
+    run(capsys, "--benchmark", "compass", "--data", folder, *flags, "--out", tmp_path / "a.json")
+    document = json.loads((tmp_path / "a.json").read_text())
+    sides = ("--benchmark", "compass", "--compare", tmp_path / "b.json", tmp_path / "a.json")
+    for name, value in (("score", "high"), ("score", 11), ("score", float("nan")), ("traces", 3), ("categories", [])):
+        broken = json.loads(json.dumps(document))
+        broken["rows"][2]["first"][name] = value
+        (tmp_path / "b.json").write_text(json.dumps(broken))
+        _, err = run(capsys, *sides, code=1)
+        assert "b.json: not a result of `evaluate reward --out`" in err and err.count("\n") == 1, (name, value)
+    for name, value in (("source", ["x"]), ("names", ["A"]), ("edits", "xy"), ("candidates", None), ("label", [])):
+        broken = json.loads(json.dumps(document))
+        broken["rows"][2][name] = value
+        (tmp_path / "b.json").write_text(json.dumps(broken))
+        _, err = run(capsys, *sides, code=1)
+        assert "b.json: not a result of `evaluate reward --out`" in err and err.count("\n") == 1, (name, value)
+
+
+def test_a_dimension_that_nothing_has_is_told_with_those_there(capsys: Capture, where: Any, tmp_path: Path) -> None:
+    server, flags = where
+    asked = ("--benchmark", "compass", "--data", made.write_compass(tmp_path / "hub"), *flags)
+    _, err = run(capsys, *asked, "--dimension", "VX", code=1)
+    assert "no comparison of dimension 'VX': the data has IA, VC, VQ" in err and not server.bodies
+    run(capsys, *asked, "--out", tmp_path / "a.json")
+    both = ("--compare", tmp_path / "a.json", tmp_path / "a.json")
+    _, err = run(capsys, *both, "--dimension", "VX", code=1)
+    assert "the data has IA, VC, VQ" in err
+    found, _ = run(capsys, *both, "--dimension", "VC")
+    assert found["pairs"] == 2
+
+
+def test_a_result_that_cannot_be_written_is_told_before_anything_is_asked(
+    capsys: Capture, where: Any, tmp_path: Path
+) -> None:
+    server, flags = where
+    (tmp_path / "a.json").mkdir()
+    folder = made.write_compass(tmp_path / "hub")
+    _, err = run(capsys, "--benchmark", "compass", "--data", folder, *flags, "--out", tmp_path / "a.json", code=1)
+    assert "a.json: cannot be written" in err and not server.bodies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
@@ -22,7 +23,8 @@ from edit_r1.evaluate.editor_judges import (
 )
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Principle, Sample, Unparsed
-from edit_r1.verifier.scoring import Verifier
+from edit_r1.verifier import holistic
+from edit_r1.verifier.scoring import ScoreItem, Verifier
 from edit_r1.verifier.traces import write_trace
 from edit_r1.vlm.protocol import Completion, Request, Sampling
 
@@ -73,7 +75,7 @@ def test_viescore_asks_two_questions_and_takes_the_smaller_scores() -> None:
     assert (grade.unparsed, grade.reason, len(vlm.asked)) == (0, None, 2)
     semantic, quality = vlm.asked
     assert [int(decode_rgb(image)[0, 0, 0]) for image in semantic.images] == [0, 200]
-    assert "Instruction: Make {kind} bright\n" in semantic.text
+    assert "this instruction:\nMake {kind} bright\n" in semantic.text
     assert len(quality.images) == 1 and "bright" not in quality.text
     assert all(sampling.temperature == 0 for sampling in vlm.samplings)
     assert "not comparable with published numbers" in judge.note
@@ -115,7 +117,7 @@ def test_what_stays_unreadable_has_no_score_and_costs_no_neighbour() -> None:
     grades = HolisticJudge("viescore", Scripted(answer)).grade([edit(1), edit(2), edit(3), broken], retries=1)
     assert [grade.score for grade in grades] == [None, None, 10, None]
     assert [grade.failed_call for grade in grades] == [False, True, False, False]
-    assert grades[0].unparsed == 4 and "SC: no JSON" in grades[0].reason
+    assert grades[0].unparsed == 4 and "SC: no scores" in grades[0].reason
     assert set(grades[0].parts.values()) == {None} and "edited image" in grades[3].reason
 
 
@@ -201,3 +203,27 @@ def test_a_mean_of_fewer_traces_says_so() -> None:
 def test_a_judge_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="holistic ones are"):
         HolisticJudge("verifier", Scripted(lambda *_: ""))
+
+
+def test_calls_draw_other_random_numbers_and_the_same_call_the_same() -> None:
+    trace = write_trace(["seen"] * 2, (1, 0), 6.5, "both", "compact", [])
+    vlm = Scripted(lambda *_: trace)
+    judge = VerifierEditJudge(Verifier(vlm, variant="compact"), traces=2, seed=7)
+    for chunk in ([edit(1), edit(2)], [edit(3), edit(4)], [edit(1), edit(2)]):
+        assert [grade.score for grade in judge.grade(chunk, retries=0)] == [6.5, 6.5]
+    first, second, again = (vlm.samplings[start].seed for start in (0, 2, 4))
+    assert first != second and first == again and judge.grade([], retries=0) == []
+
+
+def test_viescore_is_the_judge_that_evaluate_reward_measures() -> None:
+    """The same questions about the same edit, and the same O."""
+    one = edit(200)
+    sample = replace(one.task.sample, references=(picture(50),))
+    several = JudgedEdit(replace(one.task, sample=sample), one.image)
+    vlm = Scripted(lambda request, _: scores(8, 6) if len(request.images) > 1 else scores(7, 9.5))
+    here = [grade.score for grade in HolisticJudge("viescore", vlm).grade([one, several], retries=0)]
+    asked = list(vlm.asked)
+    items = [ScoreItem(each.task.sample.sources, each.image, each.task.sample.instruction) for each in (one, several)]
+    there = [judgment.score for judgment in holistic.HolisticJudge(vlm).score_many(items)]
+    assert here == there == [sqrt(42)] * 2 and vlm.asked[len(asked) :] == asked
+    assert [len(request.images) for request in asked] == [2, 1, 3, 1]

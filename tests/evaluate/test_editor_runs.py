@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from edit_r1.evaluate.editor_benchmarks import Task, benchmark_of
 from edit_r1.evaluate.editor_judges import Grade, JudgedEdit, Scale
 from edit_r1.evaluate.editor_runs import begin, grade_edits, judge_slug, known_editors, read_edits, sample_edits, slug
 from edit_r1.evaluate.editor_tables import comparison, editor_document, group_table, paired
-from edit_r1.evaluate.judge_identity import fingerprint, judge_identity
+from edit_r1.evaluate.judge_identity import answering_identity, fingerprint, judge_identity
 from edit_r1.evaluate.ready_edits import ReadyEdits
 from edit_r1.images import encode_png
 from edit_r1.records import Sample
+from edit_r1.verifier.choice import ModelChoice
 
 
 def picture(level: int) -> bytes:
@@ -240,6 +242,13 @@ def test_two_editors_are_compared_on_what_both_have(tmp_path: Path) -> None:
     assert found["difference"] == pytest.approx((4 + 0.2 - 2) / 3)
     assert (found["good"], found["same"], found["bad"], found["pairs"], found["unpaired"]) == (1, 1, 1, 3, 2)
     assert found["gsb"] == 0 and found["gsb_ci95"][0] < 0 < found["gsb_ci95"][1]
+    own = found["kinds"].pop("colour")
+    assert not found["kinds"] and own["editor"] == pytest.approx(12.2 / 3) and own["against"] == pytest.approx(10 / 3)
+    assert own["pairs"] == 3 and all(own[name] == found[name] for name in ("difference", "ci95", "same", "gsb_ci95"))
+    whole = comparison(a, _graded(tmp_path, "c", {"t/3": 4.0, "t/4": 5.6}), ("a", "c"), Counter.scale)
+    assert whole["official_difference"] == pytest.approx(((1 + 0.2 - 4) / 3 + (6 + 0.4) / 2) / 2)
+    assert whole["official_ci95"][0] < whole["official_difference"] < whole["official_ci95"][1]
+    assert [(one["good"], one["same"], one["bad"]) for one in whole["kinds"].values()] == [(1, 1, 1), (1, 1, 0)]
     assert comparison(a, b, ("a", "b"), Scale("score", ("score",), 1, 5))["same_band"] == pytest.approx(0.2)
     with pytest.raises(ValueError, match="no task with a score of both"):
         comparison(a[3:4], b, ("a", "b"), Counter.scale)
@@ -257,3 +266,23 @@ def test_a_fingerprint_follows_content_not_path(tmp_path: Path) -> None:
     assert judge_identity("NAME", "http://x/v1") == "served:NAME" and judge_identity("a/b") == "hub:a/b"
     with pytest.raises(ValueError, match="holds no checkpoint"):
         fingerprint(tmp_path)
+
+
+def test_answers_in_another_precision_or_by_other_principles_are_another_judges(tmp_path: Path) -> None:
+    for run in ("a", "b"):  # two trainings, whose results are both called "model"
+        (tmp_path / run / "model").mkdir(parents=True)
+        (tmp_path / run / "model" / "model.safetensors").write_bytes(run.encode() * 99)
+    writers = [str(tmp_path / run / "model") for run in ("a", "b")]
+    served = ModelChoice(model="judge", endpoint="http://127.0.0.1:1/v1")
+    found = [
+        answering_identity(ModelChoice(), "files:1"),
+        answering_identity(ModelChoice(dtype="bfloat16"), "files:1"),
+        answering_identity(ModelChoice(backend="vllm"), "files:1"),
+        *(answering_identity(ModelChoice(principles_model=writer), "files:1") for writer in writers),
+        answering_identity(ModelChoice(principles_model=writers[0], dtype="bfloat16"), "files:1"),
+        answering_identity(ModelChoice(principles_model="w", principles_endpoint="http://x/v1"), "files:1"),
+        answering_identity(served, "served:judge"),
+        answering_identity(replace(served, principles_model=writers[0], dtype="bfloat16"), "served:judge"),
+    ]
+    assert len(set(found)) == len(found) and found[0] == "files:1"
+    assert answering_identity(replace(served, dtype="bfloat16"), "served:judge") == found[-2] == "served:judge"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from itertools import combinations, product
 
 import numpy as np
@@ -22,7 +23,7 @@ from edit_r1.evaluate.readiness import (
     rank_correlation,
     reliability,
 )
-from edit_r1.evaluate.readiness_verdict import Measured, ReadinessThresholds, verdict
+from edit_r1.evaluate.readiness_verdict import Measured, ReadinessThresholds, looser, verdict
 from edit_r1.stats import Estimate
 
 scores = st.floats(0, 10).map(lambda value: round(value, 2))
@@ -205,6 +206,40 @@ def test_a_good_judge_is_ready_and_every_check_can_be_missed_alone() -> None:
 
 def test_too_few_probed_contexts_pass_nothing() -> None:
     assert _missed(_measured(probed=3)) == [COPY, BLUR]
+
+
+def test_a_probe_that_few_answers_measured_passes_nothing() -> None:
+    dear = ProbeCost(COPY, _estimate(9.0, 8.0, 10.0), 1.0, 0.0, 0)
+    few = ProbeCost(COPY, Estimate(9.0, 8.0, 10.0, 3, 3), 1.0, 0.0, 17)
+    assert _missed(_measured(probes=(dear,))) == [] and _missed(_measured(probes=(few,))) == [COPY]
+    (check,) = [one for one in verdict(_measured(probes=(few,)), ReadinessThresholds(), NO_EDIT) if one.name == COPY]
+    assert check.told == "3 of 20 have a score with and without it, 8 are needed"
+    (check,) = [
+        one
+        for one in verdict(_measured(probes=(replace(few, unscored=1),)), ReadinessThresholds(), NO_EDIT)
+        if one.name == COPY
+    ]
+    assert "4 contexts have another one" in check.told and "more sources" in check.told
+    assert _missed(_measured(probes=(few,)), ReadinessThresholds(min_no_edit_cost=None)) == []
+    some = replace(dear, unscored=5)
+    told = [one.told for one in verdict(_measured(probes=(some,)), ReadinessThresholds(), NO_EDIT)]
+    assert "costs 9.0 points of a good edit, something on 100% of 20, 5 more have no score" in told
+
+
+def test_a_verdict_that_asked_less_is_told() -> None:
+    asked = asdict(ReadinessThresholds())
+    assert looser(asked, ReadinessThresholds()) == [] and looser({}, ReadinessThresholds()) == []
+    for name, value, said in (
+        ("max_unparsed", 0.06, "max_unparsed 0.06 there, 0.05 required"),
+        ("max_unparsed", None, "max_unparsed off there, 0.05 required"),
+        ("min_no_edit_cost", 3.5, "min_no_edit_cost 3.5 there, 4 required"),
+        ("min_probed", 0, "min_probed 0 there, 8 required"),
+        ("min_lift", float("nan"), "min_lift nan there, 0 required"),
+    ):
+        assert looser({**asked, name: value}, ReadinessThresholds()) == [said]
+    assert looser({**asked, "max_unparsed": 0.01, "min_lift": 1.0}, ReadinessThresholds()) == []
+    assert looser({**asked, "min_lift": None}, ReadinessThresholds(min_lift=None)) == []
+    assert looser(asked, ReadinessThresholds(min_per_second=2.0)) == ["min_per_second off there, 2 required"]
 
 
 def test_without_a_reference_nothing_is_asked_of_it() -> None:

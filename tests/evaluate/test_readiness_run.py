@@ -26,9 +26,11 @@ from edit_r1.evaluate.readiness_run import (
     probe_edits,
     trace_rewards,
 )
+from edit_r1.evaluate.readiness_verdict import ReadinessThresholds, verdict
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Judgment, Principle, Sample
 from edit_r1.verifier.head_judge import HeadJudge
+from edit_r1.verifier.prompts import PROMPT_VERSIONS
 from edit_r1.verifier.scoring import ScoreItem, Verifier
 from edit_r1.verifier.traces import write_trace
 from edit_r1.vlm.openai import OpenAIVLM
@@ -212,6 +214,22 @@ def test_the_reference_chooses_where_there_is_one(tmp_path: Path) -> None:
     assert probe_edits(kept, groups, [[0.0] * 3, [0.0] * 2], JudgeAsked(2), score_of) == []
 
 
+def test_contexts_of_one_source_leave_two_probes_unmeasured_and_passed_by_nobody(tmp_path: Path) -> None:
+    edits = made(tmp_path, LEVELS)
+    alike = [
+        [replace(one, task=replace(one.task, sample=replace(one.task.sample, source=picture(7)))) for one in group]
+        for group in edits
+    ]
+    kept = store(tmp_path, Judge())
+    groups = judge_groups(kept, alike, JudgeAsked(2), score_of)
+    measured = measure(groups, probe_edits(kept, groups, None, JudgeAsked(2), score_of), 2, None, None)
+    assert [one.name for one in measured.probes] == list(probes.PROBES)
+    checks = {one.name: one for one in verdict(measured, ReadinessThresholds(min_probed=1), probes.NO_EDIT)}
+    for name in (probes.OTHER, probes.SWAPPED):
+        assert checks[name].passed is False and "contexts of more sources" in checks[name].told
+    assert checks[probes.BLACK].value is not None
+
+
 def test_the_measures_are_those_of_the_formulas(tmp_path: Path) -> None:
     kept = store(tmp_path, Judge(noise=0.5))
     groups = judge_groups(kept, made(tmp_path, LEVELS), JudgeAsked(2), score_of)
@@ -248,3 +266,13 @@ def test_the_reward_of_a_trace_alone(tmp_path: Path) -> None:
     assert judged_as(served[0], "served:o9") != judged_as(served[1], "served:o9")
     for one in served:
         one.close()
+
+
+def test_judgments_by_other_prompts_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Verifier(Judge(), variant="compact", principles_variant="full")
+    before = judged_as(full, "a")
+    assert before != judged_as(Verifier(Judge(), variant="compact"), "a")
+    for variant in ("compact", "full"):
+        with monkeypatch.context() as other:
+            other.setitem(PROMPT_VERSIONS, variant, "of tomorrow")
+            assert judged_as(full, "a") != before

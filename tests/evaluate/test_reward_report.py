@@ -121,3 +121,30 @@ def test_macro_ci_of_one_group_is_the_plain_interval() -> None:
     values, clusters = rng.random(60), rng.integers(0, 20, 60)
     macro, plain = macro_ci(values, [""] * 60, clusters), bootstrap_ci(values, clusters)
     assert macro.ci95 == pytest.approx(plain.ci95)
+
+
+ANY = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.integers(10**309, 10**310), st.text(max_size=4)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.data(), ANY)
+def test_no_value_in_a_result_becomes_a_comparison_that_was_not_written(data: st.DataObject, value: object) -> None:
+    row = pair_row(judged(0, 7, None, names=("C", "D"), candidates=4, group="g"))
+    side = data.draw(st.sampled_from(["", "first", "second"]))
+    place = row[side] if side else row
+    place[data.draw(st.sampled_from(sorted(place)))] = value
+    try:
+        found = pair_of(row)
+    except (KeyError, TypeError, ValueError):
+        return
+    for grade in (found.first, found.second):
+        numbers = [grade.score, grade.expected, *grade.traces]
+        assert all(one is None or 0 <= one <= 10 for one in numbers)
+        assert all(one is None or 0 <= one <= 1 for one in grade.categories)
+    assert (
+        hash((found.id, found.source, found.task, found.dimension, found.group, found.names, found.edits)) is not None
+    )
+    assert found.label in ("first", "second", "tie") and isinstance(found.candidates, int)

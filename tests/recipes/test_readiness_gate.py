@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edit_r1.evaluate.judge_identity import judge_identity
+from edit_r1.evaluate.readiness_verdict import ReadinessThresholds
 from edit_r1.recipes.built_in import tiny_editor_nft
 from edit_r1.recipes.readiness_gate import check_ready
 from edit_r1.recipes.run import run_training
@@ -89,6 +90,41 @@ def test_another_judge_or_reward_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         check_ready(verdict(tmp_path / "ready.json", model, **judge), reward(model, **changes))
+
+
+def test_a_verdict_that_asked_less_than_the_recipe_is_refused(tmp_path: Path, model: Path) -> None:
+    path = verdict(tmp_path / "ready.json", model)
+    document = json.loads(path.read_text())
+    loose = asdict(ReadinessThresholds(max_unparsed=None, min_no_edit_cost=2.0))
+    path.write_text(json.dumps({**document, "thresholds": loose}))
+    with pytest.raises(ValueError, match="max_unparsed off there, 0.05 required; min_no_edit_cost 2.0 there, 4"):
+        check_ready(path, reward(model))
+    check_ready(path, reward(model), ReadinessThresholds(max_unparsed=None, min_no_edit_cost=1.0))
+    recipe = replace(
+        tiny_editor_nft(), data="/no/such/data", verifier=str(model), traces=4, require_ready=path,
+        out=str(tmp_path / "run"),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="asked less of m than is required"):
+        run_training("editor", recipe, resume=False)
+    with pytest.raises(ValueError, match="no such file or folder|/no/such/data"):
+        run_training("editor", replace(recipe, ready=ReadinessThresholds(**loose)), resume=False)
+    for foreign in ([], {"max_unparsed": "high"}):
+        path.write_text(json.dumps({**document, "thresholds": foreign}))
+        with pytest.raises(ValueError, match="not a verdict"):
+            check_ready(path, reward(model))
+
+
+def test_precision_and_temperature_are_compared_where_the_verdict_tells_them(tmp_path: Path, model: Path) -> None:
+    path = verdict(tmp_path / "ready.json", model, dtype="float32", temperature=1.0)
+    same = reward(model)
+    check_ready(path, same)
+    check_ready(path, replace(same, judge=replace(same.judge, temperature=1.0)))
+    for changes, said in (
+        ({"dtype": "bfloat16"}, "dtype float32 there, bfloat16 here"),
+        ({"temperature": 0.5}, "temperature 1.0 there, 0.5 here"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_ready(path, replace(same, judge=replace(same.judge, **changes)))
 
 
 def test_a_missed_verdict_and_a_foreign_file_are_refused(tmp_path: Path, model: Path) -> None:

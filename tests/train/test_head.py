@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from edit_r1.cli import main
-from edit_r1.evaluate.judges import judge_identity, judge_kind, open_judge
+from edit_r1.evaluate.judges import cache_identity, judge_kind, open_judge
 from edit_r1.records import Preference
 from edit_r1.store import PREFERENCES, write_dataset
 from edit_r1.train.head import HeadStage, bradley_terry_loss, train_head
@@ -167,15 +167,15 @@ def test_damage_is_told(trained: Path, checkpoint: Path, tmp_path: Path) -> None
 def test_identities_tell_judges_apart(trained: Path, checkpoint: Path) -> None:
     plain, head = ModelChoice(model=str(checkpoint)), ModelChoice(model=str(trained))
     found = [
-        judge_identity(plain, "checklist"),
-        judge_identity(plain, "holistic"),
-        judge_identity(ModelChoice(model=str(checkpoint), mode="verify"), "checklist"),
-        judge_identity(ModelChoice(model=str(checkpoint), dtype="bfloat16"), "holistic"),
-        judge_identity(ModelChoice(model=str(checkpoint), endpoint="http://127.0.0.1:1"), "checklist"),
-        judge_identity(head, "head"),
+        cache_identity(plain, "checklist"),
+        cache_identity(plain, "holistic"),
+        cache_identity(ModelChoice(model=str(checkpoint), mode="verify"), "checklist"),
+        cache_identity(ModelChoice(model=str(checkpoint), dtype="bfloat16"), "holistic"),
+        cache_identity(ModelChoice(model=str(checkpoint), endpoint="http://127.0.0.1:1"), "checklist"),
+        cache_identity(head, "head"),
     ]
     assert len(set(found)) == len(found)
-    assert judge_identity(ModelChoice(model=str(checkpoint), device="cuda", concurrency=3), "holistic") == found[1]
+    assert cache_identity(ModelChoice(model=str(checkpoint), device="cuda", concurrency=3), "holistic") == found[1]
 
 
 def test_a_bad_item_costs_no_neighbour(trained: Path, preferences: list[Preference]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -68,3 +69,16 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot hold the reward cache"):
         GradeCache(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"score": "9"}, {"score": 11}, {"score": float("nan")}, {"score": True}, {"categories": [1.0]},
+     {"categories": [2, None, None]}, {"boxes": [[1, 2]]}],
+    ids=str,
+)  # fmt: skip
+def test_no_line_on_disk_becomes_a_reward_out_of_range(tmp_path, change):
+    GradeCache(tmp_path).put({"a": GRADE})
+    file = tmp_path / "grades-0.jsonl"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change) + "\n")
+    assert GradeCache(tmp_path).get(["a"]) == [None]

@@ -29,6 +29,8 @@ TINY = "tiny"
 TINY_STEPS, TINY_BATCH = 10, 24
 STEPS, BATCH = 28, 4
 """Sampling steps, and edits sampled at once, of any other editor of this machine."""
+LOCAL_AT_ONCE, SERVED_AT_ONCE = 8, 16
+"""Edits asked for in one call, and lost at most by a kill: as many as an endpoint is asked for at a time."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def sampled(
     with ExitStack() as stack, batch_progress("editing") as progress:
         editor, about = choice.open(benchmark, seeds[0], models.device.split(",")[0], models.dtype, stack)
         refresh = choice.edits is not None
-        made = sample_edits(out, editor, about, tasks, seeds, refresh=refresh, progress=progress)
+        at_once = SERVED_AT_ONCE if choice.editor_endpoint is not None else LOCAL_AT_ONCE
+        made = sample_edits(out, editor, about, tasks, seeds, at_once, refresh, progress)
     if all(one.path is None for one in made):
         raise ValueError(f"{editor.name} made no picture: {made[0].error}")
     return editor.name, made

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
 from edit_r1.commands.editors import NO_EDITOR, Editors, sampled
-from edit_r1.commands.shared import PACKAGED, UNPARSED, Models, check_traces, complain, print_json
+from edit_r1.commands.shared import PACKAGED, UNPARSED, Models, check_file, check_traces, complain, print_json
 from edit_r1.verifier.choice import ModelChoice
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
@@ -22,6 +23,8 @@ _DEFAULT_JUDGE: dict[str, JudgeKind] = {
     "gedit": "viescore", "imgedit": "imgedit", "folder": "verifier", "editworld": "oracle",
 }  # fmt: skip
 MAX_RETRIES = 10
+LOCAL_AT_ONCE, SERVED_AT_ONCE = 64, 16
+"""Edits judged in one call, and lost at most by a kill: a model here fills its batch, a served one may be paid."""
 EDITWORLD_CONTEXTS = 48
 """About four of each kind of edit."""
 
@@ -67,6 +70,8 @@ def evaluate_editor(
 
     kind = judge or _DEFAULT_JUDGE[benchmark]
     editor.check()
+    if html is not None:
+        check_file(html)
     _check(benchmark, kind, models, samples, retries, traces, most)
     read = _read(benchmark, data, most, seed, allow_outside)
     _check_sources(kind, read)
@@ -78,11 +83,12 @@ def evaluate_editor(
         raise ValueError(f"--against {against}: is the editor itself; --name gives it another name")
     runs = {own: made} if against is None else {own: made, against: read_edits(out, against, tasks, seeds)}
     opened, identity = _open_judge(kind, models, read, traces, seed)
+    at_once = LOCAL_AT_ONCE if models.endpoint is None else max(SERVED_AT_ONCE, models.concurrency)
     graded: dict[str, list[GradedEdit]] = {}
     with closing(opened):
         for name, edits in runs.items():
             with batch_progress("judging") as progress:
-                graded[name] = grade_edits(out, name, opened, identity, edits, retries, progress=progress)
+                graded[name] = grade_edits(out, name, opened, identity, edits, retries, at_once, progress)
     documents = {
         name: editor_document(read.name, read.revision, name, opened, rows, retries) for name, rows in graded.items()
     }
@@ -155,10 +161,10 @@ def _read(benchmark: str, data: str | None, most: int, seed: int, allow_outside:
 def _check_sources(kind: JudgeKind, read: EditorBenchmark) -> None:
     """Raises ValueError where a judge that shows one source picture would be asked about an edit of several."""
     several = next((task.sample for task in read.tasks if task.sample.references), None)
-    if several is not None and kind in ("viescore", "imgedit"):
+    if several is not None and kind == "imgedit":
         raise ValueError(
             f"--judge {kind} shows one source picture, and task {several.id} has {1 + len(several.references)}: "
-            "use --judge verifier"
+            "use --judge viescore or verifier"
         )
 
 
@@ -166,8 +172,9 @@ def _open_judge(
     kind: JudgeKind, models: ModelChoice, read: EditorBenchmark, traces: int, seed: int
 ) -> tuple[EditJudge, str]:
     """The judge, and the identity of its model. Raises ValueError when it cannot be opened, or knows EditWorld only."""
-    from edit_r1.evaluate.editor_judges import MAX_NEW_TOKENS, HolisticJudge, VerifierEditJudge
-    from edit_r1.evaluate.judge_identity import judge_identity
+    from edit_r1.evaluate.editor_judges import HolisticJudge, VerifierEditJudge
+    from edit_r1.evaluate.judge_identity import answering_identity, judge_identity
+    from edit_r1.verifier.holistic import MAX_NEW_TOKENS
     from edit_r1.zoo.packaged import NEEDS_MODEL, is_editworld, open_chosen, weights
 
     if kind == "oracle":
@@ -180,6 +187,7 @@ def _open_judge(
     identity = judge_identity(models.model or weights("verifier-small-rrm"), models.endpoint, models.adapter)
     verifier = open_chosen(models)
     if kind == "verifier":
-        return VerifierEditJudge(verifier, traces, seed), identity
+        return VerifierEditJudge(verifier, traces, seed), answering_identity(models, identity)
     longest = models.max_new_tokens or MAX_NEW_TOKENS
-    return HolisticJudge(kind, verifier.vlm, verifier.max_pixels, seed, longest), identity
+    asked = replace(models, principles_model=None, principles_endpoint=None)  # it has no principles
+    return HolisticJudge(kind, verifier.vlm, verifier.max_pixels, seed, longest), answering_identity(asked, identity)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from edit_r1.commands.shared import PACKAGED, UNPARSED, USAGE, Models, check_traces, complain, print_json
+from edit_r1.commands.shared import PACKAGED, UNPARSED, USAGE, Models, check_file, check_traces, complain, print_json
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.evaluate.benchmarks.pair import Benchmark
@@ -30,7 +30,7 @@ class RewardOptions:
     """A folder or file of the benchmark, or its id on the hub, OWNER/NAME."""
     benchmark: Name = "pairs"
     """vs: EditReward-Bench of VectorSpaceLab; tiger: that of TIGER-Lab; compass: EditReward-Compass; pairs: preferences
-    in our Parquet format (RUN/data/test_pairs)."""
+    in our Parquet format (RUN/data/test of a demo)."""
     judge: Literal["checklist", "holistic"] = "checklist"
     """How the model is asked: by principles, or for SC and PQ as a holistic baseline. A folder with a scalar head is
     always asked for its number."""
@@ -73,6 +73,8 @@ def evaluate_reward(options: Options = DEFAULTS, models: Models = PACKAGED) -> i
     models.check()
     if options.out is not None and options.out.suffix != ".json":
         raise ValueError(f"--out {options.out}: end its name in .json")
+    if options.out is not None:
+        check_file(options.out)
     benchmark = _benchmark(options.benchmark)
     if options.compare is not None:
         a, b = (_result_of(name, options, models, benchmark) for name in options.compare)
@@ -126,7 +128,7 @@ def _evaluate(
 ) -> tuple[JudgedBenchmark, dict[str, Any]]:
     """Judges, reports, and says what it was made of. Raises ValueError when nothing was answered."""
     from edit_r1.evaluate.benchmarks.pair import open_benchmark
-    from edit_r1.evaluate.judges import judge_identity, judge_kind, open_judge
+    from edit_r1.evaluate.judges import cache_identity, judge_kind, open_judge
     from edit_r1.evaluate.judging import JudgeOptions, judge_benchmark
     from edit_r1.evaluate.judgment_cache import JudgmentCache, default_folder
     from edit_r1.evaluate.reward_report import report_benchmark
@@ -137,7 +139,7 @@ def _evaluate(
     if kind == "head" and options.traces > 1:
         raise ValueError(f"--traces {options.traces}: a discriminative head samples nothing; leave it out")
     opened = open_benchmark(benchmark, options.data, options.split, options.revision, options.allow_outside)
-    identity = judge_identity(models, kind)
+    identity = cache_identity(models, kind)
     cache = JudgmentCache(options.cache or default_folder(), identity)
 
     def opened_judge() -> EditJudge:

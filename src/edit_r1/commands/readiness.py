@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from edit_r1.commands.editors import NO_EDITOR, Editors, sampled
-from edit_r1.commands.shared import BELOW, PACKAGED, Models, check_traces, complain, print_json
+from edit_r1.commands.shared import BELOW, PACKAGED, Models, check_file, check_traces, complain, print_json
 from edit_r1.evaluate.readiness_verdict import Check, Measured, ReadinessThresholds
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
@@ -60,7 +60,7 @@ def evaluate_readiness(
         allow_outside: read pictures outside the data's folder too.
     """
     from edit_r1.evaluate.editor_runs import begin
-    from edit_r1.evaluate.judge_identity import judge_identity
+    from edit_r1.evaluate.judge_identity import answering_identity, judge_identity
     from edit_r1.evaluate.judges import judge_kind
     from edit_r1.evaluate.probes import NO_EDIT
     from edit_r1.evaluate.readiness_verdict import verdict
@@ -72,6 +72,8 @@ def evaluate_readiness(
     check_traces(traces)
     models.check()
     editor.check()
+    if html is not None:
+        check_file(html)
     head = judge_kind(models) == "head"
     if head and (traces > 1 or value != "score"):
         raise ValueError(
@@ -90,17 +92,19 @@ def evaluate_readiness(
         identity = judge_identity(models.model or weights("verifier-small-rrm"), models.endpoint, models.adapter)
         judge = _opened(models, head, stack)
         edits = [made[start : start + group] for start in range(0, len(made), group)]
-        measured, probed = _measured(judge, identity, edits, name, out, traces, seed, reference, settings)
+        answering = answering_identity(models, identity)
+        measured, probed, lost = _measured(judge, answering, edits, name, out, traces, seed, reference, settings)
     checks = verdict(measured, thresholds, NO_EDIT)
     document = {
         "ready": not any(check.passed is False for check in checks),
-        "judge": _judge(judge, identity, traces, settings, models.server_sampling),
+        "judge": _judge(judge, identity, traces, settings, models),
         "editor": name,
         "data": Path(data).name,  # the path itself is this machine's
         "revision": read.revision,
         "contexts": len(tasks),
         "group": group,
         "no_picture": sum(one.path is None for one in made),
+        "lost": lost,
         **_numbers(measured, checks),
         "thresholds": asdict(thresholds),
     }
@@ -147,9 +151,9 @@ def _measured(
     seed: int,
     reference: str | None,
     settings: RewardSettings,
-) -> tuple[Measured, list[Probed]]:
-    """Groups, reference and probes; says how many traces never came. Raises ValueError where judge or reference give
-    nothing."""
+) -> tuple[Measured, list[Probed], int]:
+    """Groups, reference and probes, and how many traces of the groups never came. Raises ValueError where judge or
+    reference give nothing."""
     from edit_r1.evaluate.readiness_run import JudgeAsked, JudgmentStore, judge_groups, judged_as, measure, probe_edits
     from edit_r1.report.totals import batch_progress
     from edit_r1.train.rewards import grade_of, judgment_reward
@@ -167,22 +171,25 @@ def _measured(
     truths = None if reference is None else _reference(reference, groups.edits, out, editor)
     with batch_progress("probing") as progress:
         probed = probe_edits(JudgmentStore(folder, judge, progress), groups, truths, asked, reward)
-    return measure(groups, probed, traces, truths, _reference_name(reference), seed=seed), probed
+    return measure(groups, probed, traces, truths, _reference_name(reference), seed=seed), probed, groups.lost
 
 
 def _judge(
-    judge: Verifier | HeadJudge, identity: str, traces: int, settings: RewardSettings, server_sampling: bool
+    judge: Verifier | HeadJudge, identity: str, traces: int, settings: RewardSettings, models: Models
 ) -> dict[str, Any]:
     """What was judged and rewarded, as `require_ready` compares it; a head has neither mode nor variant."""
     from edit_r1.verifier.head_judge import HEAD_VERSION, HeadJudge
     from edit_r1.verifier.prompts import PROMPT_VERSIONS
+    from edit_r1.verifier.scoring import trace_temperature
 
     if isinstance(judge, HeadJudge):
         asked: dict[str, Any] = {"mode": None, "variant": None, "prompts": HEAD_VERSION}
     else:
         asked = {
             "mode": judge.mode, "variant": judge.variant, "prompts": PROMPT_VERSIONS[judge.variant],
-            "max_new_tokens": judge.max_new_tokens, "max_pixels": judge.max_pixels, "server_sampling": server_sampling,
+            "max_new_tokens": judge.max_new_tokens, "max_pixels": judge.max_pixels,
+            "server_sampling": models.server_sampling, "temperature": trace_temperature(traces),
+            "dtype": models.dtype if models.endpoint is None else None,
         }  # fmt: skip
     return {
         "model": judge.vlm.name, "identity": identity, **asked, "traces": traces, "value": settings.value,

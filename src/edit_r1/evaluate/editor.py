@@ -130,11 +130,11 @@ def compare_editors(
 
 
 def compare_by_category(
-    after: Sequence[EditScore], before: Sequence[EditScore], seed: int = 0
+    after: Sequence[EditScore], before: Sequence[EditScore], seed: int = 0, same_band: float = SAME_BAND
 ) -> dict[str, EditorComparison]:
     """`compare_editors` within each category of edit. Raises ValueError as it does."""
     found: dict[str, EditorComparison] = {}
     for category in sorted({score.category for score in (*after, *before)}):
         own = [[score for score in scores if score.category == category] for scores in (after, before)]
-        found[category] = compare_editors(own[0], own[1], seed)
+        found[category] = compare_editors(own[0], own[1], seed, same_band)
     return found

@@ -3,7 +3,8 @@
 viescore   VIEScore's definition, which GEdit-Bench uses: two questions an edit. SC (source and edit) gives two scores
            of 0 to 10, how far the instruction was followed and whether nothing else was changed; PQ (the edit alone)
            two more, naturalness and freedom from artefacts. SC and PQ are the smaller of their two,
-           O = sqrt(SC * PQ).
+           O = sqrt(SC * PQ). Asked as `evaluate reward --judge holistic` asks (`verifier.holistic`), so that it can be
+           measured there how often this judge is right.
 imgedit    ImgEdit-Bench's definition: one question, three scores of 1 to 5, their mean.
 verifier   a checklist of principles and a score of 0 to 10 (`verifier.scoring`).
 
@@ -15,23 +16,30 @@ An answer that cannot be read is asked for again, sampled, up to `retries` times
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
 from typing import Any, Protocol
 
 from edit_r1.evaluate.editor_benchmarks import Task
 from edit_r1.images import MAX_JUDGED_PIXELS, ImageError, judged_pictures
 from edit_r1.records import CATEGORIES, Judgment, Unparsed
 from edit_r1.verifier.answer_text import BadAnswer, answer_of
+from edit_r1.verifier.holistic import (
+    HOLISTIC_VERSION,
+    MAX_NEW_TOKENS,
+    consistency_request,
+    overall,
+    quality_request,
+)
+from edit_r1.verifier.holistic import parse_scores as two_scores
 from edit_r1.verifier.loose_json import json_values
 from edit_r1.verifier.prompts import PROMPT_VERSIONS
 from edit_r1.verifier.scoring import ScoreItem, Verifier
 from edit_r1.vlm.protocol import VLM, Completion, Request, Sampling
 
-VERSIONS = {"viescore": "viescore-1", "imgedit": "imgedit-1"}
-"""Of the prompts below: any change of a wording changes its entry."""
-MAX_NEW_TOKENS = 1024
+VERSIONS = {"viescore": HOLISTIC_VERSION, "imgedit": "imgedit-1"}
+"""Of the prompts: any change of a wording changes its entry."""
 RETRY_TEMPERATURE = 0.7
 """A greedy answer that could not be read would come again."""
 
@@ -112,25 +120,6 @@ _ANSWER = (
     "{count} numbers from {low} to {high}; decimals are allowed."
 )
 
-SC_PROMPT = (
-    "You grade how well an edited picture carries out an editing instruction. Picture 1 is the source, picture 2 the "
-    "edit. Instruction: {instruction}\n"
-    "Give two scores from 0 to 10.\n"
-    "First, success: 0 when nothing of what was asked for can be seen in picture 2, 5 when about half of it is done or "
-    "it is done weakly, 10 when all of it is done as asked.\n"
-    "Second, restraint: 0 when picture 2 is another scene altogether, 5 when things that the instruction leaves alone "
-    "were changed noticeably, 10 when only what the instruction needs was changed.\n"
-    + _ANSWER.format(places="success, restraint", count="two", low=0, high=10)
-)
-PQ_PROMPT = (
-    "You grade the quality of one generated picture. You are not told what it should show, so judge the picture alone. "
-    "Give two scores from 0 to 10.\n"
-    "First, naturalness: 0 when the scene looks false at a glance (impossible light, shadows, sizes, perspective), 5 "
-    "when parts do not fit together, 10 when it could be real or, for a drawing, consistent in its style.\n"
-    "Second, cleanness: 0 when it is full of artefacts (smears, seams, broken text, distorted faces or limbs, doubled "
-    "things), 5 when some are noticeable, 10 when there are none.\n"
-    + _ANSWER.format(places="naturalness, cleanness", count="two", low=0, high=10)
-)
 IMGEDIT_PROMPT = (
     "You grade an edited picture. Picture 1 is the source, picture 2 the edit. Kind of edit: {kind}. Instruction: "
     "{instruction}\n"
@@ -179,39 +168,43 @@ def _numbers(scores: Any, count: int, low: float, high: float) -> tuple[float, .
 
 @dataclass(frozen=True)
 class Question:
-    """One thing that is asked of a model, and how many scores it has."""
+    """One thing that is asked of a model."""
 
     name: str
-    count: int
-    low: float
-    high: float
     request: Callable[[JudgedEdit, int], Request]
-    """From an edit and the most pixels of a picture; raises ImageError for one that cannot be read."""
+    """From an edit and the most pixels of a picture; raises ImageError for one that cannot be read, or ValueError."""
+    read: Callable[[str, bool], tuple[float, ...] | Unparsed]
+    """From an answer's text, and whether it was cut: the scores."""
 
 
-def _both(prompt: str, edit: JudgedEdit, max_pixels: int) -> Request:
+def _consistency(edit: JudgedEdit, max_pixels: int) -> Request:
+    sample = edit.task.sample
+    sources, edited = judged_pictures(sample.sources, edit.image, max_pixels)
+    return consistency_request(sources, edited, sample.instruction)
+
+
+def _quality(edit: JudgedEdit, max_pixels: int) -> Request:
+    return quality_request(judged_pictures((edit.task.sample.source,), edit.image, max_pixels)[1])
+
+
+def _imgedit(edit: JudgedEdit, max_pixels: int) -> Request:
     sample = edit.task.sample
     (source,), edited = judged_pictures((sample.source,), edit.image, max_pixels)
     kind = sample.category.replace("_", " ") or "not named"
     # One pass over the template: an instruction may hold braces.
-    text = prompt.replace("{kind}", kind).replace("{instruction}", sample.instruction.strip())
+    text = IMGEDIT_PROMPT.replace("{kind}", kind).replace("{instruction}", sample.instruction.strip())
     return Request(("Picture 1: ", source, "\nPicture 2: ", edited, "\n" + text))
 
 
-def _edit_alone(edit: JudgedEdit, max_pixels: int) -> Request:
-    edited = judged_pictures((edit.task.sample.source,), edit.image, max_pixels)[1]
-    return Request((edited, "\n" + PQ_PROMPT))
-
-
-SC = Question("SC", 2, 0, 10, lambda edit, most: _both(SC_PROMPT, edit, most))
-PQ = Question("PQ", 2, 0, 10, _edit_alone)
-THREE = Question("ImgEdit", 3, 1, 5, lambda edit, most: _both(IMGEDIT_PROMPT, edit, most))
+SC = Question("SC", _consistency, two_scores)
+PQ = Question("PQ", _quality, two_scores)
+THREE = Question("ImgEdit", _imgedit, lambda text, cut: parse_scores(text, 3, 1, 5, cut))
 
 
 def viescore(scores: dict[str, tuple[float, ...]]) -> dict[str, float | None]:
     """SC, PQ and O of {"SC": (success, restraint), "PQ": (naturalness, cleanness)}."""
     sc, pq = min(scores["SC"]), min(scores["PQ"])
-    return {"SC": sc, "PQ": pq, "O": sqrt(sc * pq)}
+    return {"SC": sc, "PQ": pq, "O": overall(sc, pq)}
 
 
 def imgedit_score(scores: dict[str, tuple[float, ...]]) -> dict[str, float | None]:
@@ -267,11 +260,12 @@ class HolisticJudge:
             for question in self.questions:
                 try:
                     requests[place, question.name] = question.request(edit, self.max_pixels)
-                except ImageError as error:
-                    answers[place, question.name] = Unparsed("", f"edited image: {error}")
+                except ValueError as error:
+                    told = f"edited image: {error}" if isinstance(error, ImageError) else str(error)
+                    answers[place, question.name] = Unparsed("", told)
         texts: dict[int, list[str]] = {place: [] for place in range(len(edits))}
         unreadable = [0] * len(edits)
-        counts = {question.name: question for question in self.questions}
+        asked_by = {question.name: question for question in self.questions}
         for attempt in range(retries + 1):
             asked = [key for key in requests if not isinstance(answers.get(key), tuple)]
             if not asked:
@@ -279,12 +273,12 @@ class HolisticJudge:
             sampling = Sampling(self.max_new_tokens, RETRY_TEMPERATURE if attempt else 0.0, seed=self.seed + attempt)
             for key, row in zip(asked, self.vlm.generate([requests[key] for key in asked], sampling, 1), strict=True):
                 place, name = key
-                answers[key] = _read(row[0], counts[name])
+                answers[key] = _read(row[0], asked_by[name])
                 if row[0].finish != "error":
                     texts[place].append(row[0].text)
                     unreadable[place] += isinstance(answers[key], Unparsed)
         return [
-            self._grade({name: answers[place, name] for name in counts}, unreadable[place], texts[place])
+            self._grade({name: answers[place, name] for name in asked_by}, unreadable[place], texts[place])
             for place in range(len(edits))
         ]
 
@@ -306,7 +300,7 @@ class HolisticJudge:
 def _read(completion: Completion, question: Question) -> tuple[float, ...] | Unparsed:
     if completion.finish == "error":
         return Unparsed(completion.text, f"no answer came: {completion.error or 'unknown error'}", failed_call=True)
-    return parse_scores(completion.text, question.count, question.low, question.high, completion.finish == "length")
+    return question.read(completion.text, completion.finish == "length")
 
 
 # --- our verifier -----------------------------------------------------------------------------------------------
@@ -334,13 +328,17 @@ class VerifierEditJudge:
         return f"{self.name}, score of 10 by a checklist of principles; {NOT_COMPARABLE}"
 
     def grade(self, edits: Sequence[JudgedEdit], retries: int) -> list[Grade]:
+        if not edits:
+            return []
+        # Calls differ in their seed, by what is in them, or all would draw the same random numbers.
+        seed = (self.seed + int(hashlib.sha256(edits[0].image).hexdigest()[:7], 16)) % 2**31
         grades: dict[int, Grade] = {}
         unreadable = [0] * len(edits)
         open_places = list(range(len(edits)))
         for attempt in range(retries + 1):
             items = [_item(edits[place]) for place in open_places]
             temperature = None if not attempt else 1.0
-            judged = self.verifier.score_many(items, self.traces, temperature, self.seed + 1000 * attempt)
+            judged = self.verifier.score_many(items, self.traces, temperature, (seed + 1000 * attempt) % 2**31)
             for place, judgment in zip(open_places, judged, strict=True):
                 unreadable[place] += sum(isinstance(one, Unparsed) and not one.failed_call for one in judgment.outcomes)
                 grades[place] = replace(_graded(judgment), unparsed=unreadable[place])
@@ -357,7 +355,7 @@ class VerifierEditJudge:
 
 def _item(edit: JudgedEdit) -> ScoreItem:
     sample = edit.task.sample
-    return ScoreItem((sample.source, *sample.references), edit.image, sample.instruction, edit.task.principles)
+    return ScoreItem(sample.sources, edit.image, sample.instruction, edit.task.principles)
 
 
 def _graded(judgment: Judgment) -> Grade:

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from math import fsum
 from typing import Any
 
-from edit_r1.evaluate.editor import SAME_BAND, EditScore, compare_editors
+from edit_r1.evaluate.editor import SAME_BAND, EditScore, compare_by_category, compare_editors
 from edit_r1.evaluate.editor_judges import EditJudge, Scale
 from edit_r1.evaluate.editor_runs import EditKey, GradedEdit
-from edit_r1.stats import bootstrap_ci
+from edit_r1.stats import bootstrap_ci, macro_ci
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class GroupTable:
     """Over edits."""
     ci95: list[float] | None
     """Of the main number's mean, clustered by task; None with fewer than two tasks."""
+    official_ci95: list[float] | None
+    """Of the main number's `official`, in the same way."""
     edits: int
     scored: int
 
@@ -48,8 +50,17 @@ def group_table(graded: Sequence[GradedEdit], scale: Scale, seed: int = 0) -> Gr
         mean[part] = _mean(values)
     scored = [one for one in graded if one.grade is not None and one.grade.score is not None]
     scores = [one.grade.score for one in scored if one.grade is not None and one.grade.score is not None]
-    ci95 = bootstrap_ci(scores, [one.edit.task.sample.id for one in scored], seed).ci95 if scores else None
-    return GroupTable(official, mean, ci95, len(graded), len(scored))
+    if not scores:
+        return GroupTable(official, mean, None, None, len(graded), 0)
+    ids, kinds = _tasks(scored)
+    ci95, official_ci95 = bootstrap_ci(scores, ids, seed).ci95, macro_ci(scores, kinds, ids, seed).ci95
+    return GroupTable(official, mean, ci95, official_ci95, len(graded), len(scored))
+
+
+def _tasks(graded: Sequence[GradedEdit]) -> tuple[list[str], list[str]]:
+    """Id and kind of edit of each edit's task."""
+    samples = [one.edit.task.sample for one in graded]
+    return [sample.id for sample in samples], [sample.category for sample in samples]
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -125,7 +136,10 @@ def same_band(scale: Scale) -> float:
 def comparison(
     after: Sequence[GradedEdit], before: Sequence[GradedEdit], names: tuple[str, str], scale: Scale, seed: int = 0
 ) -> dict[str, Any]:
-    """`after` minus `before` by the main number: mean difference and GSB with intervals, per category, the unpaired.
+    """`after` minus `before` by the main number: differences and GSB with intervals, also per kind; the unpaired.
+
+    Everything is over the edits of which both have a score, `official_difference` too: where a side lacks some, that is
+    not the difference of the two official numbers.
 
     Raises ValueError when no task has a score of both.
     """
@@ -135,6 +149,9 @@ def comparison(
     first, second = ([_edit_score(pair[side]) for pair in pairs] for side in (0, 1))
     band = same_band(scale)
     result = compare_editors(first, second, seed, band)
+    ids, kinds = _tasks([pair[0] for pair in pairs])
+    gaps = [a.score - b.score for a, b in zip(first, second, strict=True)]
+    official = macro_ci(gaps, kinds, ids, seed)
     return {
         "editor": names[0],
         "against": names[1],
@@ -142,6 +159,8 @@ def comparison(
         "unpaired": len({one.edit.key for one in (*after, *before)}) - len(pairs),
         "difference": result.mean,
         "ci95": result.ci95,
+        "official_difference": official.mean,
+        "official_ci95": official.ci95,
         "good": result.good,
         "same": result.same,
         "bad": result.bad,
@@ -149,6 +168,7 @@ def comparison(
         "gsb": result.gsb,
         "gsb_ci95": result.gsb_ci95,
         "categories": result.categories,
+        "kinds": _kinds(first, second, seed, band),
     }
 
 
@@ -157,3 +177,18 @@ def _edit_score(one: GradedEdit) -> EditScore:
     assert score is not None, "pairs have both scores"
     sample = one.edit.task.sample
     return EditScore(sample.id, sample.category, one.edit.seed, b"", score)
+
+
+def _kinds(
+    after: Sequence[EditScore], before: Sequence[EditScore], seed: int, band: float
+) -> dict[str, dict[str, Any]]:
+    """The comparison within each kind of edit: both means, difference and GSB with their intervals."""
+    found = {}
+    for name, one in compare_by_category(after, before, seed, band).items():
+        means = [_mean([score.score for score in side if score.category == name]) for side in (after, before)]
+        found[name] = {
+            "pairs": one.good + one.same + one.bad, "editor": means[0], "against": means[1], "difference": one.mean,
+            "ci95": one.ci95, "good": one.good, "same": one.same, "bad": one.bad, "gsb": one.gsb,
+            "gsb_ci95": one.gsb_ci95,
+        }  # fmt: skip
+    return found

@@ -69,7 +69,7 @@ def open_head(models: ModelChoice) -> HeadJudge:
     return HeadJudge(head, models.max_pixels)
 
 
-def judge_identity(models: ModelChoice, kind: JudgeKind) -> str:
+def cache_identity(models: ModelChoice, kind: JudgeKind) -> str:
     """Hash of all that tells this judge's answers from another's, hexadecimal; nothing is opened.
 
     A served model is told by its address and name: what stands behind them may change unseen.

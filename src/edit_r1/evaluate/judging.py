@@ -12,7 +12,7 @@ from PIL import Image
 
 from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Label, OpenedBenchmark
 from edit_r1.evaluate.judges import EditJudge, check_endpoints
-from edit_r1.evaluate.judgment_cache import Grade, JudgmentCache, grade_of, judgment_key
+from edit_r1.evaluate.judgment_cache import Grade, JudgmentCache, grade_from_row, grade_of, judgment_key
 from edit_r1.images import decode_pil, encode_png, image_size
 from edit_r1.records import CATEGORIES, FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING
 from edit_r1.store.parquet import hash_of_hashes
@@ -119,12 +119,14 @@ def judge_benchmark(
     """
     judged: list[JudgedPair] = []
     hashes: list[str] = []
+    dimensions: set[str] = set()
     seen: dict[str, Grade] = {}
     opener = _Once(open_judge)
     done = 0
     try:
         for chunk in _chunks(opened.pairs):
             hashes += [pair.hash for pair in chunk]
+            dimensions |= {pair.dimension for pair in chunk}
             kept = [pair for pair in chunk if not dimension or pair.dimension == dimension]
             asked = [_questions(pair, benchmark.resize, identity, options) for pair in kept]
             grades = _grades({one.key: one for two in asked for one in two}, opener, cache, options)
@@ -136,7 +138,7 @@ def judge_benchmark(
     finally:
         opener.close()
     if not judged:
-        raise ValueError(f"no comparison of dimension {dimension!r}: the benchmark has {_listed(benchmark.dimensions)}")
+        raise no_comparison(dimension, dimensions)
     reasons: dict[str, int] = {}
     for grade in seen.values():
         if grade.score is None and not grade.failed:
@@ -244,8 +246,10 @@ def _name(picture: bytes) -> str:
     return hashlib.sha256(picture).hexdigest()[:16]
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
+def no_comparison(dimension: str, there: Iterable[str]) -> ValueError:
+    """The error for a dimension that no comparison has; there: those that they have."""
+    names = ", ".join(sorted(set(there) - {""})) or "none: leave --dimension out"
+    return ValueError(f"no comparison of dimension {dimension!r}: the data has {names}")
 
 
 # --- a result on disk -------------------------------------------------------------------------------------------
@@ -269,21 +273,22 @@ def _grade_row(grade: Grade) -> dict[str, Any]:
 
 def pair_of(row: Mapping[str, Any]) -> JudgedPair:
     """What `pair_row` wrote. Raises KeyError, TypeError or ValueError for anything else."""
-    first, second = (
-        Grade(
-            row[side]["score"], tuple(row[side]["categories"]), row[side]["expected"], tuple(row[side]["traces"]),
-            row[side]["reason"],
-        )
-        for side in ("first", "second")
-    )  # fmt: skip
     if row["label"] not in ("first", "second", "tie"):
         raise ValueError(f"label {row['label']!r}")
-    one, other = row["names"]
-    edit, second_edit = row["edits"]
+    names, edits = _texts(row["names"], 2), _texts(row["edits"], 2)
+    id, source, task, dimension, group = _texts([row[one] for one in ("id", "source", "task", "dimension", "group")], 5)
+    if isinstance(row["candidates"], bool) or not isinstance(row["candidates"], int):
+        raise ValueError(f"candidates {row['candidates']!r}")
     return JudgedPair(
-        row["id"], row["source"], row["label"], row["task"], row["dimension"], row["group"], (one, other),
-        row["candidates"], (edit, second_edit), first, second,
+        id, source, row["label"], task, dimension, group, (names[0], names[1]), row["candidates"],
+        (edits[0], edits[1]), grade_from_row(row["first"]), grade_from_row(row["second"]),
     )  # fmt: skip
+
+
+def _texts(values: Any, count: int) -> list[str]:
+    if not isinstance(values, list) or len(values) != count or not all(isinstance(one, str) for one in values):
+        raise ValueError(f"{str(values)[:60]} where {count} texts are expected")
+    return values
 
 
 def of_dimension(pairs: Sequence[JudgedPair], dimension: str) -> list[JudgedPair]:

@@ -1,7 +1,7 @@
 """Judgments that were paid for once, on disk: a killed evaluation goes on, a second one over the same edits is free.
 
 A judgment's key is the hash of all it depends on: the pictures, the instruction, the principles where they are given,
-who judged how (`judges.judge_identity`: model, adapter, prompts and their version, limits, dtype), the number of
+who judged how (`judges.cache_identity`: model, adapter, prompts and their version, limits, dtype), the number of
 traces, their temperature and seed. A file per judge holds a JSON line per judgment, appended a chunk at once and
 flushed, under a lock, so that several processes may share a folder; a line torn by a kill is left out.
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -151,28 +150,27 @@ def _read(file: Path) -> dict[str, Grade]:
         for line in lines:
             try:
                 row = json.loads(line)
-                found[str(row["key"])] = _grade(row)
+                found[str(row["key"])] = grade_from_row(row)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
     return found
 
 
-def _grade(row: Mapping[str, Any]) -> Grade:
-    """Raises ValueError, KeyError or TypeError for what is no grade."""
-    categories = tuple(_number(value, 1) for value in row["categories"])
+def grade_from_row(row: Mapping[str, Any]) -> Grade:
+    """A grade from its fields as JSON has them. Raises ValueError, KeyError or TypeError for what is none."""
+    categories = tuple(number_or_none(value, 1) for value in row["categories"])
     if len(categories) != len(CATEGORIES):
         raise ValueError("another number of categories")
     reason = row["reason"]
-    score, expected = _number(row["score"], 10), _number(row["expected"], 10)
-    traces = tuple(_number(value, 10) for value in row["traces"])
+    score, expected = number_or_none(row["score"], 10), number_or_none(row["expected"], 10)
+    traces = tuple(number_or_none(value, 10) for value in row["traces"])
     return Grade(score, categories, expected, traces, None if reason is None else str(reason))
 
 
-def _number(value: Any, most: float) -> float | None:
+def number_or_none(value: Any, most: float) -> float | None:
+    """A number from 0 to `most`, or None. Raises ValueError for anything else."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("not a number")
-    if not 0 <= value <= most:
-        raise ValueError("out of range")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{str(value)[:40]} is no number from 0 to {most:g}")
     return float(value)

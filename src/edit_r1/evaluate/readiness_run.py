@@ -37,6 +37,7 @@ from edit_r1.store.tables import outcome_from_row, outcome_to_row
 from edit_r1.verifier.head_judge import HEAD_VERSION, HeadJudge
 from edit_r1.verifier.items import ScoreItem, question_key
 from edit_r1.verifier.judgments import aggregate
+from edit_r1.verifier.prompts import PROMPT_VERSIONS
 from edit_r1.verifier.scoring import Verifier
 from edit_r1.vlm.paid import named
 
@@ -146,11 +147,15 @@ def _unanswered(judgment: Judgment) -> bool:
 
 
 def judged_as(judge: Verifier | HeadJudge, identity: str) -> str:
-    """Name of the folder of a judge's judgments: everything about it that shapes them, hashed."""
+    """Name of the folder of a judge's judgments: everything about it that shapes them, hashed.
+
+    identity: of its model, and of who writes its principles (`judge_identity.answering_identity`).
+    """
     if isinstance(judge, HeadJudge):
         told = [identity, HEAD_VERSION, judge.max_pixels]
     else:
         told = [identity, judge.mode, judge.variant, judge.max_new_tokens, judge.max_pixels, judge.principles_vlm.name]
+        told += [PROMPT_VERSIONS[variant] for variant in (judge.variant, judge.principles_variant)]
         told += named(judge.vlm)[1:]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
@@ -341,7 +346,6 @@ def measure(
         halves = [_halves(group) for group in groups.repeats_CGN] if groups.draws else []
         lift = best_of_g_lift([half[0] for half in halves], [half[1] for half in halves], seed)
         lift_by = "other traces of the judge"
-    names = [name for name in probes.PROBES if any(name in one.scores for one in probed)] or list(probes.PROBES)
     costs = tuple(
         probe_cost(
             name,
@@ -349,7 +353,7 @@ def measure(
             [one.scores[name] for one in probed if name in one.scores],
             seed,
         )
-        for name in names
+        for name in probes.PROBES
     )
     return Measured(
         traces=traces,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from edit_r1.evaluate.readiness import Lift, ProbeCost, Reliability
 from edit_r1.stats import Estimate
@@ -26,8 +27,8 @@ class ReadinessThresholds:
     traces of the same judge; the whole interval must lie above. RL moves towards what is chosen: where choosing gains
     nothing, training gains nothing."""
     min_rank_correlation: float | None = 0.3
-    """Within groups, with the reference. The gain of choosing grows in proportion to it; below 0.3 less than a third of
-    what the editor offers is used. The interval must lie above 0 too."""
+    """Within groups, with the reference; the interval must lie above 0 too. Were both jointly normal, choosing would
+    gain this share of what there is to gain."""
     min_near_accuracy: float | None = 0.5
     """On near-equal pairs of a group, with the reference; the whole interval must lie above. A coin has 0.5."""
     min_no_edit_cost: float | None = 4.0
@@ -38,9 +39,24 @@ class ReadinessThresholds:
     """Points that blur, a border and a tint must cost, each; the whole interval must lie above. Free damage is where
     rewards are hacked later: over-sharpened, framed, tinted pictures."""
     min_probed: int = 8
-    """Contexts with a good edit to probe; fewer say too little."""
+    """Contexts with a good edit to probe, for each probe those where both have a score; fewer say too little."""
     min_per_second: float | None = None
     """Edits judged a second. Depends on the machine, so nothing is asked unless you do."""
+
+
+def looser(told: Mapping[str, Any], required: ReadinessThresholds) -> list[str]:
+    """Thresholds of a verdict, by name, that ask less than `required`, in words. What is not told is not compared.
+
+    Raises TypeError for what is no number.
+    """
+    found = []
+    for name, least in asdict(required).items():
+        if least is None or name not in told:
+            continue
+        was = told[name]
+        if was is None or not (was <= least if name.startswith("max_") else was >= least):
+            found.append(f"{name} {'off' if was is None else was} there, {least:g} required")
+    return found
 
 
 @dataclass(frozen=True)
@@ -169,15 +185,29 @@ def verdict(measured: Measured, thresholds: ReadinessThresholds, no_edit: Sequen
 def _probe_check(probe: ProbeCost, probed: int, t: ReadinessThresholds, no_edit: bool) -> Check:
     asked = t.min_no_edit_cost if no_edit else t.min_damage_cost
     remedy = f"{probe.name} must cost points: train the judge on such edits, or guard against them"
-    if probed < t.min_probed and asked is not None:
-        told = f"{probed} contexts have an edit good enough to probe, {t.min_probed} are needed: give more contexts"
-        bound = None if no_edit else asked
-        return Check(probe.name, None, None, asked, False, told, remedy, _asked(asked, False, bound))
+    scored = 0 if probe.cost is None else probe.cost.n
+    if min(probed, scored) < t.min_probed and asked is not None:
+        words = _asked(asked, False, None if no_edit else asked)
+        return Check(probe.name, None, None, asked, False, _too_few(probe, probed, t), remedy, words)
 
     def told_of(value: float) -> str:
-        return f"costs {value:.1f} points of a good edit, something on {probe.lower or 0:.0%} of {probed}"
+        lost = f", {probe.unscored} more have no score" if probe.unscored else ""
+        return f"costs {value:.1f} points of a good edit, something on {probe.lower or 0:.0%} of {scored}{lost}"
 
     return _check(probe.name, _of(probe.cost), asked, told_of, remedy, above=None if no_edit else asked)
+
+
+def _too_few(probe: ProbeCost, probed: int, t: ReadinessThresholds) -> str:
+    """Why a probe says too little, and what gives more."""
+    if probed < t.min_probed:
+        return f"{probed} contexts have an edit good enough to probe, {t.min_probed} are needed: give more contexts"
+    scored = 0 if probe.cost is None else probe.cost.n
+    if scored + probe.unscored < t.min_probed:
+        return (
+            f"{scored + probe.unscored} contexts have another one with another source and instruction, {t.min_probed} "
+            "are needed: give contexts of more sources"
+        )
+    return f"{scored} of {scored + probe.unscored} have a score with and without it, {t.min_probed} are needed"
 
 
 def _share(lift: Lift | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edit_r1.evaluate.benchmarks.pair import Benchmark
-from edit_r1.evaluate.judging import By, JudgedPair, of_dimension, with_score
+from edit_r1.evaluate.judging import By, JudgedPair, no_comparison, of_dimension, with_score
 from edit_r1.evaluate.reward import PairScore, compare_pairs, report_pairs
 from edit_r1.stats import Estimate
 
@@ -70,6 +70,7 @@ def _report(benchmark: Benchmark, pairs: Sequence[JudgedPair], by: By, seed: int
         "trace_consistency": trace_consistency(pairs) if by == "score" else None,
         "calibration": calibration(scores),
         **official.details,
+        **{f"{number}_ci95": official.estimate(seed, number).ci95 for number in official.apart},
     }
 
 
@@ -155,7 +156,7 @@ class Result:
 def compare_results(
     benchmark: Benchmark, a: Result, b: Result, dimension: str = "", by: By = "score", seed: int = 0
 ) -> dict[str, Any]:
-    """A minus B on the same comparisons: official number and half credit, with paired intervals clustered by source.
+    """A minus B on the same comparisons: official numbers and half credit, with paired intervals clustered by source.
 
     Raises ValueError when the two are not on the same rows.
     """
@@ -166,10 +167,13 @@ def compare_results(
         )
     main = dimension or next((one for one in benchmark.dimensions if of_dimension(a.pairs, one)), "")
     parts = [of_dimension(one.pairs, main) for one in (a, b)]
+    if not all(parts):
+        raise no_comparison(main, {pair.dimension for pair in (*a.pairs, *b.pairs)})
     answers = [[pair.answer(by) for pair in part] for part in parts]
     if [_place(pair) for pair in parts[0]] != [_place(pair) for pair in parts[1]]:
         raise ValueError(f"{a.name} and {b.name} hold other comparisons of dimension {main!r}: judge both anew")
-    official = benchmark.official(answers[0]).minus(benchmark.official(answers[1]), seed)
+    left, right = (benchmark.official(one) for one in answers)
+    apart = {number: _json(left.minus(right, seed, number)) for number in left.apart}
     scores = [preference_scores(part, by) for part in parts]
     half = compare_pairs(scores[0], scores[1], seed) if scores[0] else None
     return {
@@ -179,7 +183,11 @@ def compare_results(
         "pairs": len(parts[0]),
         "a": _side(benchmark, a, parts[0], by),
         "b": _side(benchmark, b, parts[1], by),
-        "difference": {"official": _json(official), "half_credit": None if half is None else _json(half)},
+        "difference": {
+            "official": _json(left.minus(right, seed)),
+            **apart,
+            "half_credit": None if half is None else _json(half),
+        },
     }
 
 

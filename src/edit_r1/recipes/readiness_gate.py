@@ -9,23 +9,27 @@ from typing import Any
 import httpx
 
 from edit_r1.evaluate.judge_identity import judge_identity
+from edit_r1.evaluate.readiness_verdict import ReadinessThresholds, looser
 from edit_r1.store import read_json
 from edit_r1.train.judges import JudgeSettings, split_device
 from edit_r1.train.rewards import RewardSettings
 from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.prompts import PROMPT_VERSIONS
-from edit_r1.verifier.scoring import MAX_NEW_TOKENS
+from edit_r1.verifier.scoring import MAX_NEW_TOKENS, trace_temperature
 
 _KEYS = ("identity", "model", "variant", "prompts", "traces", "value", "weights", "gate", "gate_threshold")
 _MEASURE = "measure it with `edit-r1 evaluate readiness`, or leave --require-ready out"
+_MEASURE_SO = "measure it with these (what is judged is kept), or set the recipe's --ready.NAME"
+ASKED = ReadinessThresholds()
 
 
-def check_ready(path: Path, reward: RewardSettings) -> None:
-    """Raises ValueError unless the verdict in `path` was passed, and is about what `reward` will reward.
+def check_ready(path: Path, reward: RewardSettings, required: ReadinessThresholds = ASKED) -> None:
+    """Raises ValueError unless the verdict in `path` asked for what is required, was passed, and is about `reward`.
 
     That is the same judge (by its files' content, or its name where it is served), asked by the prompts of today, as
-    many traces, in the same mode and variant, with the same limits, the same value of its judgments and, for verdicts,
-    the same weights and gate. What the verdict does not tell, as one of an earlier version, is not compared.
+    many traces, in the same mode, variant and precision, with the same temperature and limits, the same value of its
+    judgments and, for verdicts, the same weights and gate. `required` is compared with the thresholds that it was
+    measured by. What the verdict does not tell, as one of an earlier version, is not compared.
     """
     found = read_json(path)
     try:
@@ -33,11 +37,14 @@ def check_ready(path: Path, reward: RewardSettings) -> None:
         missed = [check["name"] for check in found["checks"] if check["passed"] is False]
         was = {name: judge[name] for name in _KEYS}
         ready = found["ready"] is True
-    except (KeyError, TypeError) as error:
+        short = looser({**found.get("thresholds", {})}, required)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a verdict of `edit-r1 evaluate readiness` ({error!r}): {_MEASURE}") from error
     if not ready or missed:
         told = ", ".join(missed) or "see the file"
         raise ValueError(f"{path}: {was['model']} was found not ready ({told}): mend the judge and {_MEASURE}")
+    if short:
+        raise ValueError(f"{path}: asked less of {was['model']} than is required ({'; '.join(short)}): {_MEASURE_SO}")
     asked: dict[str, Any] = {"traces": reward.judge.traces, "value": reward.value}
     asked["prompts"] = {str(name): version for name, version in PROMPT_VERSIONS.items()}.get(was["variant"])
     shaped = _shaped(reward.judge)
@@ -66,6 +73,8 @@ def _shaped(judge: JudgeSettings) -> dict[str, Any]:
         "max_new_tokens": judge.max_new_tokens or MAX_NEW_TOKENS[variant],
         "max_pixels": judge.max_pixels,
         "server_sampling": judge.server_sampling,
+        "dtype": None if model else judge.dtype,
+        "temperature": trace_temperature(judge.traces) if judge.temperature is None else judge.temperature,
     }
 
 

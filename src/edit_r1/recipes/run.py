@@ -12,6 +12,7 @@ import tyro
 from rich.progress import Progress
 
 from edit_r1.editors.flow import FlowEditor
+from edit_r1.evaluate.readiness_verdict import ReadinessThresholds
 from edit_r1.recipes.curated import bar_of_steps
 from edit_r1.recipes.editor_data import editable, open_contexts
 from edit_r1.recipes.load import load_recipe
@@ -110,6 +111,8 @@ class EditorRecipe:
     require_ready: Path | None = None
     """The readiness.json of `edit-r1 evaluate readiness`, which must have passed and be about this judge and reward;
     without one nothing is asked."""
+    ready: ReadinessThresholds = field(default_factory=ReadinessThresholds)
+    """What that verdict must have asked at least; one that was measured by looser thresholds is refused."""
 
 
 ALGORITHMS: Mapping[Callable[..., EditorTraining], Algorithm] = {train_editor: "flow-grpo", train_nft: "diffusion-nft"}
@@ -225,7 +228,7 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
     reward.judge.check_address()
     recipe.heldout.check_address()
     if recipe.require_ready is not None:
-        check_ready(recipe.require_ready, reward)
+        check_ready(recipe.require_ready, reward, recipe.ready)
     resumed = resume and has_state(out / "state")
     if resume and not resumed:
         tell(f"{out}: no saved state to resume, so the run starts at its beginning")

@@ -24,8 +24,12 @@ def reward_tables(document: Mapping[str, Any]) -> RenderableType:
     ]
     if "untuned" in document:
         lines += [
-            ("without a tuned threshold", _share(document["untuned"]), f"tuned: {document['script_threshold']:g}"),
-            ("strict ranking of the script", _share(document["script_strict_ranking"]), ""),
+            ("without a tuned threshold", _share(document["untuned"]), _interval(document["untuned_ci95"])),
+            (
+                "strict ranking of the script",
+                _share(document["script_strict_ranking"]),
+                f"tuned threshold: {document['script_threshold']:g}",
+            ),
         ]
     lines += [
         ("accuracy, ties count half", _share(document["half_credit"]), _interval(document["ci95"])),
@@ -55,10 +59,10 @@ def comparison_table(document: Mapping[str, Any]) -> RenderableType:
         name = f"{side.upper()}: {_text(own['judge'])}"
         table.add_row(Text(name), _share(own["official"]), _share(own["half_credit"]), str(own["unparsed"]))
     lines = []
-    for name, label in (("official", "official number"), ("half_credit", "accuracy, ties count half")):
-        found = document["difference"][name]
+    told = {"official": "official number", "untuned": "untuned", "half_credit": "accuracy, ties count half"}
+    for name, found in document["difference"].items():
         if found is not None:
-            lines.append((f"A minus B, {label}", f"{found['mean']:+.3f}", _interval(found["ci95"])))
+            lines.append((f"A minus B, {told.get(name, name)}", f"{found['mean']:+.3f}", _interval(found["ci95"])))
     return Group(Text(f"{document['benchmark']}, {document['pairs']} pairs", "bold"), table, _grid(lines))
 
 

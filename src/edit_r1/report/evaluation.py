@@ -35,11 +35,11 @@ def editor_table(document: Mapping[str, Any]) -> RenderableType:
         row = document["intersection"]
         table.add_row("  intersection", _counted(row), *[_number(row["official"][part]) for part in parts])
     table.add_row("mean over edits", "", *[_number(document["mean"][part]) for part in parts])
-    low_high = _interval(document["ci95"])
+    intervals = f"over kinds {_interval(document['official_ci95'])}, over edits {_interval(document['ci95'])}"
     lines: list[RenderableType] = [
         Text(f"{plain(document['benchmark'])}: {plain(document['editor'])}", "bold"),
         table,
-        Text(f"{document['main']} over edits, 95 % interval {low_high}"),
+        Text(f"{document['main']}, 95 % intervals: {intervals}"),
     ]
     lost = [
         f"{document[key]} {words}"
@@ -70,12 +70,35 @@ def kind_tables(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any
 
 
 def _comparison(row: Mapping[str, Any]) -> list[RenderableType]:
-    head = f"{plain(row['editor'])} minus {plain(row['against'])}: {row['difference']:+.2f}"
-    gsb = f"good {row['good']}, same {row['same']}, bad {row['bad']}: GSB {100 * row['gsb']:+.1f} %"
+    """Two editors beside each other, by kind of edit and in all."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column("kind of edit", overflow="fold")
+    for name in (row["editor"], row["against"]):
+        table.add_column(Text(plain(name)), justify="right", max_width=12, overflow="fold")
+    table.add_column("difference (95 %)", justify="right", no_wrap=True)
+    table.add_column("good/same/bad", justify="right", no_wrap=True)
+    table.add_column("GSB %", justify="right", no_wrap=True)
+    for name, one in row["kinds"].items():
+        means, share = (_number(one["editor"]), _number(one["against"])), f"{100 * one['gsb']:+.0f}"
+        table.add_row(Text(plain(name) or "unknown"), *means, _difference(one), _outcomes(one), share)
+    table.add_section()
+    official = {"difference": row["official_difference"], "ci95": row["official_ci95"]}
+    table.add_row("mean over kinds (official)", "", "", _difference(official))
+    table.add_row("mean over edits", "", "", _difference(row), _outcomes(row), f"{100 * row['gsb']:+.0f}")
+    head = f"{plain(row['editor'])} minus {plain(row['against'])}: {row['pairs']} pairs"
+    if row["unpaired"]:
+        head += f", {row['unpaired']} edits without a partner"
     ends = row["gsb_ci95"]
     told = "" if ends is None else f" (95 % {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
-    pairs = f"{row['pairs']} pairs" + (f", {row['unpaired']} edits without a partner" if row["unpaired"] else "")
-    return [Text(f"{head} (95 % {_interval(row['ci95'])}), {pairs}", "bold"), Text(gsb + told)]
+    return [Text(head, "bold"), table, Text(f"GSB {100 * row['gsb']:+.1f} %{told}")]
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    return f"{row['difference']:+.2f}" + ("" if row["ci95"] is None else f" ({_interval(row['ci95'])})")
+
+
+def _outcomes(row: Mapping[str, Any]) -> str:
+    return f"{row['good']}/{row['same']}/{row['bad']}"
 
 
 _MARKS = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("-   ", "dim")}

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edit_r1.algo.edit_change import Box
+from edit_r1.evaluate.judgment_cache import number_or_none
+from edit_r1.records import CATEGORIES
 from edit_r1.store import StoreError
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.verifier.items import ScoreItem, question_key
@@ -109,7 +111,9 @@ def _read(path: Path) -> dict[str, Grade]:
         try:
             row = json.loads(text)
             boxes = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in row["boxes"])
-            found[str(row["key"])] = Grade(row["score"], tuple(row["categories"]), boxes)
-        except (ValueError, KeyError, TypeError):
+            categories = tuple(number_or_none(value, 1) for value in row["categories"])
+            if len(categories) == len(CATEGORIES):
+                found[str(row["key"])] = Grade(number_or_none(row["score"], 10), categories, boxes)
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found

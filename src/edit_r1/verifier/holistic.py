@@ -31,7 +31,7 @@ from edit_r1.verifier.items import ScoreItem, check_item
 from edit_r1.verifier.judgments import aggregate, failed, mean
 from edit_r1.verifier.loose_json import json_values, to_ascii_punctuation
 from edit_r1.verifier.prompts import check_instruction, check_sources
-from edit_r1.verifier.scoring import MAX_TRACES, Progress
+from edit_r1.verifier.scoring import MAX_TRACES, Progress, trace_temperature
 from edit_r1.vlm.protocol import VLM, Completion, Request, Sampling
 
 HOLISTIC_VERSION = "holistic-1"
@@ -128,6 +128,11 @@ def _score(value: Any) -> float:
     return found
 
 
+def overall(sc: float, pq: float) -> float:
+    """O = sqrt(SC * PQ), 0 to 10, of an edit (Ku et al., VIEScore, arXiv 2312.14867)."""
+    return math.sqrt(sc * pq)
+
+
 @dataclass(frozen=True)
 class _Halves:
     """One trace: the answers to both questions."""
@@ -139,8 +144,8 @@ class _Halves:
 
     @property
     def overall(self) -> float:
-        """O = sqrt(SC * PQ), 0 to 10."""
-        return math.sqrt(min(self.success, self.restraint) * self.quality)
+        """O, 0 to 10."""
+        return overall(min(self.success, self.restraint), self.quality)
 
 
 class HolisticJudge:
@@ -169,7 +174,7 @@ class HolisticJudge:
         """
         if not 1 <= traces <= MAX_TRACES:
             raise ValueError(f"traces={traces}: ask for 1 to {MAX_TRACES}")
-        default = 0.0 if traces == 1 else 1.0
+        default = trace_temperature(traces)
         sampling = Sampling(self.max_new_tokens, default if temperature is None else temperature, seed=seed)
         start = time.monotonic()
         judgments: dict[int, Judgment] = {}

@@ -65,6 +65,11 @@ class UnparsedPrinciples(ValueError):
     """The model answered, but not with principles."""
 
 
+def trace_temperature(traces: int) -> float:
+    """What traces are sampled at where nothing is said: one is greedy, several are drawn at temperature 1."""
+    return 0.0 if traces == 1 else 1.0
+
+
 class Verifier:
     """A vision-language model that judges edits by principles."""
 
@@ -370,7 +375,7 @@ class Verifier:
             raise ValueError(f"traces={traces}: ask for 1 to {MAX_TRACES}")
         if temperature is not None and temperature < 0:
             raise ValueError(f"temperature={temperature}: use 0 (greedy) or more")
-        default = 0.0 if traces == 1 else 1.0
+        default = trace_temperature(traces)
         return Sampling(self.max_new_tokens, default if temperature is None else temperature, seed=seed)
 
     def _ready(

@@ -117,8 +117,12 @@ def test_tiger(seed: int) -> None:
     script, untuned = tiger_twin(rows)
     assert found.estimate().mean == pytest.approx(script)
     assert found.details["official_script"] == pytest.approx(script)
-    assert found.details["untuned"] == pytest.approx(untuned)
+    assert found.details["untuned"] == found.estimate(number="untuned").mean == pytest.approx(untuned)
     assert script >= untuned
+    worse = tiger.official(tiger_answers([{**row, "sx": 5.0, "sy": 5.0} for row in rows]))
+    ties = tiger_twin([{**row, "sx": 5.0, "sy": 5.0} for row in rows])
+    assert found.minus(worse).mean == pytest.approx(script - ties[0])
+    assert found.minus(worse, number="untuned").mean == pytest.approx(untuned - ties[1])
     for size in (2, 3, 4):
         own = [row for row in rows if row["size"] == size]
         if own:

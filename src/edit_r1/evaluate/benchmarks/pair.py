@@ -91,16 +91,22 @@ class Official:
     """The official metric per task, dimension or size of group."""
     details: dict[str, Any] = field(default_factory=dict)
     """Further keys of the JSON."""
+    apart: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Further numbers over the same units, by their key in `details`: 1 or 0 per unit."""
 
-    def estimate(self, seed: int = 0) -> Estimate:
-        """The number, 0 to 1, with its 95 % interval."""
-        return macro_ci(self.right_U, self.strata_U, self.sources_U, seed)
+    def estimate(self, seed: int = 0, number: str = "") -> Estimate:
+        """The number, 0 to 1, with its 95 % interval; or the one of `apart` that is named."""
+        return macro_ci(self._units(number), self.strata_U, self.sources_U, seed)
 
-    def minus(self, other: Official, seed: int = 0) -> Estimate:
-        """This number minus another judge's on the same units, with a paired interval. ValueError for other units."""
+    def minus(self, other: Official, seed: int = 0, number: str = "") -> Estimate:
+        """This number minus another judge's on the same units, paired, as `estimate`. ValueError for other units."""
         if (self.strata_U, self.sources_U) != (other.strata_U, other.sources_U):
             raise ValueError("the two results do not count the same pairs: evaluate both on one benchmark")
-        return macro_ci(np.subtract(self.right_U, other.right_U), self.strata_U, self.sources_U, seed)
+        gains_U = np.subtract(self._units(number), other._units(number))
+        return macro_ci(gains_U, self.strata_U, self.sources_U, seed)
+
+    def _units(self, number: str) -> tuple[float, ...]:
+        return self.apart[number] if number else self.right_U
 
 
 def share_by(names: Sequence[str], right: Sequence[float]) -> dict[str, float]:

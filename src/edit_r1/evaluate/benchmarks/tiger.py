@@ -90,7 +90,8 @@ def tuned_threshold(pairs: Sequence[Answer]) -> float:
 def official(answers: Sequence[Answer]) -> Official:
     """The script's number, and those beside it; an answer without both scores is wrong, and so is its group.
 
-    An interval is that of the script's number at its tuned threshold. ValueError for torn groups.
+    The interval is that of the script's number at its tuned threshold; `untuned` has one of its own. Raises ValueError
+    for torn groups.
     """
     groups = groups_of(answers)
     threshold = tuned_threshold([group[0] for group in groups if group[0].candidates == 2])
@@ -117,7 +118,7 @@ def official(answers: Sequence[Answer]) -> Official:
     }
     tasks = {name: float(numbers["official_script"]) for name, numbers in by_size.items()}
     sources = tuple(group[0].source for group in groups)
-    return Official(tuple(tuned), ("",) * len(groups), sources, tasks, details)
+    return Official(tuple(tuned), ("",) * len(groups), sources, tasks, details, {"untuned": tuple(untuned)})
 
 
 def _all_match(group: Sequence[Answer], threshold: float) -> float:
