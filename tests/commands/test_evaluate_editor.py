@@ -66,7 +66,7 @@ def test_the_tiny_editor_is_sampled_judged_and_compared(
     text = page.read_text()
     assert "copies against tiny-kontext" in text and text.count('<section class="row">') == 3 and "<script" not in text
     code, out, _ = run(capsys, *EDITWORLD, *where, "--edits", ready, "--against", "tiny-kontext")
-    assert code == 0 and "copies minus tiny-kontext: 3 pairs" in out and "mean over kinds (official)" in out
+    assert code == 0 and "A: copies, B: tiny-kontext, 3 pairs" in out and "A minus B" in out
     code, _, err = run(capsys, *EDITWORLD, *where, "--edits", ready, "--html", ready)
     assert code == 1 and "cannot be written" in err
 

@@ -213,13 +213,13 @@ def test_a_probe_that_few_answers_measured_passes_nothing() -> None:
     few = ProbeCost(COPY, Estimate(9.0, 8.0, 10.0, 3, 3), 1.0, 0.0, 17)
     assert _missed(_measured(probes=(dear,))) == [] and _missed(_measured(probes=(few,))) == [COPY]
     (check,) = [one for one in verdict(_measured(probes=(few,)), ReadinessThresholds(), NO_EDIT) if one.name == COPY]
-    assert check.told == "3 of 20 have a score with and without it, 8 are needed"
+    assert check.told == "3 of 20 have a score both with and without it, 8 are needed" and "token limit" in check.remedy
     (check,) = [
         one
         for one in verdict(_measured(probes=(replace(few, unscored=1),)), ReadinessThresholds(), NO_EDIT)
         if one.name == COPY
     ]
-    assert "4 contexts have another one" in check.told and "more sources" in check.told
+    assert "4 contexts have another one" in check.told and check.remedy == "give contexts of more sources"
     assert _missed(_measured(probes=(few,)), ReadinessThresholds(min_no_edit_cost=None)) == []
     some = replace(dear, unscored=5)
     told = [one.told for one in verdict(_measured(probes=(some,)), ReadinessThresholds(), NO_EDIT)]
@@ -240,6 +240,15 @@ def test_a_verdict_that_asked_less_is_told() -> None:
     assert looser({**asked, "max_unparsed": 0.01, "min_lift": 1.0}, ReadinessThresholds()) == []
     assert looser({**asked, "min_lift": None}, ReadinessThresholds(min_lift=None)) == []
     assert looser(asked, ReadinessThresholds(min_per_second=2.0)) == ["min_per_second off there, 2 required"]
+
+
+def test_what_could_not_be_measured_is_no_fault_of_the_judge() -> None:
+    flat = _measured(
+        rank=None, near=None, no_spread=None, probed=2, reliability=Reliability(None, None, 0.0, 0.0, 9, 9)
+    )
+    checks = {one.name: one for one in verdict(flat, ReadinessThresholds(), NO_EDIT) if one.passed is False}
+    assert len(checks) == 6 and all("give more contexts" in one.remedy for one in checks.values())
+    assert "people {of braces} tells no two edits of a group apart" in checks["rank correlation"].remedy
 
 
 def test_without_a_reference_nothing_is_asked_of_it() -> None:

@@ -226,7 +226,7 @@ def test_contexts_of_one_source_leave_two_probes_unmeasured_and_passed_by_nobody
     assert [one.name for one in measured.probes] == list(probes.PROBES)
     checks = {one.name: one for one in verdict(measured, ReadinessThresholds(min_probed=1), probes.NO_EDIT)}
     for name in (probes.OTHER, probes.SWAPPED):
-        assert checks[name].passed is False and "contexts of more sources" in checks[name].told
+        assert checks[name].passed is False and checks[name].remedy == "give contexts of more sources"
     assert checks[probes.BLACK].value is not None
 
 

@@ -218,3 +218,7 @@ def test_json_round_trip_and_no_nan(tmp_path: Path) -> None:
     write_bytes(tmp_path / "b", b"\0")
     assert (tmp_path / "b").read_bytes() == b"\0"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "deep"]
+    for hostile in ("[" * 100_000, "{", "\xff"):
+        (tmp_path / "b").write_text(hostile)
+        with pytest.raises(StoreError, match="not valid JSON"):
+            read_json(tmp_path / "b")

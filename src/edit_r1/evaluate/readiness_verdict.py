@@ -44,6 +44,10 @@ class ReadinessThresholds:
     """Edits judged a second. Depends on the machine, so nothing is asked unless you do."""
 
 
+MORE = "give more contexts, or more edits of each"
+"""The remedy where there was too little to measure."""
+
+
 def looser(told: Mapping[str, Any], required: ReadinessThresholds) -> list[str]:
     """Thresholds of a verdict, by name, that ask less than `required`, in words. What is not told is not compared.
 
@@ -138,10 +142,9 @@ def verdict(measured: Measured, thresholds: ReadinessThresholds, no_edit: Sequen
             _of(None if m.lift is None else m.lift.gain),
             t.min_lift,
             lambda value: f"{value:+.2f} points over the group's mean{_share(m.lift)}, by {m.lift_by}",
-            "give a reference, or more edits of each context"
-            if m.lift is None
-            else "the judge's favourites are no better than the rest: train the judge before the editor",
+            "the judge's favourites are no better than the rest: train the judge before the editor",
             above=t.min_lift,
+            more="give a reference, or more edits of each context",
         ),
     ]
     if m.reference is not None:
@@ -156,6 +159,7 @@ def verdict(measured: Measured, thresholds: ReadinessThresholds, no_edit: Sequen
                 ),
                 "a judge that orders groups badly trains something else: train it on pairs of this editor",
                 above=0.0,
+                more=f"{m.reference} tells no two edits of a group apart: {MORE}",
             ),
             _check(
                 "near-equal pairs",
@@ -167,6 +171,7 @@ def verdict(measured: Measured, thresholds: ReadinessThresholds, no_edit: Sequen
                 ),
                 "RL compares near-equal edits: train the judge on such pairs, or give more contexts if they are few",
                 above=t.min_near_accuracy,
+                more=f"{m.reference} has no two edits of a group so near: {MORE}",
             ),
         ]
     checks += [_probe_check(probe, m.probed, t, probe.name in no_edit) for probe in m.probes]
@@ -187,8 +192,8 @@ def _probe_check(probe: ProbeCost, probed: int, t: ReadinessThresholds, no_edit:
     remedy = f"{probe.name} must cost points: train the judge on such edits, or guard against them"
     scored = 0 if probe.cost is None else probe.cost.n
     if min(probed, scored) < t.min_probed and asked is not None:
-        words = _asked(asked, False, None if no_edit else asked)
-        return Check(probe.name, None, None, asked, False, _too_few(probe, probed, t), remedy, words)
+        told, more = _too_few(probe, probed, t)
+        return Check(probe.name, None, None, asked, False, told, more, _asked(asked, False, None if no_edit else asked))
 
     def told_of(value: float) -> str:
         lost = f", {probe.unscored} more have no score" if probe.unscored else ""
@@ -197,17 +202,17 @@ def _probe_check(probe: ProbeCost, probed: int, t: ReadinessThresholds, no_edit:
     return _check(probe.name, _of(probe.cost), asked, told_of, remedy, above=None if no_edit else asked)
 
 
-def _too_few(probe: ProbeCost, probed: int, t: ReadinessThresholds) -> str:
+def _too_few(probe: ProbeCost, probed: int, t: ReadinessThresholds) -> tuple[str, str]:
     """Why a probe says too little, and what gives more."""
+    needed = f"{t.min_probed} are needed"
     if probed < t.min_probed:
-        return f"{probed} contexts have an edit good enough to probe, {t.min_probed} are needed: give more contexts"
+        return f"{probed} contexts have an edit good enough to probe, {needed}", "give more contexts"
     scored = 0 if probe.cost is None else probe.cost.n
     if scored + probe.unscored < t.min_probed:
-        return (
-            f"{scored + probe.unscored} contexts have another one with another source and instruction, {t.min_probed} "
-            "are needed: give contexts of more sources"
-        )
-    return f"{scored} of {scored + probe.unscored} have a score with and without it, {t.min_probed} are needed"
+        told = f"{scored + probe.unscored} contexts have another one with another source and instruction, {needed}"
+        return told, "give contexts of more sources"
+    told = f"{scored} of {scored + probe.unscored} have a score both with and without it, {needed}"
+    return told, "raise the token limit, train the format, or give more contexts"
 
 
 def _share(lift: Lift | None) -> str:
@@ -230,12 +235,14 @@ def _check(
     remedy: str,
     most: bool = False,
     above: float | None = None,
+    more: str = MORE,
 ) -> Check:
-    """most: the threshold is an upper bound. above: the whole interval must lie above this too."""
+    """most: the threshold is an upper bound. above: the whole interval must lie above this too. more: the remedy where
+    nothing could be measured."""
     asked = _asked(threshold, most, above)
     if found is None:
         missed = None if threshold is None else False
-        return Check(name, None, None, threshold, missed, "could not be measured", remedy, asked)
+        return Check(name, None, None, threshold, missed, "could not be measured", more, asked)
     value, ci95 = found
     passed = None
     if threshold is not None:

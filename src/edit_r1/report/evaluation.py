@@ -73,24 +73,22 @@ def _comparison(row: Mapping[str, Any]) -> list[RenderableType]:
     """Two editors beside each other, by kind of edit and in all."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("kind of edit", overflow="fold")
-    for name in (row["editor"], row["against"]):
-        table.add_column(Text(plain(name)), justify="right", max_width=12, overflow="fold")
-    table.add_column("difference (95 %)", justify="right", no_wrap=True)
-    table.add_column("good/same/bad", justify="right", no_wrap=True)
-    table.add_column("GSB %", justify="right", no_wrap=True)
+    for name in ("A", "B", "A minus B (95 %)", "G/S/B", "GSB %"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, one in row["kinds"].items():
         means, share = (_number(one["editor"]), _number(one["against"])), f"{100 * one['gsb']:+.0f}"
         table.add_row(Text(plain(name) or "unknown"), *means, _difference(one), _outcomes(one), share)
     table.add_section()
     official = {"difference": row["official_difference"], "ci95": row["official_ci95"]}
-    table.add_row("mean over kinds (official)", "", "", _difference(official))
+    table.add_row("mean over kinds", "", "", _difference(official))
     table.add_row("mean over edits", "", "", _difference(row), _outcomes(row), f"{100 * row['gsb']:+.0f}")
-    head = f"{plain(row['editor'])} minus {plain(row['against'])}: {row['pairs']} pairs"
+    head = f"A: {plain(row['editor'])}, B: {plain(row['against'])}, {row['pairs']} pairs"
     if row["unpaired"]:
         head += f", {row['unpaired']} edits without a partner"
     ends = row["gsb_ci95"]
     told = "" if ends is None else f" (95 % {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
-    return [Text(head, "bold"), table, Text(f"GSB {100 * row['gsb']:+.1f} %{told}")]
+    counts = f"{row['good']} good, {row['same']} same, {row['bad']} bad (within {row['same_band']:g} points)"
+    return [Text(), Text(head, "bold"), table, Text(f"GSB {100 * row['gsb']:+.1f} %{told}: {counts}")]
 
 
 def _difference(row: Mapping[str, Any]) -> str:

@@ -162,5 +162,5 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror or error}): check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}: not valid JSON ({error}): remove it and run its stage again") from error
