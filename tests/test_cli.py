@@ -638,7 +638,8 @@ def test_a_device_without_memory_left_is_one_line(capsys: Capture, monkeypatch: 
         main(["train", "editor", "kontext_lora_80gb"])
     told = capsys.readouterr()
     assert ended.value.code == 1 and told.out == "" and told.err.count("\n") == 1
-    assert "Tried to allocate 2.00 GiB" in told.err and "--train-batch" in told.err
+    assert "Tried to allocate 2.00 GiB" in told.err
+    assert "--train-batch" in told.err and "--micro-batch" in told.err
 
 
 @pytest.mark.parametrize(

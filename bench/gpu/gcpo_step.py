@@ -36,8 +36,9 @@ from edit_r1.report.terminal import quiet_libraries
 from edit_r1.store import write_json
 from edit_r1.train.gcpo import GCPOTrainer, train_gcpo
 from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
+from edit_r1.train.machine import MachineSettings
 from edit_r1.train.pairs import Rollouts
-from edit_r1.train.verifier_run import MachineSettings, read_curves
+from edit_r1.train.verifier_run import read_curves
 from edit_r1.verifier.cards import ModelCard, write_card
 from edit_r1.zoo.packaged import weights
 

@@ -441,9 +441,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; torch itself is not imported here
             raise
         complain(
-            f"out of the device's memory ({str(error).splitlines()[0]}): use smaller batches (of a training: "
-            "--train-batch, --sample-batch, --checkpointing; --plan tells what it needs), smaller images or a smaller "
-            "model"
+            f"out of the device's memory ({str(error).splitlines()[0]}): use smaller batches (of an editor's "
+            "training: --train-batch, --sample-batch, --checkpointing; of a verifier's: --micro-batch or --batch-size, "
+            "--decode-batch, --gradient-checkpointing; --plan tells what it needs), smaller images or a smaller model"
         )
         code = FAILED
     sys.exit(code)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edit_r1.records import Candidate
+from edit_r1.records import Candidate, Context, Preference, Sample
 from edit_r1.store import (
     CANDIDATES,
+    PREFERENCES,
     SAMPLES,
     Dataset,
     Stage,
@@ -222,3 +223,24 @@ def test_json_round_trip_and_no_nan(tmp_path: Path) -> None:
         (tmp_path / "b").write_text(hostile)
         with pytest.raises(StoreError, match="not valid JSON"):
             read_json(tmp_path / "b")
+
+
+def test_a_picture_of_several_records_is_held_once(tmp_path: Path) -> None:
+    """As the source of a context's candidates; records that are iterated over hold their own."""
+    pictures = [b"source", b"source", b"other"]
+    preferences = [_compared(number, picture) for number, picture in enumerate(pictures)]
+    write_dataset(tmp_path, "pairs", preferences, PREFERENCES)
+    read = read_dataset(tmp_path, "pairs", PREFERENCES)
+    assert read == preferences
+    sources = [one.context.sample.source for one in read]
+    assert sources[0] is sources[1]
+    assert [one.context.sample.references[0] for one in read] == pictures
+    assert read[0].context.sample.references[0] is sources[1]
+    assert len({id(one.first.image) for one in read}) == 1
+    assert list(Dataset(tmp_path, "pairs", PREFERENCES)) == preferences
+
+
+def _compared(number: int, source: bytes) -> Preference:
+    sample = Sample(f"s{number}", source, "make it red", "colour", references=(source,))
+    edits = [Candidate(f"{number}-{side}", sample.id, b"edit", "none", 0) for side in "ab"]
+    return Preference(Context(sample, (), "nobody"), edits[0], edits[1], "first", "nobody")

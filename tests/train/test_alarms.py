@@ -6,7 +6,7 @@ import pytest
 
 from edit_r1.train.alarms import Alarms, AlarmSettings
 
-GOOD = {"unparsed": 0.1, "tie_share": 0.3, "entropy": 1.0, "passed": 0.8, "trace_tokens": 100.0}
+GOOD = {"unparsed": 0.1, "tie_share": 0.3, "pairs_silent": 0.2, "entropy": 1.0, "passed": 0.8, "trace_tokens": 100.0}
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,7 @@ GOOD = {"unparsed": 0.1, "tie_share": 0.3, "entropy": 1.0, "passed": 0.8, "trace
     [
         ({"unparsed": 0.6}, "60% of the traces have no score"),
         ({"tie_share": 0.9}, "90% of the comparisons are ties"),
+        ({"pairs_silent": 0.95}, "95% of the pairs teach nothing"),
         ({"entropy": 0.1}, "entropy is 10% of the first generation's"),
         ({"passed": 0.6}, "points are passed 75% as often"),
         ({"trace_tokens": 250.0}, "2.50 times as long"),
@@ -29,9 +30,12 @@ def test_what_exceeds_a_limit_is_told(change: dict[str, float], told: str) -> No
 
 
 def test_limits_can_be_taken_away_and_missing_numbers_tell_nothing() -> None:
-    silent = Alarms(AlarmSettings(alarm_unparsed=1, alarm_ties=1, alarm_entropy=0, alarm_passed=0, alarm_length=0))
-    silent.check(GOOD)
-    assert silent.check({"unparsed": 1.0, "tie_share": 1.0, "entropy": 0.0, "passed": 0.0, "trace_tokens": 1.0}) == []
+    settings = AlarmSettings(
+        alarm_unparsed=1, alarm_ties=1, alarm_silent=1, alarm_entropy=0, alarm_passed=0, alarm_length=0
+    )
+    mute, worst = Alarms(settings), {"unparsed": 1.0, "tie_share": 1.0, "pairs_silent": 1.0}
+    mute.check(GOOD)
+    assert mute.check({**worst, "entropy": 0.0, "passed": 0.0, "trace_tokens": 1.0}) == []
     assert Alarms(AlarmSettings()).check({"loss": 1.0}) == []
     assert Alarms(AlarmSettings()).check({"entropy": 0.0, "trace_tokens": 0.0}) == []
 

@@ -336,6 +336,30 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+def test_a_run_that_ran_out_of_memory_goes_on_in_smaller_parts(
+    wavering: Path, preferences: list[Preference], tmp_path: Path
+) -> None:
+    """The same update but for rounding; what it computes may not change."""
+    stage = stage_for(wavering, tmp_path / "run", steps=3)
+    straight = load_file(train_gcpo(stage, preferences) / "model.safetensors")
+
+    def out_of_memory(done: int, total: int, logged: object) -> None:
+        if done == 2:
+            raise torch.OutOfMemoryError
+
+    again = replace(stage, out=str(tmp_path / "again"))
+    with pytest.raises(torch.OutOfMemoryError):
+        train_gcpo(again, preferences, progress=out_of_memory)
+    smaller = changed(again, micro_batch=4, gradient_checkpointing=True)
+    with pytest.raises(ValueError, match=r"other settings \(epsilon\)"):
+        train_gcpo(changed(smaller, epsilon=0.1), preferences, resume=True)
+    resumed = load_file(train_gcpo(smaller, preferences, resume=True) / "model.safetensors")
+    start = load_file(wavering / "model.safetensors")
+    moved = sum(float((straight[name] - start[name]).square().sum()) for name in start)
+    apart = sum(float((straight[name] - resumed[name]).square().sum()) for name in start)
+    assert apart <= 0.05**2 * moved
+
+
 def test_lora_with_two_updates_a_generation(wavering: Path, preferences: list[Preference], tmp_path: Path) -> None:
     stage = stage_for(wavering, tmp_path / "run", updates_per_generation=2, lora_rank=2)
     before = load_file(wavering / "model.safetensors")
@@ -367,3 +391,5 @@ def test_the_config_is_small_and_checked() -> None:
         GCPOUpdates(average_last=1.0)
     with pytest.raises(ValueError, match=r"epsilon=1\.5"):
         GCPOUpdates(epsilon=1.5)
+    with pytest.raises(ValueError, match="row_workers=2: for SFT alone"):
+        changed(GCPOStage("m", "o"), row_workers=2)

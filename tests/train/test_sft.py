@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from edit_r1.images import encode_png
 from edit_r1.records import Quadruple, Trace
 from edit_r1.train import sft
+from edit_r1.train.machine import MachineSettings
 from edit_r1.train.sft import SFTStage, trace_text, train_sft
 from edit_r1.train.verifier_run import (
     RunFolder,
@@ -101,6 +104,22 @@ def test_a_killed_run_resumes_to_the_same_weights(
     before, after = (read_curves(path.parent / "curves.jsonl") for path in (trained, resumed))
     assert [(line["step"], line["loss"]) for line in before] == [(line["step"], line["loss"]) for line in after]
     assert train_sft(stage, quadruples, resume=True) == resumed  # done: at once
+
+
+def test_a_run_is_resumed_by_as_many_processes(checkpoint: Path, quadruples: list[Quadruple], tmp_path: Path) -> None:
+    """Rows, random numbers and averaged weights are shared out among them: others would go on with another run."""
+    stage = SFTStage(str(checkpoint), str(tmp_path / "run"), variant="compact", steps=2, batch_size=2, log_every=1,
+                     save_every=1, cpu=True)  # fmt: skip
+    with pytest.raises(Killed):
+        train_sft(stage, quadruples, progress=kill_at(2))
+    mark = tmp_path / "run/checkpoints/checkpoint-1/complete"
+    assert mark.read_text() == "1"
+    mark.write_text("8")
+    with pytest.raises(ValueError, match="checkpoint-1: written by 8 processes, and this run has 1: start as many"):
+        train_sft(stage, quadruples, resume=True)
+    assert not (tmp_path / "run/model").exists()
+    mark.write_text("")  # of a version that did not tell
+    assert train_sft(stage, quadruples, resume=True).exists()
 
 
 def test_another_run_or_no_resume_is_refused(
@@ -244,3 +263,34 @@ def test_decomposition_is_asked_as_a_scorer_asks(quadruples: list[Quadruple], va
     messages, pictures = decompose_messages(context, variant)
     assert messages == to_messages(asked[0])
     assert len(pictures) == len(asked[0].images) == 1
+
+
+def test_rows_are_told_apart_by_what_their_pictures_are_scaled_to(quadruples: list[Quadruple]) -> None:
+    """Of pictures that are scaled down to one size none is longer."""
+
+    def length(side: int, max_pixels: int) -> int:
+        blank = encode_png(np.zeros((side, side, 3), np.uint8))
+        context = quadruples[0].context
+        large = replace(
+            quadruples[0],
+            context=replace(context, sample=replace(context.sample, source=blank)),
+            candidate=replace(quadruples[0].candidate, image=blank),
+        )
+        stage = SFTStage("m", "o", variant="compact", decompose=False, max_pixels=max_pixels)
+        (row,) = sft._rows(stage, [large])
+        return row.length
+
+    assert length(2048, 0) == length(1024, 0) > length(512, 0) > length(64, 0)
+    assert length(2048, 512 * 512) == length(512, 512 * 512) == length(512, 0)
+
+
+def test_rows_prepared_ahead_are_the_same(
+    checkpoint: Path, quadruples: list[Quadruple], tmp_path: Path, sft_settings: dict
+) -> None:
+    stage = SFTStage(str(checkpoint), str(tmp_path / "own"), **{**sft_settings, "steps": 4, "decompose": True})
+    own = weights(train_sft(stage, quadruples))
+    ahead = replace(stage, out=str(tmp_path / "ahead"), machine=MachineSettings(row_workers=2))
+    others = weights(train_sft(ahead, quadruples))
+    assert all(torch.equal(own[name], others[name]) for name in own)
+    with pytest.raises(ValueError, match="row_workers=-1"):
+        MachineSettings(row_workers=-1)

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from edit_r1.records import Preference, Quadruple
 from edit_r1.train.gcpo import train_gcpo
 from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
+from edit_r1.train.machine import MachineSettings
 from edit_r1.train.processes import in_processes
 from edit_r1.train.settings import changed
 from edit_r1.train.sft import SFTStage, train_sft
-from edit_r1.train.verifier_run import MachineSettings, Progress, RunFolder, read_curves
+from edit_r1.train.verifier_run import Progress, RunFolder, read_curves
 
 SHARDED = MachineSettings(shard="fsdp2")
 

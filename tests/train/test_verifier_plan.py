@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 from edit_r1.algo.step_cost import grown
 from edit_r1.editors.architecture import Part, read_json
 from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
+from edit_r1.train.machine import MachineSettings
 from edit_r1.train.plan_measure import LiveBytes, Training
 from edit_r1.train.plan_parts import plan_json
 from edit_r1.train.settings import changed
@@ -33,7 +34,6 @@ from edit_r1.train.verifier_plan import (
     plan_verifier,
     verifier_plan_text,
 )
-from edit_r1.train.verifier_run import MachineSettings
 
 GIVEN = VerifierPlanOptions(device_memory=1.0, tflops=1.0, bandwidth=10.0, pixels=32)
 PLAIN = Training(torch.float32, 0, False, False, 1, 1)
@@ -187,6 +187,17 @@ def test_a_gcpo_plan_counts_what_the_stage_says(checkpoint: Path) -> None:
     twice = plan_verifier(stage_for(checkpoint, updates_per_generation=2), GIVEN)
     assert twice.petaflops["update"] == pytest.approx(2 * made.petaflops["update"])
     assert "old log-probabilities" in twice.petaflops
+    # Four candidates are read at once: their prompts by the language model, four edits and two sources by the tower.
+    part = verifier_part(str(checkpoint))
+    config = part.config["text_config"]
+    language = made.parameters - config["vocab_size"] * config["hidden_size"]
+    tower = vision_footprint(part, PLAIN, (4, 4), 6, trained=False).forward_flops
+    read = 2 * language * 4 * made.prompt_tokens + tower
+    assert made.petaflops["read prompts"] * 1e15 == pytest.approx(read, rel=1e-3)
+    # Two pictures of 4 x 4 patches of 3 x 1 x 8 x 8 values in float32, for 16 traces and for 4 candidates.
+    assert made.host["pictures of a generation"] * 2**30 == pytest.approx(20 * 2 * 16 * 192 * 4)
+    shared_out = plan_verifier(stage_for(checkpoint, micro_batch=4), replace(GIVEN, processes=2))
+    assert shared_out.host["pictures of a generation"] == pytest.approx(made.host["pictures of a generation"] / 2)
     document = json.loads(json.dumps(plan_json(made)))
     assert document["fits"] is True
     assert f"{made.traces_per_step} traces" in verifier_plan_text(made)

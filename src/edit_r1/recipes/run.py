@@ -145,8 +145,7 @@ def train_by_flags(kind: str, recipe: str, flags: Sequence[str]) -> Path:
     """
     config = with_flags(kind, recipe, [flag for flag in flags if flag != "--resume"])
     result = run_training(kind, config, resume="--resume" in flags)
-    if kind == "editor":
-        leave_team()
+    leave_team()
     return result
 
 
@@ -219,31 +218,11 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
         for alert in line.get("alerts", ()):
             bar.console.print(f"{line['kind']} {line['step']}: {alert['message']}", style="yellow", markup=False)
 
-    if recipe.train in ALGORITHMS:
-        algorithm = ALGORITHMS[recipe.train]
-        if ignored := left_aside(recipe.stage, algorithm):
-            tell(ignored)
-        recipe = replace(recipe, stage=settled(recipe.stage, algorithm))
-    reward = replace(recipe.reward, judge=judge_of(recipe))
-    reward.judge.check_address()
-    recipe.heldout.check_address()
-    if recipe.require_ready is not None:
-        check_ready(recipe.require_ready, reward, recipe.ready)
+    recipe, reward = _settled(recipe, tell)
     resumed = resume and has_state(out / "state")
     if resume and not resumed:
         tell(f"{out}: no saved state to resume, so the run starts at its beginning")
-
-    def read(data: str, name: str) -> list[Context]:
-        return open_contexts(data, recipe.reading, reward.judge, out, name, team, resumed, tell)
-
-    given = read(recipe.validation, "validation_data") if recipe.validation else None
-    count, needed = recipe.guard.contexts, recipe.stage.contexts_per_step
-    contexts, validation = keep_out(read(recipe.data, "data"), count, needed, given)
-    if given is None and len(validation) < count:
-        tell(
-            f"{len(validation)} validation contexts in place of {count}, as a step trains on {needed}: give more data, "
-            "or others with --validation; without any nothing tells whether the reward is earned"
-        )
+    contexts, validation = _contexts(recipe, reward.judge, team, resumed, tell)
     shaped = shaping(
         recipe.train, recipe.load, reward, recipe.heldout, recipe.heldout_share, validation, recipe.guard.seed
     )
@@ -262,7 +241,6 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
             stack.enter_context(guard.heldout)
         editor = recipe.load()
         contexts = editable(editor, contexts, validation, recipe.reading.broken, tell)
-        pipeline = getattr(editor, "pipeline", None)
         if team.first:
             trackers = stack.enter_context(open_trackers(recipe.tracking, out, resumed, plain(recipe), tell))
         done = recipe.train(recipe.stage, editor, contexts, rewarded, out, resume, progress=progress, guard=guard)
@@ -271,15 +249,59 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
             f"stopped after {done.steps} iterations: the reward rose while the held-out one fell; the result is the "
             "editor that the held-out reward liked best"
         )
-    if team.first and pipeline is not None:  # an editor that is no pipeline of diffusers has no such card
-        # diffusers notes where a pipeline was loaded from.
-        origin = recipe.base_model or public_name(str(pipeline.config.get("_name_or_path") or editor.name))
-        facts = CardFacts(
-            origin, type(pipeline).__name__, recipe.stage.save_as, recipe, contexts_digest(contexts), len(contexts),
-            done.metrics, done.steps, done.stopped,
-        )  # fmt: skip
-        write_editor_card(done.result, facts)
+    if team.first:
+        _write_card(recipe, editor, contexts, done)
     return done.result
+
+
+def _settled(recipe: EditorRecipe, tell: Callable[[str], None]) -> tuple[EditorRecipe, RewardSettings]:
+    """The recipe with its algorithm's own values where it has none, and its reward with its judge, both checked."""
+    if recipe.train in ALGORITHMS:
+        algorithm = ALGORITHMS[recipe.train]
+        if ignored := left_aside(recipe.stage, algorithm):
+            tell(ignored)
+        recipe = replace(recipe, stage=settled(recipe.stage, algorithm))
+    reward = replace(recipe.reward, judge=judge_of(recipe))
+    reward.judge.check_address()
+    recipe.heldout.check_address()
+    if recipe.require_ready is not None:
+        check_ready(recipe.require_ready, reward, recipe.ready)
+    return recipe, reward
+
+
+def _contexts(
+    recipe: EditorRecipe, judge: JudgeSettings, team: Team, resumed: bool, tell: Callable[[str], None]
+) -> tuple[list[Context], list[Context]]:
+    """What is trained on, and what the guard edits."""
+
+    def read(data: str, name: str) -> list[Context]:
+        return open_contexts(data, recipe.reading, judge, Path(recipe.out), name, team, resumed, tell)
+
+    given = read(recipe.validation, "validation_data") if recipe.validation else None
+    count, needed = recipe.guard.contexts, recipe.stage.contexts_per_step
+    contexts, validation = keep_out(read(recipe.data, "data"), count, needed, given)
+    if given is None and len(validation) < count:
+        tell(
+            f"{len(validation)} validation contexts in place of {count}, as a step trains on {needed}: give more data, "
+            "or others with --validation; without any nothing tells whether the reward is earned"
+        )
+    return contexts, validation
+
+
+def _write_card(
+    recipe: EditorRecipe, editor: FlowEditor[Any], contexts: Sequence[Context], done: EditorTraining
+) -> None:
+    """Of the result; an editor that is no pipeline of diffusers has no such card."""
+    pipeline = getattr(editor, "pipeline", None)
+    if pipeline is None:
+        return
+    # diffusers notes where a pipeline was loaded from.
+    origin = recipe.base_model or public_name(str(pipeline.config.get("_name_or_path") or editor.name))
+    facts = CardFacts(
+        origin, type(pipeline).__name__, recipe.stage.save_as, recipe, contexts_digest(contexts), len(contexts),
+        done.metrics, done.steps, done.stopped,
+    )  # fmt: skip
+    write_editor_card(done.result, facts)
 
 
 def _read(folder: str, table: Any) -> list[Any]:

@@ -4,7 +4,8 @@
     edit-r1 train gcpo gcpo_7b_lora_80gb --model runs/sft/model --data data/pairs --out runs/gcpo
 
 Pictures are bounded in SFT (`max_pixels`, which its processor keeps): 768 x 768 are some 730 tokens of Qwen2.5-VL, and
-of two pictures and ten principles a prompt has about 2,400. Every field is a flag.
+of two pictures and ten principles a prompt has about 2,400. Every field is a flag. GCPO makes one update a generation
+in all of them: the ratio is 1, by vLLM up to rounding, and the clip never acts.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import replace
 
 from edit_r1.recipes.run import GCPORecipe, SFTRecipe
 from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
+from edit_r1.train.machine import MachineSettings
 from edit_r1.train.sft import SFTStage
-from edit_r1.train.verifier_run import MachineSettings
 
 AREA = 768 * 768
 QWEN_7B = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -32,7 +33,7 @@ def sft_7b_full_8gpu() -> SFTRecipe:
     stage = SFTStage(
         QWEN_7B, "runs/sft", batch_size=2, accumulate=8,  # 128 traces an update, as SFT of such models usually has
         learning_rate=1e-5, warmup_steps=100, max_pixels=AREA, precision="bf16",  # AdamW's usual for all weights of 7B
-        machine=MachineSettings(gradient_checkpointing=True, shard="fsdp2"), save_every=200,
+        machine=MachineSettings(gradient_checkpointing=True, shard="fsdp2", row_workers=4), save_every=200,
     )  # fmt: skip
     return SFTRecipe("runs/cold/selected", stage)
 
@@ -41,8 +42,8 @@ def sft_7b_lora_80gb() -> SFTRecipe:
     """LoRA on Qwen2.5-VL-7B on one 80 GB GPU; ten times the rate of full training, as LoRA takes."""
     stage = SFTStage(
         QWEN_7B, "runs/sft", batch_size=2, accumulate=32, learning_rate=1e-4, lora_rank=64, warmup_steps=100,
-        max_pixels=AREA, precision="bf16", machine=MachineSettings(gradient_checkpointing=True, frozen="bf16"),
-        save_every=200,
+        max_pixels=AREA, precision="bf16", save_every=200,
+        machine=MachineSettings(gradient_checkpointing=True, frozen="bf16", row_workers=8),
     )  # fmt: skip
     return SFTRecipe("runs/cold/selected", stage)
 

@@ -187,13 +187,17 @@ class Dataset(Generic[T]):
         Raises:
             StoreError: when the dataset is not finished, or a part is damaged or of another record type.
         """
+        return self._records(None)
+
+    def _records(self, known: dict[bytes, bytes] | None) -> Iterator[T]:
+        """known: pictures that were read before; equal ones become the same object."""
         self.meta()
         for path in self._paths():
             for row in iterate_rows(path):
                 whole = completed(row, self.table.features)
                 if whole is None:
                     raise StoreError(f"{path}: holds other columns than {self.name} needs: remove it and run its stage")
-                yield self.table.from_row(whole)
+                yield self.table.from_row(whole if known is None else pictures_shared(whole, known))
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
@@ -214,5 +218,17 @@ def write_dataset(directory: str | Path, name: str, records: Sequence[T], table:
 
 
 def read_dataset(directory: str | Path, name: str, table: Table[T], key: str = "") -> list[T]:
-    """All records of a finished dataset. Raises StoreError as iterating over `Dataset` does."""
-    return list(Dataset(Path(directory), name, table, key))
+    """All records of a finished dataset, a picture that several of them have held once: candidates share their source,
+    pairs their candidates. Raises StoreError as iterating over `Dataset` does."""
+    return list(Dataset(Path(directory), name, table, key)._records({}))
+
+
+def pictures_shared(value: Any, known: dict[bytes, bytes]) -> Any:
+    """A row, or a part of one, in which bytes that are `known` are the known ones; others become so."""
+    if isinstance(value, bytes):
+        return known.setdefault(value, value)
+    if isinstance(value, dict):
+        return {name: pictures_shared(part, known) for name, part in value.items()}
+    if isinstance(value, list):
+        return [pictures_shared(part, known) for part in value]
+    return value

@@ -1,5 +1,5 @@
-"""What goes wrong in GCPO without the loss telling: traces that no longer parse, ties, lost variety, a checklist that
-fails ever more points, drifting length.
+"""What goes wrong in GCPO without the loss telling: traces that no longer parse, ties, pairs that teach nothing, lost
+variety, a checklist that fails ever more points, drifting length.
 
 Each generation's numbers are held against limits; what exceeds one is an entry of `alarms` in curves.jsonl and a line
 on the terminal, and so many generations in a row end the run if asked to.
@@ -20,8 +20,12 @@ class AlarmSettings:
     """Share of a generation's traces without a score above which it is told; 1 never."""
     alarm_ties: float = 0.8
     """Share of comparisons with equal scores above which it is told; 1 never."""
+    alarm_silent: float = 0.9
+    """Share of a generation's pairs above which it is told that they teach nothing: all traces of each candidate won
+    equally often; 1 never."""
     alarm_entropy: float = 0.2
-    """Entropy of the sampled tokens, as a share of the first generation's, below which it is told; 0 never."""
+    """Entropy of the tokens of traces that teach, as a share of the first generation's, below which it is told; 0
+    never. A candidate's traces that all came out alike teach nothing: they count for `alarm_silent` and not here."""
     alarm_passed: float = 0.8
     """Share of verdicts that are 1, as a share of the first generation's, below which it is told: a verifier that fails
     what is true in both candidates of a pair orders them as before; 0 never."""
@@ -31,7 +35,7 @@ class AlarmSettings:
     """Generations in a row with an alarm that end the run without a result; 0 never ends it."""
 
     def __post_init__(self) -> None:
-        for name in ("alarm_unparsed", "alarm_ties", "alarm_entropy", "alarm_passed"):
+        for name in ("alarm_unparsed", "alarm_ties", "alarm_silent", "alarm_entropy", "alarm_passed"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: a share, 0 to 1")
@@ -60,11 +64,13 @@ class Alarms:
         """What is to be told of a generation; empty when all is well."""
         limits = self.settings
         told = []
-        unparsed, ties = logged.get("unparsed"), logged.get("tie_share")
+        unparsed, ties, silent = (logged.get(name) for name in ("unparsed", "tie_share", "pairs_silent"))
         if unparsed is not None and unparsed > limits.alarm_unparsed:
             told.append(f"{unparsed:.0%} of the traces have no score (limit {limits.alarm_unparsed:.0%})")
         if ties is not None and ties > limits.alarm_ties:
             told.append(f"{ties:.0%} of the comparisons are ties (limit {limits.alarm_ties:.0%})")
+        if silent is not None and silent > limits.alarm_silent:
+            told.append(f"{silent:.0%} of the pairs teach nothing (limit {limits.alarm_silent:.0%})")
         entropy = self._of_first("entropy", logged)
         if entropy is not None and entropy < limits.alarm_entropy:
             told.append(f"entropy is {entropy:.0%} of the first generation's (limit {limits.alarm_entropy:.0%})")

@@ -13,7 +13,8 @@ that is updated, the ratio is exactly 1 and the clip never acts; above 1 it does
 so that the ratio is 1 up to rounding, and weighs each token by `SamplingSettings.correction`.
 
 Overridden of TRL's trainer: the sampler, the reward, the order within a generation (`_prepare_inputs`), sampling by our
-own engine (`_generate_single_turn`), rows and padding that no loss needs and what is replayed beside it
+own engine (`_generate_single_turn`), how often pictures are prepared (`_generate_and_score_completions`, which is timed
+too) and where their pixels lie (`_prepare_input`), rows and padding that no loss needs and what is replayed beside it
 (`_compute_loss`, `train.replay`), and reading checkpoints.
 """
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,27 @@ from edit_r1.train.alarms import Alarms
 from edit_r1.train.averaging import TailAverage
 from edit_r1.train.gcpo_arguments import grpo_arguments, pictures_tokens
 from edit_r1.train.gcpo_stage import GCPOStage
-from edit_r1.train.pairs import Comparison, Pair, PairSampler, Rollouts, check_judgeable, compare, pairs_of
+from edit_r1.train.pairs import (
+    Comparison,
+    Pair,
+    PairSampler,
+    Rollouts,
+    check_enough,
+    check_judgeable,
+    compare,
+    pairs_of,
+)
 from edit_r1.train.replay import Replay, learned_tokens, trace_loss
-from edit_r1.train.rollout import own_precision, pictures_of, rows_that_teach, runs_of, sample_copies, without_padding
+from edit_r1.train.rollout import (
+    held_once,
+    own_precision,
+    pictures_of,
+    pictures_once,
+    rows_that_teach,
+    runs_of,
+    sample_copies,
+    without_padding,
+)
 from edit_r1.train.shared_prompt import share_prompt
 from edit_r1.train.shared_vision import share_vision
 from edit_r1.train.verifier_card import VerifierFacts, preferences_card, verifier_card
@@ -119,7 +138,9 @@ def build_trainer(
     stage: GCPOStage, pairs: Sequence[Pair], folder: RunFolder, progress: Progress | None = None,
     trainer_class: type[GCPOTrainer] | None = None, replay: Replay | None = None,
 ) -> GCPOTrainer:  # fmt: skip
-    """Model, data and trainer of a run. Raises ValueError as `train_gcpo`."""
+    """Model, data and trainer of a run. Raises ValueError as `train_gcpo`, for settings before the model is opened."""
+    check_enough(len(pairs), stage.pairs_per_step)
+    grpo_arguments(stage, folder, suppressed=[])
     set_up(stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels, stage.machine.frozen)
     share_vision(model)
@@ -165,6 +186,8 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
             steps=stage.steps,
             seed=stage.seed,
         )
+        self._asked: dict[int, tuple[list[dict[str, Any]], list[Any]]] = {}
+        """By row, the questions of the last batch: a generation comes again for each of its forwards."""
         self.labels: list[float] = []
         """By pair; empty where all are certain."""
         labels = [after_flips(pair.label, stage.ratio.flip_rate) for pair in pairs]
@@ -187,11 +210,12 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
 
     def _rows(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         """Prompts of the rows: 2p is pair p's winner, 2p + 1 its loser."""
-        asked = {row: self._ask(row) for row in set(batch["row"])}
+        known, rows = self._asked, batch["row"]
+        self._asked = {row: known[row] if row in known else self._ask(row) for row in dict.fromkeys(rows)}
         return {
-            "row": batch["row"],
-            "prompt": [asked[row][0] for row in batch["row"]],
-            "images": [asked[row][1] for row in batch["row"]],
+            "row": rows,
+            "prompt": [self._asked[row][0] for row in rows],
+            "images": [self._asked[row][1] for row in rows],
         }
 
     def _ask(self, row: int) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -211,13 +235,24 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
         self._buffered_inputs: list[dict[str, Any]] | None
         if self._buffered_inputs is None or self._step % (forwards * self.num_iterations) == 0:
             generation = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
-            parts = split_tensor_dict(generation, forwards)
-            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
-        return self._buffered_inputs[self._step % forwards]
+            self._buffered_inputs = split_tensor_dict(held_once(generation), forwards)
+        return unsplit_pixel_values_by_grid(self._buffered_inputs[self._step % forwards])
+
+    def _prepare_input(self, data: Any) -> Any:
+        """transformers', which moves to the device, but for the pixels: those of a whole generation would fill it.
+
+        The tower moves what it reads (`train.shared_vision`).
+        """
+        if not isinstance(data, Mapping) or "pixel_values" not in data:
+            return super()._prepare_input(data)
+        moved = super()._prepare_input({name: value for name, value in data.items() if name != "pixel_values"})
+        kind: Any = type(data)
+        return kind({**moved, "pixel_values": data["pixel_values"]})
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         started = time.perf_counter()
-        output = super()._generate_and_score_completions(inputs)
+        with pictures_once(self.processing_class.image_processor):
+            output = super()._generate_and_score_completions(inputs)
         self._metrics["train"]["seconds_rollout"].append(time.perf_counter() - started)
         return output
 

@@ -8,8 +8,9 @@ from trl import GRPOConfig
 from trl.import_utils import is_vllm_available
 
 from edit_r1.train.gcpo_stage import GCPOStage
+from edit_r1.train.machine import fsdp_arguments
 from edit_r1.train.trainer_arguments import shared_arguments
-from edit_r1.train.verifier_run import RunFolder, fsdp_arguments
+from edit_r1.train.verifier_run import RunFolder
 
 
 def pictures_tokens(model: Any) -> list[int]:

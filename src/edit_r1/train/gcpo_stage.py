@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from edit_r1.records import OutputMode
 from edit_r1.train.alarms import AlarmSettings
+from edit_r1.train.machine import MachineSettings, check_machine
 from edit_r1.train.settings import Unprefixed
-from edit_r1.train.verifier_run import MachineSettings, Precision, Schedule, check_machine, check_numbers
+from edit_r1.train.verifier_run import Precision, Schedule, check_numbers
 from edit_r1.verifier.prompts import Variant
 
 Engine = Literal["own", "vllm-colocated", "vllm-served"]
@@ -24,8 +25,8 @@ class SamplingSettings:
     temperature: float = 1.0
     """Of sampling, and of the log-probabilities that are trained."""
     decode_batch: int = 64
-    """Traces a process samples at once with its own engine, rounded up to whole candidates; caches beyond a CPU's own
-    are slow."""
+    """Traces a process samples at once with its own engine, rounded down to whole candidates but at least one; caches
+    beyond a CPU's own are slow."""
     engine: Engine = "own"
     """"own" samples from the model that is trained. The other two are vLLM through TRL, on the training's GPUs or on a
     server's (docs/train_verifier.md says how to start one); their traces differ from those of the weights that are
@@ -181,6 +182,10 @@ class GCPOStage:
             {"lora_rank": self.lora_rank, "max_pixels": self.max_pixels, "seed": self.seed},
         )
         check_machine(self.machine, self.lora_rank)
+        if self.machine.row_workers:
+            raise ValueError(
+                f"row_workers={self.machine.row_workers}: for SFT alone; GCPO puts a generation's rows together once"
+            )
         if self.traces < 2:
             raise ValueError(f"traces={self.traces}: a group needs at least 2 traces to have an advantage")
         if self.ratio.length_cost > 0 and self.ratio.length_limit >= self.sampling.max_new_tokens:

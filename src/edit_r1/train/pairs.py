@@ -61,6 +61,12 @@ def pairs_of(preferences: Sequence[Preference], pairs_from: Literal["judgments",
     return pairs
 
 
+def check_enough(pairs: int, pairs_per_step: int) -> None:
+    """Raises ValueError for fewer pairs than a generation takes."""
+    if pairs < pairs_per_step:
+        raise ValueError(f"{pairs} pairs, pairs_per_step={pairs_per_step}: give more pairs or lower pairs_per_step")
+
+
 def check_judgeable(preferences: Sequence[Preference], aspects: Literal["whole", "any"] = "whole") -> None:
     """Raises ValueError for pairs without principles, and, unless `aspects` is "any", for pairs of one aspect alone."""
     bare = sum(not preference.context.principles for preference in preferences)
@@ -102,8 +108,7 @@ class PairSampler(Sampler[int]):
     """
 
     def __init__(self, pairs: int, pairs_per_step: int, traces: int, repeats: int, steps: int, seed: int) -> None:
-        if pairs < pairs_per_step:
-            raise ValueError(f"{pairs} pairs, pairs_per_step={pairs_per_step}: give more pairs or lower pairs_per_step")
+        check_enough(pairs, pairs_per_step)
         self.pairs = pairs
         self.pairs_per_step = pairs_per_step
         self.traces = traces

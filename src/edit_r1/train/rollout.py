@@ -1,7 +1,8 @@
 """Work that GCPO need not do twice, and work it need not do at all. None of it changes a result.
 
-N traces of one candidate continue one reading of its prompt; and in an update, rows whose advantage is 0
-have no gradient (without a KL term the surrogate is rho * 0), nor has padding that no row of a micro-batch needs.
+N traces of one candidate continue one reading of its prompt, and show the same two pictures, which are prepared and
+held once; and in an update, rows whose advantage is 0 have no gradient (without a KL term the surrogate is rho * 0),
+nor has padding that no row of a micro-batch needs.
 
 Legend: U distinct prompts, B rollouts, L tokens.
 """
@@ -16,6 +17,7 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.image_utils import make_flat_list_of_images
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from edit_r1.vlm.decoding import continue_prompts, read_prompts
@@ -104,6 +106,50 @@ def pictures_of(fields: dict[str, Tensor], images: Sequence[int], prompts: Seque
         "pixel_values": torch.cat([split[picture] for picture in wanted]),
         "image_grid_thw": fields["image_grid_thw"][wanted],
     }
+
+
+@contextmanager
+def pictures_once(image_processor: Any) -> Iterator[None]:
+    """Inside, a picture that one call shows several times is prepared once; its patches are copied.
+
+    Of the 4N pictures that a pair shows in a generation three differ. Meant for processors of Qwen2-VL's kind, which
+    lay patches one picture after the other; what others make is left as they make it.
+    """
+    prepare = image_processor.preprocess
+
+    def once(images: Any, *arguments: Any, **options: Any) -> Any:
+        shown = make_flat_list_of_images(images)
+        distinct = {id(image): image for image in shown}
+        if len(distinct) == len(shown):
+            return prepare(images, *arguments, **options)
+        made = prepare(list(distinct.values()), *arguments, **options)
+        if set(made) != {"pixel_values", "image_grid_thw"}:
+            return prepare(images, *arguments, **options)
+        place_of = {name: place for place, name in enumerate(distinct)}
+        places = [place_of[id(image)] for image in shown]
+        patches = made["pixel_values"].split(made["image_grid_thw"].prod(1).tolist())
+        made["pixel_values"] = torch.cat([patches[place] for place in places])
+        made["image_grid_thw"] = made["image_grid_thw"][places]
+        return made
+
+    image_processor.preprocess = once
+    try:
+        yield
+    finally:
+        del image_processor.preprocess
+
+
+def held_once(generation: dict[str, Any]) -> dict[str, Any]:
+    """A generation whose pixels were split by rows, with one tensor for neighbours that show the same.
+
+    The rows are views of the pixels of all traces, which at 768 x 768 are 14 GB of 512 traces, and need not be held
+    while the traces are trained on.
+    """
+    rows: list[Tensor] = []
+    for pixels in generation["pixel_values"]:
+        same = bool(rows) and rows[-1].shape == pixels.shape and torch.equal(rows[-1], pixels)
+        rows.append(rows[-1] if same else pixels.clone())
+    return {**generation, "pixel_values": rows}
 
 
 def rows_that_teach(inputs: dict[str, Any]) -> tuple[dict[str, Any], float]:

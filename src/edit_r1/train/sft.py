@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal
 from PIL import Image
 from trl import SFTConfig, SFTTrainer
 
-from edit_r1.images import image_size
+from edit_r1.images import MAX_JUDGED_PIXELS, image_size
 from edit_r1.records import OutputMode, Quadruple, Unparsed
 from edit_r1.store import write_text
 from edit_r1.train.length_batches import LengthBatches
+from edit_r1.train.machine import MachineSettings, check_machine, fsdp_arguments
 from edit_r1.train.optimizers import trainer_optimizer
 from edit_r1.train.settings import Unprefixed
 from edit_r1.train.trainer_arguments import supervised_arguments
@@ -29,15 +30,12 @@ from edit_r1.train.verifier_card import VerifierFacts, quadruples_card, verifier
 from edit_r1.train.verifier_run import (
     CurvesCallback,
     ExactResume,
-    MachineSettings,
     Precision,
     Progress,
     RunFolder,
     Schedule,
-    check_machine,
     check_numbers,
     decompose_messages,
-    fsdp_arguments,
     identity_hash,
     judge_messages,
     load_trainable,
@@ -216,6 +214,7 @@ class _Row:
 def _rows(stage: SFTStage, quadruples: Sequence[Quadruple]) -> list[_Row]:
     """A row per quadruple, then one per different context when the stage trains decomposition too."""
     rows = []
+    most = min(stage.max_pixels or MAX_JUDGED_PIXELS, MAX_JUDGED_PIXELS)
     for quadruple in quadruples:
         context, candidate = quadruple.context, quadruple.candidate
         asked, target = context.sample, trace_text(quadruple, stage.mode, stage.variant)
@@ -223,13 +222,14 @@ def _rows(stage: SFTStage, quadruples: Sequence[Quadruple]) -> list[_Row]:
             asked.sources, candidate.image, asked.instruction, context.principles, stage.mode, stage.variant
         )
         ask = partial(judge_messages, context, candidate, stage.mode, stage.variant)
-        rows.append(_Row(candidate.id, ask, target, _length(question, target)))
+        rows.append(_Row(candidate.id, ask, target, _length(question, target, most)))
     contexts = {quadruple.context.sample.id: quadruple.context for quadruple in quadruples} if stage.decompose else {}
     for name, context in contexts.items():
         examples = examples_of(context_key(context.sample.sources, context.sample.instruction))
         question = decompose_request(context.sample.sources, context.sample.instruction, examples, stage.variant)
         target = write_principles(context.principles, stage.variant)
-        rows.append(_Row(name, partial(decompose_messages, context, stage.variant), target, _length(question, target)))
+        ask = partial(decompose_messages, context, stage.variant)
+        rows.append(_Row(name, ask, target, _length(question, target, most)))
     return rows
 
 
@@ -237,9 +237,11 @@ _PICTURE_PX = 200
 """Pixels of a picture per character of text: a token of Qwen's stands for 28 x 28 pixels or some 4 characters."""
 
 
-def _length(question: Request, target: str) -> int:
+def _length(question: Request, target: str, most: int) -> int:
+    """most: pixels that a picture is scaled down to."""
     sizes = [image_size(picture) for picture in question.images]
-    return sum(width * height // _PICTURE_PX for width, height in sizes) + len(question.text) + len(target)
+    pixels = sum(min(width * height, most) // _PICTURE_PX for width, height in sizes)
+    return pixels + len(question.text) + len(target)
 
 
 def trace_text(quadruple: Quadruple, mode: OutputMode, variant: Variant) -> str:
@@ -282,7 +284,7 @@ def check_targets(quadruples: Sequence[Quadruple]) -> None:
 def _arguments(stage: SFTStage, folder: RunFolder) -> SFTConfig:
     """Everything that shapes training, said aloud: TRL's defaults may change."""
     return SFTConfig(
-        **supervised_arguments(stage, folder),
+        **supervised_arguments(stage, folder) | {"dataloader_num_workers": stage.machine.row_workers},
         gradient_checkpointing=stage.machine.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         **fsdp_arguments(stage.machine),

@@ -1,7 +1,8 @@
 """Each picture of a batch goes through the vision tower once, however often the batch repeats it.
 
 A generation holds N traces of one candidate and both candidates of one source: of 4N pictures a pair, three
-differ. The result is the tower's own; gradients of the copies add up in the one that was computed.
+differ. The result is the tower's own; gradients of the copies add up in the one that was computed. Pixels may be given
+in the machine's memory: those that are read are moved to where the tower is.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ def share_vision(model: Any) -> None:
     merge = tower.spatial_merge_size**2
 
     def forward(hidden_states: Tensor, grid_thw: Tensor, **options: Any) -> Any:
+        device = next(tower.parameters()).device
         first, copies = distinct_pictures(hidden_states, grid_thw)
         if len(first) == len(grid_thw):
-            return inner(hidden_states, grid_thw=grid_thw, **options)
+            return inner(hidden_states.to(device), grid_thw=grid_thw, **options)
         pixels = hidden_states.split(grid_thw.prod(1).tolist())
-        output = inner(torch.cat([pixels[i] for i in first]), grid_thw=grid_thw[first], **options)
+        output = inner(torch.cat([pixels[i] for i in first]).to(device), grid_thw=grid_thw[first], **options)
         patches = grid_thw[first].prod(1)
         output.last_hidden_state = _repeat(output.last_hidden_state, patches, copies)
         output.pooler_output = _repeat(output.pooler_output, patches // merge, copies)

@@ -1,7 +1,8 @@
 """`edit-r1 train sft|gcpo RECIPE --plan`: what training a verifier will need, before a checkpoint is opened.
 
 Counted: weights, gradients, optimiser, average, activations of language model and tower (`train.verifier_measure`),
-the head's tiles, caches of sampling, FLOPs of a step. Decoding is bound by memory, so its seconds come from bytes read.
+the head's tiles, caches of sampling, FLOPs of a step; in the machine's memory what is loaded and saved, and the
+pictures of a generation. Decoding is bound by memory, so its seconds come from bytes read.
 Not counted: the CUDA context, fragmentation, workspaces of kernels, an attention mask, and what vLLM does with the
 memory that it is given; nor the seconds of communication, of pushing weights to vLLM, and of saving.
 """
@@ -92,11 +93,13 @@ def plan_verifier(stage: SFTStage | GCPOStage, options: VerifierPlanOptions | No
         stage.machine.gradient_checkpointing, stage.precision == "bf16", 1, 1,
     )  # fmt: skip
     text = text_footprint(part, training, batch)
-    looks = batch.prompts + -(-batch.prompts // 2) if gcpo else 2 * batch.rows
+    looks = looks_of(batch.prompts) if gcpo else 2 * batch.rows
     tower_trained = stage.lora_rank == 0 and not stage.freeze_vision
     vision = vision_footprint(part, training, grid, looks, tower_trained)
     counts = _Counts(part, stage, text, vision, tower_trained)
     resident, phases, host = _memory(part, stage, counts, batch, text, vision, options)
+    if isinstance(stage, GCPOStage):
+        host["pictures of a generation"] = _pictures_held(part, stage, grid, options.processes) / GIB
     memory = options.device_memory or (torch.cuda.mem_get_info()[1] / GIB if torch.cuda.is_available() else None)
     if isinstance(stage, GCPOStage) and stage.sampling.engine == "vllm-colocated":
         phases["sample"] = stage.sampling.vllm_memory * memory if memory else counts.bf16 / stage.sampling.vllm_split
@@ -144,6 +147,19 @@ def _pictures(part: Part, max_pixels: int, asked: int | None) -> tuple[tuple[int
         side = min(side, round(max_pixels**0.5))
     per_side = max(1, side // unit)
     return (per_side * merge, per_side * merge), per_side**2, [f"square pictures of {per_side * unit} px"]
+
+
+def looks_of(candidates: int) -> int:
+    """Pictures that the tower reads of so many neighbours: an edit each, and a source for two."""
+    return candidates + -(-candidates // 2)
+
+
+def _pictures_held(part: Part, stage: GCPOStage, grid: tuple[int, int], processes: int) -> float:
+    """Bytes of a process's share when it is prepared: two pictures for every trace, and for every candidate to keep."""
+    config = part.config["vision_config"]
+    values = config.get("in_channels", 3) * config.get("temporal_patch_size", 2) * config["patch_size"] ** 2
+    traces = stage.rollouts / processes
+    return 4.0 * 2 * grid[0] * grid[1] * values * (traces + traces / stage.traces)
 
 
 def _work(stage: SFTStage | GCPOStage, prompt: int, trace: int, processes: int) -> tuple[Batch, int, int, int]:
@@ -246,7 +262,11 @@ def _step(
         return petaflops, 0.0
     rows = forwards * stage.updates.micro_batch
     language = counts.parameters - counts.embedding
-    petaflops["read prompts"] = 2.0 * language * (rows // stage.traces) * batch.prompt / 1e15
+    candidates = -(-rows // stage.traces)
+    together = min(candidates, max(1, sampling.decode_batch // stage.traces)) if sampling.engine == "own" else 1
+    pictures = -(-candidates // together) * looks_of(together)
+    seen = pictures * vision.forward_flops / looks_of(batch.prompts)
+    petaflops["read prompts"] = (2.0 * language * candidates * batch.prompt + seen) / 1e15
     at_once = sampling.decode_batch if sampling.engine == "own" else rows
     passes = -(-rows // at_once) * batch.trace
     size = 2 if sampling.engine != "own" or stage.machine.frozen == "bf16" else 4

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import sys
@@ -57,29 +56,8 @@ LORA_MODULES = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_p
 _COMPLETE = "complete"
 _NOT_OF_A_RUN = ("out", "alarms", "vllm_address")
 """Fields that may change when a run is resumed: where it is kept, what is told of it, where a server listens."""
-
-
-@dataclass(frozen=True)
-class MachineSettings:
-    """How a training of a verifier lies on its GPUs; none of it changes what is computed but for rounding."""
-
-    gradient_checkpointing: bool = False
-    """Less memory for about a third more time."""
-    shard: Literal["none", "fsdp2"] = "none"
-    """"fsdp2" gives each of several processes a part of the weights, gradients and optimiser in place of a copy."""
-    frozen: Precision = "fp32"
-    """What the weights under LoRA are held in; "bf16" halves them. Weights that are trained are fp32 in any case."""
-
-
-def check_machine(machine: MachineSettings, lora_rank: int) -> None:
-    """Raises ValueError for settings that do not go together."""
-    if machine.frozen == "bf16" and lora_rank == 0:
-        raise ValueError("frozen='bf16' with lora_rank=0: all weights are trained, which takes fp32; set lora_rank")
-    if machine.shard != "none" and lora_rank > 0:
-        raise ValueError(
-            f"shard={machine.shard!r} with lora_rank={lora_rank}: LoRA is trained with a copy on each GPU; "
-            "use frozen='bf16' where memory is short, or lora_rank=0"
-        )
+_MACHINE = {"gradient_checkpointing", "micro_batch", "row_workers", "vllm_memory", "vllm_context", "vllm_sleep"}
+"""Fields that may change too, for what ran out of memory: the same is computed but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +92,8 @@ class RunFolder:
         path = self.root / "stage.json"
         if path.exists():
             found = read_json(path)
-            changed = sorted(name for name in {*settings, *found} if settings.get(name) != found.get(name))
+            names = {*settings, *found} - _MACHINE
+            changed = sorted(name for name in names if settings.get(name) != found.get(name))
             if changed:
                 raise ValueError(
                     f"{self.root}: holds a run with other settings ({', '.join(changed)}): choose another folder"
@@ -195,10 +174,12 @@ class CurvesCallback(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The last thing in a checkpoint is the mark that it is whole: a killed save leaves none."""
-        PartialState().wait_for_everyone()
+        """The last thing in a checkpoint, how many processes wrote it: a killed save leaves none and is not whole."""
+        processes = PartialState()
+        processes.wait_for_everyone()
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+            mark = Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE
+            mark.write_text(str(processes.num_processes), encoding="ascii")
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:
@@ -300,30 +281,6 @@ def _picture(data: bytes) -> Image.Image:
     return decode_pil(data)
 
 
-def fsdp_arguments(machine: MachineSettings) -> dict[str, Any]:
-    """Arguments of transformers' trainer that shard as `machine` says.
-
-    Raises:
-        ValueError: for sharding in one process.
-    """
-    if machine.shard == "none":
-        return {}
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        raise ValueError(
-            f"shard={machine.shard!r} in one process: start several (torchrun --nproc-per-node 8 -m edit_r1 ...), or "
-            "leave shard out"
-        )
-    config = {
-        "version": 2,
-        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "reshard_after_forward": True,
-        # Each process writes its part: the whole of weights and optimiser is never in one memory.
-        "state_dict_type": "SHARDED_STATE_DICT",
-        "cpu_ram_efficient_loading": False,
-    }
-    return {"fsdp": True, "fsdp_config": config}
-
-
 def whole_weights(trainer: Trainer) -> dict[str, Tensor] | None:
     """Weights of a sharded model put together on the CPU of the first process; None for one that is not sharded.
 
@@ -411,13 +368,20 @@ def run_trainer(trainer: Trainer, folder: RunFolder) -> None:
     """Train from the newest whole checkpoint, or from the start; nothing is printed.
 
     Raises:
-        ValueError: for DeepSpeed, which a launcher may have asked for.
+        ValueError: for DeepSpeed, which a launcher may have asked for, or a checkpoint of another number of processes,
+            which shared out rows and random numbers in their own way.
     """
     if trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise ValueError("DeepSpeed was asked for by the launcher: start by torchrun and use --shard fsdp2 instead")
     require_fp32(trainer.model)
     trainer.remove_callback(PrinterCallback)
     checkpoint = folder.checkpoint()
+    written = (checkpoint / _COMPLETE).read_text(encoding="ascii") if checkpoint else ""
+    if written and int(written) != trainer.accelerator.num_processes:
+        raise ValueError(
+            f"{checkpoint}: written by {written} processes, and this run has {trainer.accelerator.num_processes}: "
+            "start as many, or a new run in another folder"
+        )
     with writing(folder.checkpoints):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
