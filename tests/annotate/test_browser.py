@@ -157,6 +157,8 @@ def test_two_people_at_once_an_undo_and_the_end(
     wanted |= {("Bob", f"Make it number {n}."): "left" for n in range(3)}
     assert answers(tmp_path) == wanted
     expect(bob.locator("#tiles")).to_contain_text("3 of 3", timeout=PATIENCE_MS)
+    expect(bob.locator("#annotators")).to_contain_text("100 % [100 %, 100 %]")
+    expect(bob.locator("#annotators .warn")).to_have_count(0)  # three answers to one side are no preference for it
 
 
 def test_views_move_together_and_the_checklist_is_kept(

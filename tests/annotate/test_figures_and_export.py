@@ -82,6 +82,18 @@ def test_a_task_without_answers_has_figures_without_numbers(tmp_path: Path, kit:
     database.close()
 
 
+def test_of_four_gold_answers_nothing_is_told(tmp_path: Path, kit: SimpleNamespace) -> None:
+    for gold, wrong in ((4, "pair-9"), (4, "pair-30"), (5, "pair-34"), (5, "pair-99")):
+        folder = tmp_path / f"{gold}{wrong}"
+        database, _ = kit.open(kit.write_task(folder, 30, gold=gold), annotators_per_pair=1)
+        answer_all(database, "Ann", lambda pair, wrong=wrong: "second" if pair == wrong else "first")
+        found = measure(database, 20.0)["annotators"][0]["gold"]
+        right = gold - (wrong in ("pair-30", "pair-34"))
+        assert (found["asked"], found["right"]) == (gold, right)
+        assert found["better_than_guessing"] is (None if gold == 4 else right == 5)
+        database.close()
+
+
 def test_export_writes_what_was_seen(answered: SimpleNamespace) -> None:
     document = export(answered.database, answered.pictures, answered.out)
     assert (document["preferences"], document["same"], document["skipped"]) == (35, 1, 1)

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from edit_r1.annotate.answers import Given, record
 from edit_r1.annotate.assignment import Plan, hand_out
+from edit_r1.annotate.database import Database
+from edit_r1.annotate.progress import measure
 from edit_r1.annotate.run import open_task
 from edit_r1.annotate.settings import AnnotateSettings
 from edit_r1.cli import main
@@ -87,3 +89,16 @@ def test_a_studys_figures_are_printed() -> None:
     Console(file=buffer, width=120, color_system=None).print(figures(document))
     assert "GSB of rl against base: +50.0% [+10.0%, +90.0%] (3 good, 0 same, 1 bad)" in buffer.getvalue()
     assert "0.50 [0.40, 0.60] nominal" in buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("better", "told"), [(True, "4 of 6"), (False, "4 of 6, like guessing"), (None, "4 of 6, too few to tell")]
+)
+def test_what_gold_answers_tell_is_printed(task: Path, better: bool | None, told: str) -> None:
+    database = Database(task / "answers.sqlite")
+    document = {**measure(database, 5.0), "gsb": None}
+    database.close()
+    document["annotators"][0]["gold"] |= {"right": 4, "asked": 6, "better_than_guessing": better}
+    buffer = io.StringIO()
+    Console(file=buffer, width=120, color_system=None).print(figures(document))
+    assert f" {told} \n" in buffer.getvalue()

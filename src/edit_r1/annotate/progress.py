@@ -141,6 +141,7 @@ def _annotator(
     seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
     gold = [row["choice"] == row["gold"] for row in rows if row["gold"] is not None and row["choice"] != "skip"]
     guess = chance_of_guessing(sum(gold), len(gold)) if gold else None
+    enough = bool(gold) and chance_of_guessing(len(gold), len(gold)) < GUESSING  # if all of them had been right
     return {
         "name": name,
         "answers": len(answers),
@@ -155,7 +156,7 @@ def _annotator(
             "right": sum(gold),
             "asked": len(gold),
             "guess_probability": guess,
-            "better_than_guessing": None if guess is None else guess < GUESSING,
+            "better_than_guessing": guess < GUESSING if guess is not None and enough else None,
         },
     }
 

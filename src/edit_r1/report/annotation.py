@@ -26,7 +26,10 @@ def figures(document: Mapping[str, Any]) -> RenderableType:
         table.add_column(title, justify="right")
     for one in document["annotators"]:
         gold = one["gold"]
-        right = f"{gold['right']} of {gold['asked']}" if gold["asked"] else "-"
+        right = "-"
+        if gold["asked"]:
+            told = {True: "", False: ", like guessing", None: ", too few to tell"}[gold["better_than_guessing"]]
+            right = f"{gold['right']} of {gold['asked']}{told}"
         seconds = "-" if one["median_seconds"] is None else f"{one['median_seconds']:.1f}"
         table.add_row(
             Text(one["name"]),
@@ -35,7 +38,7 @@ def figures(document: Mapping[str, Any]) -> RenderableType:
             seconds,
             _share(one["left"]),
             _share(one["others"]),
-            Text(right if gold["better_than_guessing"] is not False else f"{right}, like guessing"),
+            Text(right),
         )
     parts: list[RenderableType] = [*map(Text, lines), table]
     study = document["gsb"]

@@ -3,6 +3,7 @@
 import { get, pause } from "./api.js";
 
 const EVERY_MS = 5000;
+const ENOUGH = 20; // answers; fewer are not marked
 const byId = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const seconds = (value) => (value === null ? "–" : `${value.toFixed(value < 10 ? 1 : 0)} s`);
@@ -34,8 +35,12 @@ function alpha(value, label) {
 
 function gold({ right, asked, better_than_guessing: better }) {
   if (!asked) return ["–", false];
-  return [`${right} of ${asked}${better ? "" : ", like guessing"}`, !better];
+  const told = better === null ? ", too few to tell" : better ? "" : ", like guessing";
+  return [`${right} of ${asked}${told}`, better === false];
 }
+
+// Of a few answers that agree by chance the interval is too narrow.
+const onOneSide = (left) => left?.ci95 && left.n >= ENOUGH && (left.ci95[0] > 0.5 || left.ci95[1] < 0.5);
 
 const COLUMNS = [
   ["Name", (one) => one.name],
@@ -45,7 +50,7 @@ const COLUMNS = [
   ["Median time", (one) => seconds(one.median_seconds)],
   ["Last answer", (one) => ago(one.idle_seconds)],
   ["Same", (one) => (one.same_share === null ? "–" : percent(one.same_share))],
-  ["Left", (one) => estimate(one.left), (one) => one.left?.ci95 && (one.left.ci95[0] > 0.5 || one.left.ci95[1] < 0.5)],
+  ["Left", (one) => estimate(one.left), (one) => onOneSide(one.left)],
   ["Others", (one) => estimate(one.others)],
   ["Gold", (one) => gold(one.gold)[0], (one) => gold(one.gold)[1]],
 ];
