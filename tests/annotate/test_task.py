@@ -180,6 +180,24 @@ def test_metadata_that_names_an_editor_is_not_shown(tmp_path: Path) -> None:
     assert (decode_rgb(kept) == decode_rgb(buffer.getvalue())).all() and decode_rgb(kept).shape == (16, 24, 3)
 
 
+def test_a_picture_is_decoded_once_however_often_its_task_is_read(
+    tmp_path: Path, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import edit_r1.annotate.pictures as module
+
+    folder = kit.write_task(tmp_path, 2)
+    database, _ = kit.open(folder)
+    database.close()
+    kit.write_task(folder, 3)
+    decoded: list[bytes] = []
+    plain = module.plain_picture
+    monkeypatch.setattr(module, "plain_picture", lambda data: decoded.append(data) or plain(data))
+    database, pictures = kit.open(folder)
+    assert len(database.rows("SELECT * FROM pairs")) == 3 and len(decoded) == 3, "those of the new pair"
+    database.close()
+    assert pictures.keep(decoded[0]) == pictures.keep(decoded[0]) and len(decoded) == 3
+
+
 def test_only_ids_name_pictures(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path)
     for name in ("../answers.sqlite", "a" * 63, "A" * 64, "", "a" * 64 + "/x"):

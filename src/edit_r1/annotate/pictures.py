@@ -33,6 +33,9 @@ class Pictures:
             ImageError: as `images.decode_pil`.
             StoreError: when it cannot be written.
         """
+        name = hashlib.sha256(data).hexdigest()
+        if self.path(name).exists():  # these bytes were decoded and found plain: data that grow are not read anew
+            return name
         shown = plain_picture(data)
         name = hashlib.sha256(shown).hexdigest()
         path = self.path(name)
