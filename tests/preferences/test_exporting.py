@@ -132,8 +132,8 @@ def test_nothing_is_overwritten_and_nothing_is_left(tmp_path: Path, prefer: Make
     for kind in ("jsonl", "trl", "label-studio"):
         with pytest.raises(ValueError, match="exists already"):
             export_preferences(kind, folder, tmp_path / "out")  # type: ignore[arg-type]
-    for out in ("new", "new.parquet"):
-        with pytest.raises(ValueError, match=r'1 are "same"'):
+    for out in ("new", "new.parquet", "folder/new.parquet"):
+        with pytest.raises(ValueError, match=r'pairs: nothing to write: .*1 are "same"'):
             export_preferences("trl", folder, tmp_path / out)
     with pytest.raises(ValueError, match="1 are of other splits"):
         export_preferences("jsonl", folder, tmp_path / "new", split="test")

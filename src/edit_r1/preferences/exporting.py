@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,6 +35,7 @@ from edit_r1.store import (
     stream_dataset,
     stream_rows,
     write_text,
+    writing,
 )
 
 _SUFFIX = {
@@ -117,7 +119,7 @@ def export_preferences(
     counts = _Counts()
     rows = _rows(Dataset(folder.parent, folder.name, PREFERENCES), split, counts, progress)
     if kind == "trl":
-        _write_trl(rows, out, counts)
+        _write_trl(rows, folder, out, counts)
     elif kind == "jsonl":
         with new_folder(out) as partial, open(partial / "pairs.jsonl", "w", encoding="utf-8") as file:
             for preference in rows:
@@ -233,17 +235,20 @@ def _answer(choice: str) -> dict[str, Any]:
     return {"from_name": "choice", "to_name": "first", "type": "choices", "value": {"choices": [choice]}}
 
 
-def _write_trl(rows: Iterator[Preference], out: Path, counts: _Counts) -> None:
+def _write_trl(rows: Iterator[Preference], folder: Path, out: Path, counts: _Counts) -> None:
     def decided() -> Iterator[Row]:
         for preference in rows:
             if preference.choice != "same":
                 counts.written += 1
                 yield trl_row(preference)
-        _check_any(out, counts)
+        _check_any(folder, counts)
 
     if out.suffix == ".parquet":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stream_rows(out, decided(), TRL_FEATURES)
+        found = decided()
+        first = next(found)  # so that nothing to write leaves no folder
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        stream_rows(out, chain([first], found), TRL_FEATURES)
     else:
         stream_dataset(out, decided(), Table(TRL_FEATURES, dict, dict), lambda: {"kind": "trl"})
 
