@@ -8,12 +8,18 @@ import uvicorn
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, not yet listening. Raises ValueError when that is not possible."""
+    """A socket that listens at the address. Raises ValueError when that is not possible.
+
+    It listens at once, because until one does the address may be bound twice: a server that was started again while the
+    first reads its data or model would do the same work, and fail at its end. Who connects before the server serves
+    waits for it.
+    """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
+        listener.listen()
     except OSError as error:
         raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port") from error
     return listener
