@@ -64,9 +64,9 @@ class Server:
         command = [sys.executable, "-m", "edit_r1", "annotate", str(self.folder), "--port", str(self.port), *self.flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        assert found, line
+        self.said = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
+        assert found, self.said
         self.port, self.url = int(found[1]), found[0]
 
     def stop(self, sent: signal.Signals = signal.SIGKILL) -> int:

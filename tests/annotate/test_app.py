@@ -140,7 +140,8 @@ def test_other_sites_and_rebound_names_are_kept_out(page: TestClient) -> None:
 
 
 def test_a_killed_server_keeps_what_it_acknowledged(tmp_path: Path, kit: SimpleNamespace, serve: Any) -> None:
-    server = serve(kit.write_task(tmp_path, 40), "--gold-every", "0")
+    server = serve(kit.write_task(tmp_path, 40, gold=2), "--gold-every", "0")
+    assert server.said.startswith(f"edit-r1 annotate: {tmp_path} (40 pairs, 2 gold) at {server.url} ")
     with httpx.Client(timeout=10) as client:
         who = {**client.post(f"{server.url}/api/join", json={"name": "Ann"}).json()}
         who = {"task": who["task"], "name": who["name"]}

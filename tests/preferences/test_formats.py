@@ -129,6 +129,8 @@ def test_our_own_rows_hold_all_that_a_preference_holds(paint: Paint) -> None:
     for wrong, said in (
         ({"choice": "left"}, "choice 'left': expected one of first, second, same"),
         ({"soft_label": 1.2}, "0 to 1"),
+        ({"soft_label": 0.2, "choice": "first"}, "soft_label=0.2: .* and the choice is first"),
+        ({"soft_label": 0.8, "choice": "second"}, "and the choice is second"),
         ({"votes": 0}, "at least 1"),
         ({"ratings": [1]}, "an object of two numbers"),
         ({"ratings": {"overall": [1, float("inf")]}}, "infinite"),

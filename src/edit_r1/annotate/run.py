@@ -36,9 +36,16 @@ def run(directory: Path, settings: AnnotateSettings) -> None:
         database, pictures = open_task(directory, settings)
         try:
             app = create_app(database, pictures, plan_of(database, settings), tokens)
-            AnnotationServer(app, directory).run(sockets=[listener])
+            AnnotationServer(app, f"{directory} ({_counted(database)})").run(sockets=[listener])
         finally:
             database.close()
+
+
+def _counted(database: Database) -> str:
+    """How many pairs are asked for: a file of gold pairs that was not found would else be missed at the end."""
+    query = "SELECT COUNT(*), COUNT(gold) FROM pairs WHERE active"
+    every, gold = database.rows(query)[0]
+    return f"{every - gold} {'pair' if every - gold == 1 else 'pairs'}, {gold or 'no'} gold"
 
 
 def plan_of(database: Database, settings: AnnotateSettings) -> Plan:
@@ -153,15 +160,15 @@ def _remembered(database: Database, root: Path) -> TaskData | None:
 class AnnotationServer(uvicorn.Server):
     """A uvicorn server that says where it listens, and ends with code 0 on a signal."""
 
-    def __init__(self, app: object, directory: Path) -> None:
+    def __init__(self, app: object, task: str) -> None:
         super().__init__(server_config(app))
-        self._directory = directory
+        self._task = task
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
         await super().startup(list(sockets or []))
         for listener in sockets or []:
             url = address(listener)
-            print(f"edit-r1 annotate: {self._directory} at {url} (figures at {url}/progress)", flush=True)
+            print(f"edit-r1 annotate: {self._task} at {url} (figures at {url}/progress)", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal lets requests end; the second does not. uvicorn's own would raise the signal once more."""

@@ -285,6 +285,9 @@ def _own(row: Mapping[str, Any]) -> PairParts:
     soft = _number(row.get("soft_label"), "soft_label")
     if soft is not None and not 0 <= soft <= 1:
         raise ValueError(f"soft_label={soft}: the share of votes for `first` is 0 to 1")
+    choice = _one_of(row, "choice", {choice: choice for choice in get_args(Choice)})
+    if soft is not None and (soft - 0.5) * {"first": 1, "same": 0, "second": -1}[choice] < 0:
+        raise ValueError(f"soft_label={soft}: the share of votes for `first`, and the choice is {choice}: mend one")
     votes = row.get("votes")
     if votes is not None and (isinstance(votes, bool) or not isinstance(votes, int) or votes < 1):
         raise ValueError(f"votes={votes!r:.40}: write how many annotators answered, at least 1")
@@ -293,7 +296,7 @@ def _own(row: Mapping[str, Any]) -> PairParts:
         first=row["first"],
         second=row["second"],
         instruction=row["instruction"],
-        choice=_one_of(row, "choice", {choice: choice for choice in get_args(Choice)}),
+        choice=choice,
         annotator=_text(row, "annotator"),
         category=_text(row, "category"),
         aspect=_text(row, "aspect"),
