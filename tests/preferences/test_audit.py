@@ -141,6 +141,17 @@ def test_contradictions_repeats_and_flips_are_counted(dataset: Write, prefer: Ma
     assert sorted(read_examples(folder, example_rows(found))) == [0, 1]
 
 
+def test_what_was_pooled_is_no_annotators(dataset: Write, prefer: Make) -> None:
+    """Thirty pairs of two answers and thirty of three, all for the first: "2 annotators" is nobody who favours it."""
+    rows = [
+        prefer(2 * n, 2 * n + 1, "first", f"{votes} annotators", context=1000 + n, soft_label=1.0, votes=votes)
+        for n, votes in enumerate([2] * 30 + [3] * 30)
+    ]
+    found = audit(dataset(*rows, prefer(200, 201, "first", "ann", context=2000)))
+    assert [(one.name, one.answers) for one in found.annotators] == [("ann", 1)]
+    assert not any("nnotator 2" in sentence for sentence in findings(found))
+
+
 def test_cycles_are_found_per_context_by_majority(dataset: Write, prefer: Make) -> None:
     folder = dataset(
         prefer(1, 2), prefer(2, 3), prefer(3, 1), prefer(1, 4),  # 1 > 2 > 3 > 1, and 4 beaten

@@ -158,7 +158,8 @@ class AnnotatorCount:
 
 
 def annotators(facts: Sequence[PairFacts], seed: int = 0) -> list[AnnotatorCount]:
-    """The `NAMED` annotators with the most answers."""
+    """The `NAMED` annotators with the most answers; what was pooled from several is nobody's."""
+    facts = [fact for fact in facts if not fact.soft]
     answers = Counter(fact.annotator for fact in facts)
     by_pair: dict[tuple[bytes, frozenset[bytes]], list[PairFacts]] = defaultdict(list)
     for fact in facts:
