@@ -5,8 +5,9 @@ the overall number is the share of groups. The public script (eval_bench.py of T
 among 2 edits by a threshold that it tunes on these very labels: that is `official_script`, and `untuned` is the same
 without the threshold, so that only equal scores are a tie.
 
-The script prints a second number for pairs, its "strict ranking accuracy", in which the threshold serves labels of
-"tie" alone and equal scores fall to the later edit: `script_strict_ranking`.
+The script prints two further numbers. Its "strict ranking accuracy" is of groups: the threshold serves labels of "tie"
+alone, and equal scores fall to the later edit (`script_strict_ranking`). In its "pairwise accuracy" every pair counts
+by itself, those of 3 and 4 edits without a threshold, all together by one that is tuned on all (`script_pairwise`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -98,12 +100,13 @@ def official(answers: Sequence[Answer]) -> Official:
     tuned = [_all_match(group, threshold if group[0].candidates == 2 else 0.0) for group in groups]
     untuned = [_all_match(group, 0.0) for group in groups]
     ranked = [strict_ranking(group, threshold) for group in groups]
-    by_size = {
+    by_size: dict[str, dict[str, Any]] = {
         f"K={size}": {
             "groups": len(places),
             "official_script": float(np.mean([tuned[place] for place in places])),
             "untuned": float(np.mean([untuned[place] for place in places])),
             "script_strict_ranking": float(np.mean([ranked[place] for place in places])),
+            "script_pairwise": script_pairwise([pair for place in places for pair in groups[place]], size == 2),
         }
         for size in _SIZES
         if (places := [place for place, group in enumerate(groups) if group[0].candidates == size])
@@ -112,6 +115,7 @@ def official(answers: Sequence[Answer]) -> Official:
         "official_script": float(np.mean(tuned)),
         "untuned": float(np.mean(untuned)),
         "script_strict_ranking": float(np.mean(ranked)),
+        "script_pairwise": script_pairwise([pair for group in groups for pair in group], tuned=True),
         "script_threshold": threshold,
         "groups": len(groups),
         "by_size": by_size,
@@ -119,6 +123,17 @@ def official(answers: Sequence[Answer]) -> Official:
     tasks = {name: float(numbers["official_script"]) for name, numbers in by_size.items()}
     sources = tuple(group[0].source for group in groups)
     return Official(tuple(tuned), ("",) * len(groups), sources, tasks, details, {"untuned": tuple(untuned)})
+
+
+def script_pairwise(pairs: Sequence[Answer], tuned: bool) -> float | None:
+    """The script's "pairwise accuracy": the share of pairs that are right, each by itself.
+
+    tuned: with ties, by a threshold that is tuned on these pairs; else of the pairs with a winner, equal scores being
+    wrong, None without one. A pair without both scores is wrong.
+    """
+    counted = pairs if tuned else [pair for pair in pairs if pair.label != "tie"]
+    threshold = tuned_threshold(counted) if tuned else 0.0
+    return float(np.mean([pair.matches(threshold) for pair in counted])) if counted else None
 
 
 def _all_match(group: Sequence[Answer], threshold: float) -> float:
