@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from edit_r1.evaluate.benchmarks.opening import RawRow
-from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Official, make_pair, text_of
+from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Label, Official, make_pair, text_of
 from edit_r1.verifier.tiger_labels import SUFFIX, choice_of, letters_of
 
 _SIZES = (2, 3, 4)
+_SIGNS: dict[Label, int] = {"first": 1, "tie": 0, "second": -1}
 
 
 def read(row: RawRow) -> BenchPair:
@@ -84,9 +85,12 @@ def tuned_threshold(pairs: Sequence[Answer]) -> float:
 
     As the script has it: chosen on the labels that are then counted.
     """
-    candidates = sorted({0.0, *(abs(pair.difference) for pair in pairs if pair.difference is not None)})
-    right = [sum(pair.matches(threshold) for pair in pairs) for threshold in candidates]
-    return candidates[right.index(max(right))] if pairs else 0.0
+    both = [(pair.difference, pair.label) for pair in pairs if pair.difference is not None]
+    gaps_M = np.array([gap for gap, _ in both])
+    labels_M = np.array([_SIGNS[label] for _, label in both])
+    candidates = sorted({0.0, *np.abs(gaps_M).tolist()})
+    right = [int((np.where(np.abs(gaps_M) <= one, 0, np.sign(gaps_M)) == labels_M).sum()) for one in candidates]
+    return float(candidates[right.index(max(right))])
 
 
 def official(answers: Sequence[Answer]) -> Official:
