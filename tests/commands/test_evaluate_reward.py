@@ -360,3 +360,35 @@ def test_a_result_that_cannot_be_written_is_told_before_anything_is_asked(
     folder = made.write_compass(tmp_path / "hub")
     _, err = run(capsys, "--benchmark", "compass", "--data", folder, *flags, "--out", tmp_path / "a.json", code=1)
     assert "a.json: cannot be written" in err and not server.bodies
+
+
+def test_parts_that_no_judgment_has_are_told(capsys: Capture, fake_openai: Any, tmp_path: Path) -> None:
+    """A judge without verdicts has nothing to compare by dimension; its answers were parsed all the same."""
+
+    def answer(body: dict[str, Any], number: int) -> str:
+        pictures = made.images_of(body)
+        return made.PRINCIPLES if len(pictures) == 1 else "Seen.\n<score>5</score>"
+
+    folder = made.write_compass(tmp_path / "hub")
+    flags = (
+        "--endpoint",
+        fake_openai(answer).url,
+        "--model",
+        "judge",
+        "--cache",
+        tmp_path / "cache",
+        "--mode",
+        "think",
+    )
+    asked = ("--benchmark", "compass", "--data", folder, *flags)
+    document, err = run(capsys, *asked, "--by", "dimension", code=3)
+    assert document["reasons"] == {} and document["unparsed"] == 6
+    assert "no judgment has a verdict" in err and "leave --by dimension out" in err
+    document, _ = run(capsys, *asked)
+    assert document["unparsed"] == 0
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head/reward_head.json").write_text("{}")
+    _, err = run(
+        capsys, "--data", folder, "--benchmark", "compass", "--model", tmp_path / "head", "--by", "dimension", code=1
+    )
+    assert "one number and no parts" in err

@@ -84,7 +84,7 @@ def readiness(passed: bool) -> dict[str, Any]:
              "remedy": HOSTILE, "asked": "required: at least 2"}  # fmt: skip
     return {
         "ready": passed, "judge": {"model": HOSTILE, "traces": 4, "value": "score"}, "editor": HOSTILE, "contexts": 8,
-        "group": 4, "reference": None, "data": "d", "revision": "r", "made": "now",
+        "group": 4, "no_picture": 0, "lost": 0, "reference": None, "data": "d", "revision": "r", "made": "now",
         "checks": [{**check, "passed": passed}, {**check, "passed": None, "ci95": None}],
     }  # fmt: skip
 
@@ -100,6 +100,10 @@ def test_a_verdict_on_a_page_and_in_a_terminal(tmp_path: Path) -> None:
         assert ("Not ready" in text) != passed and ("missed" in text) != passed
         told = render(readiness_list(readiness(passed)))
         assert "\x1b" not in told and ("not ready: 1 failed" in told) != passed
+        assert "never came" not in text + told
+    part = readiness(True) | {"no_picture": 2, "lost": 5}
+    both = write_readiness_page(tmp_path / "p.html", part, []).read_text(), render(readiness_list(part))
+    assert all("2 edits have no picture, 5 traces never came" in " ".join(one.split()) for one in both)
     assert "No context has an edit" in write_readiness_page(tmp_path / "p.html", readiness(True), []).read_text()
 
 

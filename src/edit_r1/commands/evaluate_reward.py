@@ -107,6 +107,11 @@ def evaluate_reward(options: Options = DEFAULTS, models: Models = PACKAGED) -> i
         complain(f"{lost}; the same command asks for them again")
     if document["unparsed"] < document["pairs"]:
         return 0
+    if not judged.reasons and options.by == "dimension":
+        complain(
+            "no judgment has a verdict of this dimension's part: leave --by dimension out, or ask for verdicts (--mode)"
+        )
+        return UNPARSED
     complain(f"no trace could be parsed: {next(iter(judged.reasons), 'no answer')}")
     return UNPARSED
 
@@ -138,6 +143,8 @@ def _evaluate(
     kind = judge_kind(models, options.judge)
     if kind == "head" and options.traces > 1:
         raise ValueError(f"--traces {options.traces}: a discriminative head samples nothing; leave it out")
+    if kind == "head" and options.by == "dimension":
+        raise ValueError("--by dimension: a discriminative head has one number and no parts; leave it out")
     opened = open_benchmark(benchmark, options.data, options.split, options.revision, options.allow_outside)
     identity = cache_identity(models, kind)
     cache = JudgmentCache(options.cache or default_folder(), identity)

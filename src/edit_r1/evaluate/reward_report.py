@@ -166,12 +166,13 @@ def compare_results(
             "difference needs the same rows"
         )
     main = dimension or next((one for one in benchmark.dimensions if of_dimension(a.pairs, one)), "")
-    parts = [of_dimension(one.pairs, main) for one in (a, b)]
-    if not all(parts):
+    first, second = (of_dimension(one.pairs, main) for one in (a, b))
+    if not first or not second:
         raise no_comparison(main, {pair.dimension for pair in (*a.pairs, *b.pairs)})
-    answers = [[pair.answer(by) for pair in part] for part in parts]
-    if [_place(pair) for pair in parts[0]] != [_place(pair) for pair in parts[1]]:
+    parts = [first, _in_order_of(first, second)]
+    if len(parts[1]) != len(first) or len(second) != len(first):
         raise ValueError(f"{a.name} and {b.name} hold other comparisons of dimension {main!r}: judge both anew")
+    answers = [[pair.answer(by) for pair in part] for part in parts]
     left, right = (benchmark.official(one) for one in answers)
     apart = {number: _json(left.minus(right, seed, number)) for number in left.apart}
     scores = [preference_scores(part, by) for part in parts]
@@ -189,6 +190,15 @@ def compare_results(
             "half_credit": None if half is None else _json(half),
         },
     }
+
+
+def _in_order_of(first: Sequence[JudgedPair], second: Sequence[JudgedPair]) -> list[JudgedPair]:
+    """Those of `second` in the order of `first`, as far as they are the same: the hash of the rows knows no order."""
+    waiting: dict[tuple[Any, ...], list[JudgedPair]] = {}
+    for pair in second:
+        waiting.setdefault(_place(pair), []).append(pair)
+    found = [waiting.get(_place(pair), []) for pair in first]
+    return [places.pop(0) for places in found if places]
 
 
 def _place(pair: JudgedPair) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ def reward_tables(document: Mapping[str, Any]) -> RenderableType:
                 _share(document["script_strict_ranking"]),
                 f"tuned threshold: {document['script_threshold']:g}",
             ),
+            ("pairs alone, by the script", _share(document["script_pairwise"]), ""),
         ]
     lines += [
         ("accuracy, ties count half", _share(document["half_credit"]), _interval(document["ci95"])),

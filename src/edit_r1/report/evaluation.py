@@ -122,7 +122,18 @@ def readiness_list(document: Mapping[str, Any]) -> RenderableType:
     traces = f"{judge['traces']} {'trace' if judge['traces'] == 1 else 'traces'}"
     about = f"{judge['model']}, {traces}, rewarded: {judge['value']}; {document['editor']}; "
     about += f"{document['contexts']} contexts of {document['group']} edits"
-    return Group(grid, Text(), end, Text(plain(about), "dim"))
+    missing = what_is_missing(document)
+    return Group(grid, Text(), end, Text(plain(about), "dim"), *([Text(missing, "yellow")] if missing else []))
+
+
+def what_is_missing(document: Mapping[str, Any]) -> str:
+    """What `evaluate readiness` could not look at, for a person; empty for nothing."""
+    told = [
+        f"{document[key]} {words}"
+        for key, words in (("no_picture", "edits have no picture"), ("lost", "traces never came"))
+        if document[key]
+    ]
+    return f"Measured without them: {', '.join(told)}. The same command asks again." if told else ""
 
 
 def _counted(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from edit_r1.evaluate.readiness_run import Probed
 from edit_r1.report.editor_page import environment, number, shown
+from edit_r1.report.evaluation import what_is_missing
 from edit_r1.store import write_text
 
 EXAMPLES = 3
@@ -27,6 +28,7 @@ def write_readiness_page(path: Path, document: Mapping[str, Any], probed: Sequen
     passed = [check["passed"] for check in document["checks"]]
     page = environment().from_string(template).render(
         document=document,
+        missing=what_is_missing(document),
         failed=sum(one is False for one in passed),
         required=sum(one is not None for one in passed),
         examples=[_example(one) for one in sorted(probed, key=_least_cost)[:EXAMPLES]],

@@ -98,6 +98,30 @@ def tiger_twin(rows: list[dict[str, Any]]) -> tuple[float, float]:
     return (most + whole) / len(groups), (plain + whole) / len(groups)
 
 
+def tiger_pairwise_twin(rows: list[dict[str, Any]], ties: bool) -> float:
+    """C, D, Th, Tm and Thm as the public script counts them, at every threshold, or below any for groups of 3 and 4."""
+
+    def accuracy(threshold: float) -> float:
+        counts = {"C": 0, "D": 0, "Th": 0, "Tm": 0, "Thm": 0}
+        for row in rows:
+            if row["sx"] is None or row["sy"] is None:
+                counts["D"] += 1
+                continue
+            gap = row["sx"] - row["sy"]
+            if row["better"] == 0:
+                counts["Thm" if abs(gap) <= threshold else "Th"] += 1
+            elif abs(gap) <= threshold:
+                counts["Tm"] += 1
+            else:
+                counts["C" if row["better"] * gap > 0 else "D"] += 1
+        if ties:
+            return (counts["C"] + counts["Thm"]) / sum(counts.values())
+        return counts["C"] / (counts["C"] + counts["D"] + counts["Tm"])
+
+    gaps = [abs(row["sx"] - row["sy"]) for row in rows if row["sx"] is not None and row["sy"] is not None]
+    return max(accuracy(threshold) for threshold in [0.0, *gaps]) if ties else accuracy(-1.0)
+
+
 def tiger_answers(rows: list[dict[str, Any]]) -> list[Answer]:
     labels = {1: "first", -1: "second", 0: "tie"}
     return [
@@ -123,8 +147,12 @@ def test_tiger(seed: int) -> None:
     ties = tiger_twin([{**row, "sx": 5.0, "sy": 5.0} for row in rows])
     assert found.minus(worse).mean == pytest.approx(script - ties[0])
     assert found.minus(worse, number="untuned").mean == pytest.approx(untuned - ties[1])
+    assert found.details["script_pairwise"] == pytest.approx(tiger_pairwise_twin(rows, ties=True))
     for size in (2, 3, 4):
         own = [row for row in rows if row["size"] == size]
+        if own:
+            by_pair = tiger_pairwise_twin(own, ties=size == 2)
+            assert found.details["by_size"][f"K={size}"]["script_pairwise"] == pytest.approx(by_pair)
         if own:
             expected = tiger_twin(own)[0]
             assert found.details["by_size"][f"K={size}"]["official_script"] == pytest.approx(expected)

@@ -5,8 +5,9 @@ the overall number is the share of groups. The public script (eval_bench.py of T
 among 2 edits by a threshold that it tunes on these very labels: that is `official_script`, and `untuned` is the same
 without the threshold, so that only equal scores are a tie.
 
-The script prints a second number for pairs, its "strict ranking accuracy", in which the threshold serves labels of
-"tie" alone and equal scores fall to the later edit: `script_strict_ranking`.
+The script prints two further numbers. Its "strict ranking accuracy" is of groups: the threshold serves labels of "tie"
+alone, and equal scores fall to the later edit (`script_strict_ranking`). In its "pairwise accuracy" every pair counts
+by itself, those of 3 and 4 edits without a threshold, all together by one that is tuned on all (`script_pairwise`).
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from edit_r1.evaluate.benchmarks.opening import RawRow
-from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Official, make_pair, text_of
+from edit_r1.evaluate.benchmarks.pair import Answer, Benchmark, BenchPair, Label, Official, make_pair, text_of
 from edit_r1.verifier.tiger_labels import SUFFIX, choice_of, letters_of
 
 _SIZES = (2, 3, 4)
+_SIGNS: dict[Label, int] = {"first": 1, "tie": 0, "second": -1}
 
 
 def read(row: RawRow) -> BenchPair:
@@ -82,9 +85,12 @@ def tuned_threshold(pairs: Sequence[Answer]) -> float:
 
     As the script has it: chosen on the labels that are then counted.
     """
-    candidates = sorted({0.0, *(abs(pair.difference) for pair in pairs if pair.difference is not None)})
-    right = [sum(pair.matches(threshold) for pair in pairs) for threshold in candidates]
-    return candidates[right.index(max(right))] if pairs else 0.0
+    both = [(pair.difference, pair.label) for pair in pairs if pair.difference is not None]
+    gaps_M = np.array([gap for gap, _ in both])
+    labels_M = np.array([_SIGNS[label] for _, label in both])
+    candidates = sorted({0.0, *np.abs(gaps_M).tolist()})
+    right = [int((np.where(np.abs(gaps_M) <= one, 0, np.sign(gaps_M)) == labels_M).sum()) for one in candidates]
+    return float(candidates[right.index(max(right))])
 
 
 def official(answers: Sequence[Answer]) -> Official:
@@ -98,12 +104,13 @@ def official(answers: Sequence[Answer]) -> Official:
     tuned = [_all_match(group, threshold if group[0].candidates == 2 else 0.0) for group in groups]
     untuned = [_all_match(group, 0.0) for group in groups]
     ranked = [strict_ranking(group, threshold) for group in groups]
-    by_size = {
+    by_size: dict[str, dict[str, Any]] = {
         f"K={size}": {
             "groups": len(places),
             "official_script": float(np.mean([tuned[place] for place in places])),
             "untuned": float(np.mean([untuned[place] for place in places])),
             "script_strict_ranking": float(np.mean([ranked[place] for place in places])),
+            "script_pairwise": script_pairwise([pair for place in places for pair in groups[place]], size == 2),
         }
         for size in _SIZES
         if (places := [place for place, group in enumerate(groups) if group[0].candidates == size])
@@ -112,6 +119,7 @@ def official(answers: Sequence[Answer]) -> Official:
         "official_script": float(np.mean(tuned)),
         "untuned": float(np.mean(untuned)),
         "script_strict_ranking": float(np.mean(ranked)),
+        "script_pairwise": script_pairwise([pair for group in groups for pair in group], tuned=True),
         "script_threshold": threshold,
         "groups": len(groups),
         "by_size": by_size,
@@ -119,6 +127,17 @@ def official(answers: Sequence[Answer]) -> Official:
     tasks = {name: float(numbers["official_script"]) for name, numbers in by_size.items()}
     sources = tuple(group[0].source for group in groups)
     return Official(tuple(tuned), ("",) * len(groups), sources, tasks, details, {"untuned": tuple(untuned)})
+
+
+def script_pairwise(pairs: Sequence[Answer], tuned: bool) -> float | None:
+    """The script's "pairwise accuracy": the share of pairs that are right, each by itself.
+
+    tuned: with ties, by a threshold that is tuned on these pairs; else of the pairs with a winner, equal scores being
+    wrong, None without one. A pair without both scores is wrong.
+    """
+    counted = pairs if tuned else [pair for pair in pairs if pair.label != "tie"]
+    threshold = tuned_threshold(counted) if tuned else 0.0
+    return float(np.mean([pair.matches(threshold) for pair in counted])) if counted else None
 
 
 def _all_match(group: Sequence[Answer], threshold: float) -> float:
