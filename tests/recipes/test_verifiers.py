@@ -57,3 +57,11 @@ def test_plan_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         cli.main(["train", "gcpo", "gcpo_7b_lora_80gb", "--plan"])
     assert ended.value.code == 1
     assert "plan with --model" in capsys.readouterr().err
+
+
+def test_a_head_cannot_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "head", "tiny_head", "--plan"])
+    told = capsys.readouterr()
+    assert ended.value.code == 1 and told.out == ""
+    assert told.err == "edit-r1: train head --plan: only sft, gcpo and editor can be planned; leave --plan out\n"

@@ -244,3 +244,12 @@ def _compared(number: int, source: bytes) -> Preference:
     sample = Sample(f"s{number}", source, "make it red", "colour", references=(source,))
     edits = [Candidate(f"{number}-{side}", sample.id, b"edit", "none", 0) for side in "ab"]
     return Preference(Context(sample, (), "nobody"), edits[0], edits[1], "first", "nobody")
+
+
+def test_records_of_another_kind_are_named_and_not_to_be_removed(tmp_path: Path) -> None:
+    """A person named the wrong dataset: it is not the dataset that is wrong."""
+    write_dataset(tmp_path, "edits", candidates(0, 1), CANDIDATES)
+    with pytest.raises(
+        StoreError, match=r"part-00000\.parquet: holds other columns than what is read here \(category, "
+    ):
+        read_dataset(tmp_path, "edits", SAMPLES)

@@ -61,7 +61,15 @@ def test_so_many_in_a_row_end_the_run_and_a_resumed_one_goes_on_counting() -> No
 
 
 @pytest.mark.parametrize(
-    "settings", [{"alarm_ties": 1.2}, {"alarm_passed": -0.1}, {"alarm_length": 1.0}, {"alarm_stop": -1}]
+    "settings",
+    [
+        {"alarm_length": float("nan")},
+        {"alarm_silent": 1.5},
+        {"alarm_ties": 1.2},
+        {"alarm_passed": -0.1},
+        {"alarm_length": 1.0},
+        {"alarm_stop": -1},
+    ],
 )
 def test_limits_that_cannot_be_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

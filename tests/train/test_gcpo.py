@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -393,3 +394,6 @@ def test_the_config_is_small_and_checked() -> None:
         GCPOUpdates(epsilon=1.5)
     with pytest.raises(ValueError, match="row_workers=2: for SFT alone"):
         changed(GCPOStage("m", "o"), row_workers=2)
+    for name, value in (("temperature", math.nan), ("learning_rate", math.inf), ("correction_cap", math.nan)):
+        with pytest.raises(ValueError, match=f"{name}={value}"):
+            changed(GCPOStage("m", "o"), **{name: value})

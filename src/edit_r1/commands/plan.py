@@ -22,8 +22,13 @@ def plan_training(kind: str, recipe: str, flags: Sequence[str]) -> int:
     """
     if kind == "editor":
         return plan_editor(kind, recipe, flags)
+    if kind not in ("sft", "gcpo"):
+        raise ValueError(f"train {kind} --plan: only sft, gcpo and editor can be planned; leave --plan out")
     default = VerifierPlanOptions(processes=int(os.environ.get("WORLD_SIZE", "1")))
-    options, rest = tyro.cli(VerifierPlanOptions, default=default, args=list(flags), return_unknown_args=True)
+    prog = f"edit-r1 train {kind} {recipe} --plan"
+    options, rest = tyro.cli(
+        VerifierPlanOptions, prog=prog, default=default, args=list(flags), return_unknown_args=True
+    )
     config = with_flags(kind, recipe, rest)
     made = plan_verifier(config.stage, options)
     print(json.dumps(plan_json(made)) if options.json else verifier_plan_text(made))

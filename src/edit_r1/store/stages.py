@@ -196,7 +196,11 @@ class Dataset(Generic[T]):
             for row in iterate_rows(path):
                 whole = completed(row, self.table.features)
                 if whole is None:
-                    raise StoreError(f"{path}: holds other columns than {self.name} needs: remove it and run its stage")
+                    odd = ", ".join(sorted(row.keys() ^ self.table.features.keys())[:4])
+                    raise StoreError(
+                        f"{path}: holds other columns than what is read here ({odd} and the like differ): name another "
+                        "dataset, or make this one anew"
+                    )
                 yield self.table.from_row(whole if known is None else pictures_shared(whole, known))
 
     def _paths(self) -> list[Path]:

@@ -39,7 +39,7 @@ class AlarmSettings:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: a share, 0 to 1")
-        if self.alarm_length != 0 and self.alarm_length <= 1:
+        if self.alarm_length != 0 and not self.alarm_length > 1:
             raise ValueError(f"alarm_length={self.alarm_length}: a factor above 1, or 0 for none")
         if self.alarm_stop < 0:
             raise ValueError(f"alarm_stop={self.alarm_stop}: must be 0 or more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -59,7 +60,7 @@ class SamplingSettings:
             raise ValueError(f"vllm_memory={self.vllm_memory}: a share of the GPU's memory, in (0, 1)")
         if not self.vllm_address.startswith(("http://", "https://")):
             raise ValueError(f"vllm_address={self.vllm_address!r}: must begin with http:// or https://")
-        if self.correction_cap < 1:
+        if not 1 <= self.correction_cap < math.inf:
             raise ValueError(f"correction_cap={self.correction_cap}: must be 1 or more, usually 2")
 
 

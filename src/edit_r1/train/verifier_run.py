@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import shutil
 import sys
@@ -389,11 +390,11 @@ def run_trainer(trainer: Trainer, folder: RunFolder) -> None:
 def check_numbers(positive: Mapping[str, float], not_negative: Mapping[str, float]) -> None:
     """Raises ValueError naming the first field out of range."""
     for name, value in positive.items():
-        if value <= 0:
-            raise ValueError(f"{name}={value}: must be above 0")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value}: must be a number above 0")
     for name, value in not_negative.items():
-        if value < 0:
-            raise ValueError(f"{name}={value}: must be 0 or more")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value}: must be a number, 0 or more")
 
 
 def identity_hash(ids: Iterable[Sequence[str]]) -> str:
