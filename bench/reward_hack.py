@@ -10,7 +10,8 @@ iterations the guard validates, and the oracle looks at further held-out context
 
 Runs go on to their end, so that the curve shows what an unwatched run does. As a guard decides by nothing but
 metrics.jsonl, the same lines tell when a guard would have alerted and stopped: one that validates every two iterations,
-and one by the default settings, which see every tenth. Resumable; prints Markdown, writes reward_hack.json.
+and one by the default settings, which see the second, the fourth and every tenth, and judge fewer contexts (what they
+measure of the pixels is here of all of them). Resumable; prints Markdown, writes reward_hack.json.
 """
 
 from __future__ import annotations
@@ -106,13 +107,13 @@ def would_tell(lines: Sequence[dict[str, Any]], settings: GuardSettings) -> dict
     """
     guard = Guard(settings, oracle, (), None)
     alerts: dict[str, int] = {}
-    best, every = 0, settings.validate_every
+    best = 0
     last = max(line["step"] for line in lines if line["kind"] == "validation")
     for line in lines:
         if line["kind"] == "step":
             told = guard.after_step(dict(line))["alerts"]
             done = line["step"] + 1  # a step's line counts from 0
-        elif line["kind"] == "validation" and (line["step"] in (0, last) or (every and line["step"] % every == 0)):
+        elif line["kind"] == "validation" and settings.due(line["step"], line["step"] == last):
             done = line["step"]
             rows = {name: line[name][: settings.contexts] for name in ("reward", "heldout")}
             told = guard.decide({**line, **rows, **{f"{name}_mean": _mean(row) for name, row in rows.items()}})[

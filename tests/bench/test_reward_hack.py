@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,20 @@ def _lines(steps: int) -> list[dict[str, Any]]:
 
 
 def test_when_a_guard_would_have_told_and_stopped(bench: dict[str, Any]) -> None:
-    """Brightness passes 20 levels at the validation after 8 iterations; before that, at the one after 4, the held-out
-    reward is down by 0.4 (limit 0.25) and after 6 for the second time."""
+    """Brightness passes 8 levels at the validation after 4 iterations, with nothing paired 20 after 8; after 4 the
+    held-out reward is down by 0.4 (limit 0.25) and after 6 for the second time."""
     close = GuardSettings(contexts=12, validate_every=2, window=3)
-    assert bench["would_tell"](_lines(40), close) == {"alerts": {"divergence": 4}, "stopped": 6, "best": 0}
-    told = bench["would_tell"](_lines(40), GuardSettings(contexts=12, validate_every=2, window=3, stop=False))
+    both = {"brightness": 4, "divergence": 4}
+    assert bench["would_tell"](_lines(40), close) == {"alerts": both, "stopped": 6, "best": 0}
+    told = bench["would_tell"](_lines(40), replace(close, stop=False, paired=1.0))
     assert told == {"alerts": {"divergence": 4, "brightness": 8}, "stopped": None, "best": 0}
     default = bench["would_tell"](_lines(40), GuardSettings())
-    assert default == {"alerts": {"brightness": 10, "divergence": 10}, "stopped": 20, "best": 0}
-    few = bench["would_tell"](_lines(6), GuardSettings())
-    assert few == {"alerts": {"divergence": 6}, "stopped": None, "best": 0}, "the last validation is there for all"
+    assert default == {"alerts": both, "stopped": 10, "best": 0}
+    late = bench["would_tell"](_lines(40), GuardSettings(early=()))
+    assert late == {"alerts": {"brightness": 10, "divergence": 10}, "stopped": 20, "best": 0}
+    few = bench["would_tell"](_lines(6), GuardSettings(early=()))
+    alerts = {"brightness": 6, "divergence": 6}
+    assert few == {"alerts": alerts, "stopped": None, "best": 0}, "the last validation is there for all"
 
 
 def test_an_alert_of_a_training_iteration_counts_it_as_done(bench: dict[str, Any]) -> None:

@@ -218,8 +218,44 @@ def test_best_is_the_highest_held_out_reward(tmp_path):
 
 def test_when_validation_is_due():
     guard = Guard(GuardSettings(validate_every=4), _true_quality, _contexts(1))
-    assert [done for done in range(10) if guard.due(done, done == 9)] == [0, 4, 8, 9]
+    assert [done for done in range(10) if guard.due(done, done == 9)] == [0, 2, 4, 8, 9]
     assert not Guard(GuardSettings(validate_every=4), _true_quality, []).due(4, True)
+    sooner = Guard(GuardSettings(validate_every=6, early=(1, 4)), _true_quality, _contexts(1))
+    assert [done for done in range(10) if sooner.due(done, done == 9)] == [0, 1, 4, 6, 9]
+    sooner.check_rhythm(3)
+    assert [done for done in range(10) if sooner.due(done, done == 9)] == [0, 3, 6, 9]
+    assert not Guard(GuardSettings(validate_every=0), _true_quality, _contexts(1)).due(2, False)
+    with pytest.raises(ValueError, match=r"early=\(2, -1\): must be 0 or more"):
+        GuardSettings(early=(2, -1))
+
+
+def test_validation_edits_are_held_to_less_than_training_edits(tmp_path):
+    """The same contexts and seeds every time: 8 of 20 levels, and a tenth of what edits change."""
+    contexts = _contexts(2)
+    grey = np.full((16, 16, 3), 128, np.uint8)
+
+    def alerts(level, **changes):
+        guard = Guard(GuardSettings(**changes), _true_quality, contexts)
+        for step, shown in enumerate((100, level)):
+            guard.validate(step, Painter([np.full_like(grey, shown)] * 2), tmp_path)
+        return [alert["name"] for alert in guard.validations[-1]["alerts"] if alert["name"] != "divergence"]
+
+    assert alerts(107, max_timid=1.0) == []
+    assert alerts(109, max_timid=1.0) == ["brightness"]
+    assert alerts(109, max_timid=1.0, paired=0.5) == []
+
+
+def test_edits_that_change_less_and_less_are_told_before_they_are_copies(tmp_path):
+    def painted(change):
+        return Painter([_picture(index) + np.uint8(change) for index in range(2)])
+
+    contexts = _contexts(2)
+    guard = Guard(GuardSettings(max_brightness=1e9, contexts=2), _true_quality, contexts)
+    for step, change in enumerate((40, 50, 37, 35)):
+        guard.validate(step, painted(change), tmp_path)
+    names = [[alert["name"] for alert in line["alerts"]] for line in guard.validations]
+    assert names == [[], [], [], ["timid"]]
+    assert guard.validations[-1]["alerts"][0]["value"] == pytest.approx(1 - 35 / 40)
 
 
 def test_validations_fall_on_optimiser_steps():

@@ -62,10 +62,18 @@ class GuardSettings:
     """Change of the mean saturation, levels of 0..255."""
     max_sharpness: float = 0.5
     """Change of sharpness, octaves: 1 is twice as sharp or half as sharp."""
+    paired: float = 0.4
+    """The share of the limits of brightness, saturation and sharpness that is an alert in validation edits: the same
+    contexts and seeds every time, so that they drift by training alone (docs/results/reward_hack.md)."""
+    max_timid: float = 0.1
+    """Fall of the largest change that a validation edit makes (`EditChange.shift`, mean), as a share of the first."""
     max_failed: float = 0.5
     """Share of failed judgments in the last window."""
     validate_every: int = 10
     """Iterations between validations; also before the first and after the last. 0: those two alone."""
+    early: tuple[int, ...] = (2, 4)
+    """Further iterations after which to validate, where `validate_every` is not 0: what can be gamed is gamed at
+    once. Rounded up to optimiser steps."""
     contexts: int = 8
     """Validation contexts, the first of those given; 0 validates nothing."""
     seed: int = 0
@@ -87,10 +95,15 @@ class GuardSettings:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            if value < 0:
+            if min(value, default=0) < 0 if isinstance(value, tuple) else value < 0:
                 raise ValueError(f"{one.name}={value}: must be 0 or more")
         if self.window < 1 or self.patience < 1:
             raise ValueError(f"window={self.window} and patience={self.patience} must be at least 1")
+
+    def due(self, done: int, last: bool, accumulate: int = 1) -> bool:
+        """Whether to validate after `done` iterations, of which so many are an optimiser step."""
+        early = {-(-one // accumulate) * accumulate for one in self.early} if self.validate_every else set()
+        return done == 0 or last or done in early or (self.validate_every > 0 and done % self.validate_every == 0)
 
 
 class FullEditor(Protocol):
@@ -129,6 +142,7 @@ class Guard:
             )
         self.heldout_contexts = list(given)
         self.regions = dict(regions or {})
+        self.accumulate = 1
         self.steps: list[dict[str, Any]] = []
         self.validations: list[dict[str, Any]] = []
 
@@ -174,7 +188,7 @@ class Guard:
     def after_step(self, line: dict[str, Any]) -> dict[str, Any]:
         """Adds the alerts of an iteration to its line and remembers it; in the first process."""
         self.steps.append(line)
-        line["alerts"] = self._drifts([one["guard"] for one in self.steps], self.settings.window, "training edits")
+        line["alerts"] = self._drifts([one["guard"] for one in self.steps], self.settings.window, 1, "training edits")
         recent = self.steps[-self.settings.window :]
         failed = sum(one["failed_judgments"] for one in recent) / max(1, sum(one["edits"] for one in recent))
         if failed > self.settings.max_failed:
@@ -189,7 +203,7 @@ class Guard:
 
     def check_rhythm(self, accumulate: int) -> None:
         """Raises ValueError where a validation would fall between two optimiser steps of so many iterations each."""
-        every = self.settings.validate_every
+        every, self.accumulate = self.settings.validate_every, accumulate
         if self.validation and every % accumulate:
             raise ValueError(
                 f"validate_every={every}: not a multiple of accumulate={accumulate}, so that it would fall between two "
@@ -198,8 +212,7 @@ class Guard:
 
     def due(self, done: int, last: bool) -> bool:
         """Whether to validate after `done` iterations."""
-        every = self.settings.validate_every
-        return bool(self.validation) and (done == 0 or last or (every > 0 and done % every == 0))
+        return bool(self.validation) and self.settings.due(done, last, self.accumulate)
 
     def validate(self, done: int, editor: FullEditor, out: Path, team: Team = ALONE) -> dict[str, Any] | None:
         """The line of one validation, which is remembered; None in other processes than the first."""
@@ -226,7 +239,8 @@ class Guard:
     def decide(self, line: dict[str, Any]) -> dict[str, Any]:
         """Adds to a validation's line what it comes to beside those before it, and remembers it."""
         self.validations.append(line)
-        line["alerts"] = self._drifts([one["guard"] for one in self.validations], 1, "validation edits")
+        measures = [one["guard"] for one in self.validations]
+        line["alerts"] = self._drifts(measures, 1, self.settings.paired, "validation edits") + self._timid(measures)
         found = divergence([one["reward"] for one in self.validations], [one["heldout"] for one in self.validations])
         line["diverges"] = found is not None and found.alarming(
             self.settings.least_rise, self.settings.least_fall, self.settings.errors
@@ -272,14 +286,19 @@ class Guard:
         copies = [float(change.shift <= self.settings.copy_shift) for change in changes]
         return {"copies": _mean(copies), **means}
 
-    def _drifts(self, measures: Sequence[dict[str, float | None]], window: int, of: str) -> list[dict[str, Any]]:
-        """Alerts for what changed by more than its limit; copies and changes outside count when they rise."""
+    def _drifts(
+        self, measures: Sequence[dict[str, float | None]], window: int, share: float, of: str
+    ) -> list[dict[str, Any]]:
+        """Alerts for what changed by more than its limit; copies and changes outside count when they rise.
+
+        share: of the limits of the pictures' look.
+        """
         limits = {
             "copies": (self.settings.max_copies, "is the rise of the share of unedited copies"),
             "outside": (self.settings.max_outside, "is the rise of the share of pixels changed outside the edit"),
-            "brightness": (self.settings.max_brightness, "levels is the change of brightness"),
-            "saturation": (self.settings.max_saturation, "levels is the change of saturation"),
-            "sharpness": (self.settings.max_sharpness, "octaves is the change of sharpness"),
+            "brightness": (share * self.settings.max_brightness, "levels is the change of brightness"),
+            "saturation": (share * self.settings.max_saturation, "levels is the change of saturation"),
+            "sharpness": (share * self.settings.max_sharpness, "octaves is the change of sharpness"),
         }
         alerts = []
         for name, (limit, words) in limits.items():
@@ -288,6 +307,15 @@ class Guard:
             if change is not None and size is not None and size > limit:
                 alerts.append(_alert(name, change, limit, f"{words} in {of} since the start"))
         return alerts
+
+    def _timid(self, measures: Sequence[dict[str, float | None]]) -> list[dict[str, Any]]:
+        """An alert where edits change their source by less than at the start."""
+        shifts = [one["shift"] for one in measures if one["shift"] is not None]
+        if not shifts or not shifts[0]:
+            return []
+        fall, limit = 1 - shifts[-1] / shifts[0], self.settings.max_timid
+        words = "of what validation edits changed of a source at the start is no longer changed"
+        return [_alert("timid", fall, limit, words)] if fall > limit else []
 
 
 def _judged(reward: Reward, contexts: Sequence[Context | None], images: Sequence[bytes | None]) -> list[float | None]:
