@@ -384,3 +384,25 @@ def test_answers_taken_back_while_no_server_runs_are_asked_for_once(
     server.start()
     settled(page)
     assert answers(tmp_path) == {("Ann", asked): "right"}
+
+
+def test_answers_of_somebody_unknown_keep_nobody_else_from_working(
+    tmp_path: Path, kit: SimpleNamespace, serve: Any, open_page: Any
+) -> None:
+    """Bob's answer waits in a browser that Ann uses, and the server was restored from a copy older than Bob."""
+    server = serve(kit.write_task(tmp_path, 3), "--gold-every", "0")
+    page = open_page()
+    join(page, server.url, "Ann")
+    page.evaluate(
+        "async () => { const { task } = await (await fetch('/health')).json();"
+        " const event = { kind: 'answer', id: 'bobs-answer-1', pair: 1, choice: 'left' };"
+        " localStorage.setItem(`edit-r1:${task}:000000000000001-000000-1`, JSON.stringify({ name: 'Bob', event })) }"
+    )
+    page.reload()
+    asked = press(page, "ArrowRight")
+    page.wait_for_function(
+        "() => Object.keys(localStorage).filter((key) => /^edit-r1:[0-9a-f]+:/.test(key)).length === 1",
+        timeout=PATIENCE_MS,
+    )
+    expect(page.locator("#state")).to_contain_text("1 answer waits: no annotator 'Bob'", timeout=PATIENCE_MS)
+    assert answers(tmp_path) == {("Ann", asked): "right"}

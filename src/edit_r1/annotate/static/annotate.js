@@ -73,7 +73,7 @@ async function join(given) {
     state(notice, true);
   });
   state("");
-  await outbox.send(); // what an earlier page could not send: those pairs must not come again
+  await outbox.sent(); // what an earlier page could not send: those pairs must not come again
   const busy = () => [...(current ? [current.pair] : []), ...outbox.pairs];
   deck = new Deck(task.task, task.name, busy, onDeck);
   deck.answered = task.answered;

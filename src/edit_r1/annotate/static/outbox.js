@@ -50,6 +50,13 @@ export class Outbox {
     return this.sending;
   }
 
+  // Resolves when nothing of this page's own name waits. Events of other names may be refused for long: somebody who is
+  // not known to a server that was restored from a copy must not keep others from working in the same browser.
+  async sent() {
+    this.send();
+    while (this.entries.some(({ name }) => name === this.name)) await pause(FIRST_WAIT_MS / 5);
+  }
+
   // The page is being left: one more try that outlives it. What it sends is sent again next time.
   leave() {
     for (const { name, events } of this.#batches().slice(0, 1)) {
@@ -59,8 +66,15 @@ export class Outbox {
 
   async #sendAll() {
     let wait = FIRST_WAIT_MS;
+    const refused = new Set(); // names of whom the server takes nothing now
     while (this.entries.length) {
-      const { name, events } = this.#batches()[0];
+      const batch = this.#batches().find(({ name }) => !refused.has(name));
+      if (!batch) {
+        refused.clear(); // kept: somebody may mend the cause
+        await pause(LONGEST_WAIT_MS);
+        continue;
+      }
+      const { name, events } = batch;
       try {
         const outcome = await post("/api/answers", { task: this.task, name, events: events.map(({ event }) => event) });
         for (const { key } of events) this.#forget(key);
@@ -71,7 +85,10 @@ export class Outbox {
         this.onChange(this.waiting, this.stuck);
       } catch (error) {
         this.onChange(this.waiting, error.message);
-        if (error instanceof Refused) wait = LONGEST_WAIT_MS; // kept: somebody may mend the cause
+        if (error instanceof Refused) {
+          refused.add(name);
+          continue;
+        }
         await pause(wait);
         wait = Math.min(2 * wait, LONGEST_WAIT_MS);
       }
