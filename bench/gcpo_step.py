@@ -1,6 +1,6 @@
 """Seconds of a GCPO generation by part, against the same generation as TRL's trainer does it.
 
-    OMP_NUM_THREADS=2 python bench/gcpo_step.py --turns 3
+    OMP_NUM_THREADS=2 python bench/gcpo_step.py --turns 5
 
 The packaged tiny verifier on pairs of EditWorld, 16 of 8 traces a side as in the demo, in one process with as many
 threads as OMP_NUM_THREADS says; with --run the SFT model and the pairs of a finished demo. The variants take turns in
@@ -115,7 +115,7 @@ Figures = dict[str, dict[str, list[float]]]
 
 
 def main(
-    turns: int = 3,
+    turns: int = 5,
     run: Path | None = None,
     size: str = "demo",
     variants: tuple[int, ...] = tuple(range(len(VARIANTS))),

@@ -232,6 +232,16 @@ def test_weights_are_fp32_whatever_is_stored(checkpoint: Path) -> None:
     assert lora_config(0) is None
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_opened(
+    quadruples: list[Quadruple], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for out in ("file", "file/deep/run"):
+        stage = SFTStage(str(tmp_path / "no model"), str(tmp_path / out), variant="compact")
+        with pytest.raises(ValueError, match="file is no folder that can be written to: choose another"):
+            train_sft(stage, quadruples)
+
+
 def test_a_missing_model_is_one_clear_line(quadruples: list[Quadruple], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         train_sft(SFTStage(str(tmp_path / "nowhere"), str(tmp_path / "run"), variant="compact"), quadruples)

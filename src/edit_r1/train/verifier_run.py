@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import random
 import shutil
 import sys
@@ -36,7 +37,7 @@ from transformers.utils import logging as transformers_logging
 
 from edit_r1.images import decode_pil, judged_pictures, judged_sources
 from edit_r1.records import Candidate, Context, OutputMode
-from edit_r1.store import new_folder, read_json, write_json, write_text, writing
+from edit_r1.store import StoreError, new_folder, read_json, write_json, write_text, writing
 from edit_r1.train.alarms import Alarms
 from edit_r1.train.learned_tokens import score_learned_tokens
 from edit_r1.train.settings import flat
@@ -87,8 +88,11 @@ class RunFolder:
         """Whether a stage (a dataclass) may use the folder for its data; writes nothing.
 
         Raises:
-            ValueError: when it holds another run, or this run and `resume` was not asked for.
+            ValueError: when it holds another run, or this run and `resume` was not asked for, or cannot be written.
         """
+        above = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not self.model.exists() and not (above.is_dir() and os.access(above, os.W_OK)):
+            raise StoreError(f"{self.root}: {above} is no folder that can be written to: choose another folder")
         settings = _settings(stage, data_hash)
         path = self.root / "stage.json"
         if path.exists():
