@@ -5,8 +5,9 @@
 For every seed of `bench/demo_seeds.py`: a Bradley-Terry head (`edit-r1 train head tiny_head`: pictures and instruction
 to one score, no principles) is trained on the seed's pairs from the same pretrained model, then each judge goes through
 `edit-r1 evaluate reward` on the held-out pairs and `edit-r1 evaluate readiness` on the tiny editor's edits of the
-validation split, with the oracle as reference. All by the commands that a user has. The edits are the same for every
-judge and seed, so they are sampled once. Resumable: what is there is only read. Prints Markdown; documents and
+validation split, with the oracle as reference and, but for the head, the mean of the verdicts as reward, which trains
+the demo's editors. All by the commands that a user has. The edits are the same for every judge and seed, so they are
+sampled once. Resumable: what is there is only read. Prints Markdown; documents and
 readiness pages lie in `--out`.
 """
 
@@ -32,6 +33,11 @@ from edit_r1.zoo.packaged import weights
 
 JUDGES = ("base", "sft", "gcpo", "head")
 COMPARED = (("gcpo", "head"), ("gcpo", "sft"), ("sft", "head"))
+SHOWN = (
+    "unparsed traces", "reliability", "groups without spread", "lift of best of G", "rank correlation",
+    "near-equal pairs",
+)  # fmt: skip
+"""Checks whose numbers are in the table."""
 Documents = Mapping[int, Mapping[str, Mapping[str, Any]]]
 """By seed and judge."""
 
@@ -64,11 +70,12 @@ def main(
             pairs.setdefault(seed, {})[name] = read_json(document)
             verdict = here / f"ready-{name}.json"
             if ready and not verdict.exists():
-                traces = 1 if name == "head" else 4
+                # The head gives a number; of the others the demo's editors are rewarded by the verdicts.
+                traces, value = (1, "score") if name == "head" else (4, "verdicts")
                 told = command("evaluate", "readiness", "--data", "editworld", "--editor", "tiny", "--reference",
-                               "oracle", "--contexts", contexts, "--group", group, "--traces", traces, "--model",
-                               models[name], "--out", out / "readiness", "--html", here / f"ready-{name}.html",
-                               "--json", codes=(0, 4))  # fmt: skip
+                               "oracle", "--contexts", contexts, "--group", group, "--traces", traces, "--value", value,
+                               "--model", models[name], "--out", out / "readiness", "--html",
+                               here / f"ready-{name}.html", "--json", codes=(0, 4))  # fmt: skip
                 write_text(verdict, told)
             if ready:
                 fit.setdefault(seed, {})[name] = read_json(verdict)
@@ -126,13 +133,23 @@ def _half_credit(document: Mapping[str, Any]) -> str:
 
 
 def ready_table(found: Documents) -> list[str]:
-    """What each judge's verdict is, and the checks that it missed."""
+    """What each judge's verdict is, what was measured (bold: missed), and which probes it missed."""
     rows = []
     for seed, documents in found.items():
         for name, document in documents.items():
-            missed = [check["name"] for check in document["checks"] if check["passed"] is False]
-            rows.append([str(seed), name, "yes" if document["ready"] else "no", ", ".join(missed)])
-    return markdown(("seed", "judge", "ready", "checks missed"), rows)
+            checks = {check["name"]: check for check in document["checks"]}
+            missed = [check for check in checks if checks[check]["passed"] is False and check not in SHOWN]
+            shown = [_shown(checks[check]) if check in checks else "" for check in SHOWN]
+            rows.append([str(seed), name, "yes" if document["ready"] else "no", *shown, ", ".join(missed)])
+    return markdown(("seed", "judge", "ready", *SHOWN, "other checks missed"), rows)
+
+
+def _shown(check: Mapping[str, Any]) -> str:
+    if check["value"] is None:
+        return "**none**" if check["passed"] is False else ""
+    interval = "" if check["ci95"] is None else " ({:.2f} to {:.2f})".format(*check["ci95"])
+    value = f"{check['value']:.2f}"
+    return (f"**{value}**" if check["passed"] is False else value) + interval
 
 
 if __name__ == "__main__":
