@@ -192,6 +192,14 @@ def test_time_is_a_limit_too(checkpoint: Path, quadruples: list[Quadruple], tmp_
     assert [line["step"] for line in read_curves(tmp_path / "run/curves.jsonl")] == [1]
 
 
+def test_the_last_step_is_logged_and_on_the_card(checkpoint: Path, quadruples: list[Quadruple], tmp_path: Path) -> None:
+    stage = SFTStage(str(checkpoint), str(tmp_path / "run"), variant="compact", steps=3, batch_size=2, log_every=2,
+                     cpu=True)  # fmt: skip
+    card = (train_sft(stage, quadruples) / "README.md").read_text()
+    assert [line["step"] for line in read_curves(tmp_path / "run/curves.jsonl")] == [1, 2, 3]
+    assert "Steps: 3." in card
+
+
 def test_lora_trains_the_language_model_alone_and_is_merged(
     checkpoint: Path, quadruples: list[Quadruple], tmp_path: Path
 ) -> None:

@@ -177,6 +177,8 @@ class CurvesCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.max_seconds > 0 and any(gather_object([self.seconds() >= self.max_seconds])):
             control.should_training_stop = True
+        if control.should_training_stop:  # the last step stands in the curves and on the card, wherever it falls
+            control.should_log = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The last thing in a checkpoint, how many processes wrote it: a killed save leaves none and is not whole."""
