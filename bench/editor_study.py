@@ -298,7 +298,7 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def plot(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7.5, 4.5))
+    figure, axes = plt.subplots(figsize=(8.5, 5))
     for arm in ARMS:
         if arm.name not in results:
             continue
@@ -311,6 +311,11 @@ def plot(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None
             marker=".", capsize=2, linewidth=1.5, elinewidth=0.6,
         )  # fmt: skip
     axes.axhline(0, color="#adb5bd", linewidth=1)
+    axes.set_xscale("symlog", linthresh=20, linscale=0.4)
+    ticks = [0, 20, 50, 100, 200, 400, 800, 1600]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.set_xlim(0, 1.1 * max(row["seconds"] for rows in results.values() for row in rows))
+    axes.minorticks_off()
     axes.set_xlabel("seconds of training, judging included (two processes)")
     axes.set_ylabel("change of the oracle's score, of 10 (95 %)")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
