@@ -166,6 +166,23 @@ def test_a_silent_judge_ends_a_run_that_resumes_when_it_speaks_again(make_editor
     assert done.steps == len(_lines(done.metrics, "step")) == 8
 
 
+def test_a_run_that_was_never_judged_has_no_result(make_editor, tmp_path):
+    """However short: neither an editor nor a state says that it was done, also when it is resumed in vain."""
+    stage = changed(STAGE, steps=2, save_every=1)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="no edit of the last 2 iterations was judged.*--resume"):
+            train_editor(stage, make_editor(), _contexts(2), lambda c, images: [None] * len(images), tmp_path, resume)
+        assert len(_lines(tmp_path / "metrics.jsonl", "step")) == 1 and not (tmp_path / "editor").exists()
+    done = train_editor(stage, make_editor(), _contexts(2), _brightness, tmp_path, resume=True)
+    assert [line["trained_edits"] for line in _lines(done.metrics, "step")] == [0, 6] and done.result.is_dir()
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "eta", "advantage_clip", "kl_beta", "max_grad_norm"])
+def test_a_number_that_is_none_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=nan: must be"):
+        changed(STAGE, **{name: float("nan")})
+
+
 def test_fault_8_the_window_is_shared_and_the_last_step_is_left_out(make_editor):
     stage = changed(STAGE, window="all", trained_steps=1, sampling_steps=5, sample_batch=2)
     iteration, rollouts, _, _ = _one_iteration(make_editor(), stage, _contexts(2, ((16, 16), (16, 24))))

@@ -266,6 +266,22 @@ def test_validations_fall_on_optimiser_steps():
     Guard(GuardSettings(validate_every=4), _true_quality, []).check_rhythm(3)
 
 
+def test_validation_edits_without_a_reward_are_an_alert(tmp_path):
+    """One of the two: as much as is let pass. A guard without a held-out reward asks for none."""
+    contexts = _contexts(2)
+
+    def alerts(heldout, heldout_contexts=None, pictures=2):
+        guard = Guard(GuardSettings(), _true_quality, contexts, heldout, heldout_contexts)
+        shown = [_picture(0)] * pictures + [None] * (2 - pictures)
+        return guard.validate(0, Painter(shown), tmp_path)["alerts"]
+
+    assert alerts(None) == alerts(_true_quality) == alerts(_true_quality, [contexts[0], None]) == []
+    [alert] = alerts(_true_quality, [None, None])
+    assert (alert["name"], alert["value"]) == ("no heldout", 1.0) and "--heldout.address" in alert["message"]
+    assert [one["name"] for one in alerts(lambda c, images: [None] * len(images))] == ["no heldout"]
+    assert [one["name"] for one in alerts(None, pictures=0)] == ["no reward"]
+
+
 def test_only_the_first_process_judges_validation(tmp_path):
     def never(contexts, images):
         raise AssertionError
@@ -274,7 +290,7 @@ def test_only_the_first_process_judges_validation(tmp_path):
     assert guard.validate(0, Painter([_picture(0)]), tmp_path, Team(1, 2)) is None
 
 
-@pytest.mark.parametrize("changes", [{"window": 0}, {"patience": 0}, {"max_copies": -0.1}])
+@pytest.mark.parametrize("changes", [{"window": 0}, {"patience": 0}, {"max_copies": -0.1}, {"paired": float("nan")}])
 def test_settings_that_cannot_be(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         GuardSettings(**changes)

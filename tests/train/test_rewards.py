@@ -298,6 +298,7 @@ def test_a_box_is_of_the_source_as_it_was_shown():
         ({"gate_threshold": 0.0}, "always open"),
         ({"workers": 0}, "workers=0"),
         ({"std_floor": 0.0}, r"std_floor=0\.0"),
+        ({"batch_floor": float("nan")}, "batch_floor=nan"),
     ],
 )
 def test_settings_that_cannot_be(changes, message):

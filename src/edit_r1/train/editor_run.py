@@ -179,7 +179,7 @@ class TrainingRun:
             self._evaluate(0)
             self._validate(0, last=False)
         drawn: _Drawn | None = None
-        silent = 0
+        silent = self._silent()
         while self.done < self.stage.steps and not self.stopped:
             turn = drawn or self._draw(self.done, reward, stochastic)
             clock, looks_ahead = turn.clock, self.stage.updates.ahead and not self._saves(self.done + 1)
@@ -193,13 +193,25 @@ class TrainingRun:
             with clock.phase("update"):
                 changes = learn(Turn(turn.iteration, turn.rollouts, rewards_N, advantages))
             metrics = {**judgment_metrics(turn.iteration, rewards_N, advantages), **changes, "seconds": clock.seconds}
-            self._finish(self.done, metrics, turn.judging, rewards_N)
             silent = silent + 1 if advantages.failed == len(rewards_N) else 0
-            if silent == SILENT and self.done < self.stage.steps:
+            ends, too_long = self.done + 1 == self.stage.steps, silent >= min(SILENT, self.stage.steps)
+            if not (ends and too_long):  # no state says that a run was done whose end nobody judged
+                self._finish(self.done, metrics, turn.judging, rewards_N)
+            if too_long:
                 raise ValueError(
-                    f"no edit of the last {SILENT} iterations was judged, so nothing was learned: see that the judge "
+                    f"no edit of the last {silent} iterations was judged, so nothing was learned: see that the judge "
                     "runs and that its answers can be read, then continue with --resume"
                 )
+
+    def _silent(self) -> int:
+        """The last iterations without a judgment before this process began."""
+        count = 0
+        for line in reversed(_read_lines(self.metrics) if self.team.first else []):
+            if line["kind"] == "step":
+                if line["failed_judgments"] < line["edits"]:
+                    break
+                count += 1
+        return int(self.team.gathered({self.team.rank: count})[0])
 
     def _draw(self, step: int, reward: Reward, stochastic: bool) -> _Drawn:
         """The edits of an iteration; a judge elsewhere begins with them."""

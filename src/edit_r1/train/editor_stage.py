@@ -268,13 +268,13 @@ def left_aside(stage: EditorRLStage, algorithm: Algorithm) -> str | None:
 
 def _above_0(settings: Any, *names: str) -> None:
     for name in names:
-        if getattr(settings, name) <= 0:
+        if not getattr(settings, name) > 0:  # nan is none
             raise ValueError(f"{name}={getattr(settings, name)}: must be above 0")
 
 
 def _not_below_0(settings: Any, *names: str) -> None:
     for name in names:
-        if getattr(settings, name) < 0:
+        if not getattr(settings, name) >= 0:
             raise ValueError(f"{name}={getattr(settings, name)}: must be 0 or more")
 
 

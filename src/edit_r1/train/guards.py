@@ -68,14 +68,14 @@ class GuardSettings:
     max_timid: float = 0.1
     """Fall of the largest change that a validation edit makes (`EditChange.shift`, mean), as a share of the first."""
     max_failed: float = 0.5
-    """Share of failed judgments in the last window."""
+    """Share of failed judgments in the last window; also of validation edits without a trained or a held-out reward."""
     validate_every: int = 10
     """Iterations between validations; also before the first and after the last. 0: those two alone."""
     early: tuple[int, ...] = (2, 4)
     """Further iterations after which to validate, where `validate_every` is not 0: what can be gamed is gamed at
     once. Rounded up to optimiser steps."""
     contexts: int = 8
-    """Validation contexts, the first of those given; 0 validates nothing."""
+    """Validation contexts, the first of those given; 0 validates nothing, and of 1 no divergence can be told."""
     seed: int = 0
     """Of the validation edits, the same every time."""
     least_rise: float = 0.1
@@ -95,7 +95,8 @@ class GuardSettings:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            if min(value, default=0) < 0 if isinstance(value, tuple) else value < 0:
+            # Not "below 0": nan is neither, and a limit of nan would never tell.
+            if not (min(value, default=0) if isinstance(value, tuple) else value) >= 0:
                 raise ValueError(f"{one.name}={value}: must be 0 or more")
         if self.window < 1 or self.patience < 1:
             raise ValueError(f"window={self.window} and patience={self.patience} must be at least 1")
@@ -192,7 +193,9 @@ class Guard:
         recent = self.steps[-self.settings.window :]
         failed = sum(one["failed_judgments"] for one in recent) / max(1, sum(one["edits"] for one in recent))
         if failed > self.settings.max_failed:
-            line["alerts"].append(_alert("failures", failed, self.settings.max_failed, "of the judgments failed"))
+            line["alerts"].append(
+                _alert("failures", failed, self.settings.max_failed, "is the share of judgments that failed")
+            )
         if lost := line.get("lost_updates", 0):
             line["alerts"].append(
                 _alert("lost updates", lost, 0, "updates had a gradient that is not finite: left out")
@@ -241,6 +244,7 @@ class Guard:
         self.validations.append(line)
         measures = [one["guard"] for one in self.validations]
         line["alerts"] = self._drifts(measures, 1, self.settings.paired, "validation edits") + self._timid(measures)
+        line["alerts"] += self._unjudged(line)
         found = divergence([one["reward"] for one in self.validations], [one["heldout"] for one in self.validations])
         line["diverges"] = found is not None and found.alarming(
             self.settings.least_rise, self.settings.least_fall, self.settings.errors
@@ -316,6 +320,22 @@ class Guard:
         fall, limit = 1 - shifts[-1] / shifts[0], self.settings.max_timid
         words = "of what validation edits changed of a source at the start is no longer changed"
         return [_alert("timid", fall, limit, words)] if fall > limit else []
+
+    def _unjudged(self, line: dict[str, Any]) -> list[dict[str, Any]]:
+        """Alerts where too few validation edits have a reward to tell by: a guard must not fall silent unseen."""
+        asked = {"reward": "the judge failed there, or the edit itself did"}
+        if self.heldout is not None:
+            asked["heldout"] = (
+                "nothing tells whether the reward is earned; a held-out judge can (--heldout.address), or contexts "
+                "with two or more principles of Instruction Following, as one alone is never held out"
+            )
+        limit = self.settings.max_failed
+        shares = {name: sum(one is None for one in line[name]) / max(1, len(line[name])) for name in asked}
+        return [
+            _alert(f"no {name}", share, limit, f"is the share of validation edits without {name}: {asked[name]}")
+            for name, share in shares.items()
+            if share > limit
+        ]
 
 
 def _judged(reward: Reward, contexts: Sequence[Context | None], images: Sequence[bytes | None]) -> list[float | None]:

@@ -94,7 +94,7 @@ class RewardSettings:
                 f"workers={self.workers} and pending={self.pending} must be at least 1, "
                 f"cache_entries={self.cache_entries} 0 or more"
             )
-        if min(self.std_floor, self.batch_floor) <= 0:
+        if not (self.std_floor > 0 and self.batch_floor > 0):  # nan is neither
             raise ValueError(f"std_floor={self.std_floor}, batch_floor={self.batch_floor}: must be above 0")
 
 
