@@ -280,6 +280,9 @@ def test_validation_edits_without_a_reward_are_an_alert(tmp_path):
     assert (alert["name"], alert["value"]) == ("no heldout", 1.0) and "--heldout.address" in alert["message"]
     assert [one["name"] for one in alerts(lambda c, images: [None] * len(images))] == ["no heldout"]
     assert [one["name"] for one in alerts(None, pictures=0)] == ["no reward"]
+    assert [one["name"] for one in alerts(_true_quality, pictures=0)] == ["no reward"], (
+        "what is missing in both is one fault"
+    )
 
 
 def test_only_the_first_process_judges_validation(tmp_path):

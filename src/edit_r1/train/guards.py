@@ -322,20 +322,19 @@ class Guard:
         return [_alert("timid", fall, limit, words)] if fall > limit else []
 
     def _unjudged(self, line: dict[str, Any]) -> list[dict[str, Any]]:
-        """Alerts where too few validation edits have a reward to tell by: a guard must not fall silent unseen."""
-        asked = {"reward": "the judge failed there, or the edit itself did"}
+        """An alert where too few validation edits have a reward to tell by: a guard must not fall silent unseen."""
+        asked = {"reward": "a reward: the judge failed, or the edit did"}
         if self.heldout is not None:
             asked["heldout"] = (
-                "nothing tells whether the reward is earned; a held-out judge can (--heldout.address), or contexts "
-                "with two or more principles of Instruction Following, as one alone is never held out"
+                "a held-out reward, so that nothing tells whether the other is earned: see that the held-out judge "
+                "answers, or give one (--heldout.address); a single principle of Instruction Following is never held out"
             )
-        limit = self.settings.max_failed
-        shares = {name: sum(one is None for one in line[name]) / max(1, len(line[name])) for name in asked}
-        return [
-            _alert(f"no {name}", share, limit, f"is the share of validation edits without {name}: {asked[name]}")
-            for name, share in shares.items()
-            if share > limit
-        ]
+        for name, words in asked.items():
+            share = sum(one is None for one in line[name]) / max(1, len(line[name]))
+            if share > self.settings.max_failed:
+                words = f"is the share of validation edits without {words}"
+                return [_alert(f"no {name}", share, self.settings.max_failed, words)]
+        return []
 
 
 def _judged(reward: Reward, contexts: Sequence[Context | None], images: Sequence[bytes | None]) -> list[float | None]:
