@@ -327,7 +327,7 @@ class Guard:
         if self.heldout is not None:
             asked["heldout"] = (
                 "a held-out reward, so that nothing tells whether the other is earned: see that the held-out judge "
-                "answers, or give one (--heldout.address); a single principle of Instruction Following is never held out"
+                "answers, or give one (--heldout.address); one principle of Instruction Following alone is not held out"
             )
         for name, words in asked.items():
             share = sum(one is None for one in line[name]) / max(1, len(line[name]))
