@@ -166,15 +166,15 @@ def test_a_silent_judge_ends_a_run_that_resumes_when_it_speaks_again(make_editor
     assert done.steps == len(_lines(done.metrics, "step")) == 8
 
 
-def test_a_run_that_was_never_judged_has_no_result(make_editor, tmp_path):
-    """However short: neither an editor nor a state says that it was done, also when it is resumed in vain."""
-    stage = changed(STAGE, steps=2, save_every=1)
+def test_a_run_whose_end_was_never_judged_has_no_result(make_editor, tmp_path):
+    """Neither an editor nor a state says that it was done, also when it is resumed in vain."""
+    stage = changed(STAGE, steps=3, save_every=1)
     for resume in (False, True):
-        with pytest.raises(ValueError, match="no edit of the last 2 iterations was judged.*--resume"):
+        with pytest.raises(ValueError, match="no edit of the last 3 iterations was judged.*--resume"):
             train_editor(stage, make_editor(), _contexts(2), lambda c, images: [None] * len(images), tmp_path, resume)
-        assert len(_lines(tmp_path / "metrics.jsonl", "step")) == 1 and not (tmp_path / "editor").exists()
+        assert len(_lines(tmp_path / "metrics.jsonl", "step")) == 2 and not (tmp_path / "editor").exists()
     done = train_editor(stage, make_editor(), _contexts(2), _brightness, tmp_path, resume=True)
-    assert [line["trained_edits"] for line in _lines(done.metrics, "step")] == [0, 6] and done.result.is_dir()
+    assert [line["trained_edits"] for line in _lines(done.metrics, "step")] == [0, 0, 6] and done.result.is_dir()
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "eta", "advantage_clip", "kl_beta", "max_grad_norm"])

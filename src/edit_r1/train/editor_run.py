@@ -194,7 +194,7 @@ class TrainingRun:
                 changes = learn(Turn(turn.iteration, turn.rollouts, rewards_N, advantages))
             metrics = {**judgment_metrics(turn.iteration, rewards_N, advantages), **changes, "seconds": clock.seconds}
             silent = silent + 1 if advantages.failed == len(rewards_N) else 0
-            ends, too_long = self.done + 1 == self.stage.steps, silent >= min(SILENT, self.stage.steps)
+            ends, too_long = self.done + 1 == self.stage.steps, silent >= SILENT
             if not (ends and too_long):  # no state says that a run was done whose end nobody judged
                 self._finish(self.done, metrics, turn.judging, rewards_N)
             if too_long:
