@@ -6,36 +6,39 @@
 anew, so every cell learns from the same quadruples.
 
 - mode: a selected trace projected onto what it saw and a score (think), bare verdicts and a score (verify), or all
-  (both). Matched by samples (as many traces) or by tokens (as many tokens of answers, so more of the shorter traces).
+  (both). Matched by samples (as many traces, so as many updates) or by tokens of answers (shorter ones for more
+  passes). Tokens and updates cannot both be matched: "both" for as many updates as "verify" takes then is the control.
 - both, shuffled: verdicts and score stay, what was seen comes from another quadruple's trace with as many principles.
 - filter: off (any parsed trace), on with the neutral tie-break, on with the draft's lenient one.
 - pool: the demo's three judges with two traces each; or half bad: each judge's second trace is one that it wrote about
   another edit of the same context, as a judge would that does not look.
 
 Every cell is a verifier trained from the pretrained one and judged greedily, in its own mode, on its seed's held-out
-pairs. Resumable, and in pieces: `--minutes` begins no further cell after so long. Prints Markdown and writes
-`study.json`.
+pairs. Resumable, and in pieces: `--minutes` begins no further cell after so long; several calls with one `--out` share
+the cells. A cell that fails is told, and the others go on. Prints Markdown and writes `study.json`.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any, Literal, cast
 
 import tyro
-from held_out import COLUMNS, cells, gain, judged, markdown, pooled, shown
+from held_out import COLUMNS, cells, gain, judged, markdown, pooled, score_gain, share_gain, shown
 from transformers import AutoTokenizer
 
 from edit_r1.curate.select import TieBreak, select
 from edit_r1.recipes.tiny import SIZES, tiny_sft
 from edit_r1.records import Candidate, Context, GoldVerdicts, OutputMode, PoolTrace, Quadruple, Trace, Verdict
 from edit_r1.report.terminal import quiet_libraries
-from edit_r1.store import CANDIDATES, CONTEXTS, GOLD_VERDICTS, POOL_TRACES, read_dataset, read_json, write_json
+from edit_r1.store import CANDIDATES, CONTEXTS, GOLD_VERDICTS, POOL_TRACES, locked, read_dataset, read_json, write_json
 from edit_r1.train.processes import in_processes
 from edit_r1.train.sft import trace_text, train_sft
 from edit_r1.train.verifier_run import Progress
@@ -43,6 +46,8 @@ from edit_r1.verifier.traces import write_trace
 from edit_r1.zoo.packaged import weights
 
 Filter = Literal["off", "neutral", "lenient"]
+Found = dict[str, dict["Cell", dict[int, Any]]]
+"""Of each verifier's cells by seed: what `held_out.judged` gives, and of what it was made."""
 RULES: dict[Filter, tuple[TieBreak, bool]] = {
     "off": ("neutral", False), "neutral": ("neutral", True), "lenient": ("lenient", True),
 }  # fmt: skip
@@ -55,14 +60,14 @@ class Cell:
     mode: OutputMode
     filter: Filter
     shuffled: bool = False
-    tokens: bool = False
-    """Matched by tokens of answers in place of samples."""
     half_bad: bool = False
+    length: Literal["samples", "tokens", "long"] = "samples"
+    """As many traces as every cell, as many tokens of answers as `BASE`, or as many updates as `VERIFY_TOKENS`."""
 
     @property
     def name(self) -> str:
         parts = [self.mode + (", shuffled" if self.shuffled else ""), f"filter {self.filter}"]
-        parts += ["as many tokens"] if self.tokens else []
+        parts += {"samples": [], "tokens": ["as many tokens"], "long": ["as many updates as that"]}[self.length]
         parts += ["half of the pool bad"] if self.half_bad else []
         return "; ".join(parts)
 
@@ -72,14 +77,37 @@ class Cell:
 
 
 BASE = Cell("both", "neutral")
+VERIFY_TOKENS = Cell("verify", "neutral", length="tokens")
 CELLS: tuple[Cell, ...] = (
     BASE, Cell("both", "off"), Cell("both", "lenient"),
     Cell("think", "neutral"), Cell("verify", "neutral"), Cell("both", "neutral", shuffled=True),
     Cell("both", "neutral", half_bad=True), Cell("both", "off", half_bad=True), Cell("both", "lenient", half_bad=True),
-    Cell("think", "neutral", tokens=True), Cell("verify", "neutral", tokens=True),
+    VERIFY_TOKENS, Cell("both", "neutral", length="long"),
     Cell("think", "off"), Cell("verify", "off"), Cell("think", "lenient"), Cell("verify", "lenient"),
+    Cell("think", "neutral", half_bad=True), Cell("think", "off", half_bad=True),
+    Cell("verify", "neutral", half_bad=True), Cell("verify", "off", half_bad=True),
+    Cell("think", "lenient", half_bad=True), Cell("verify", "lenient", half_bad=True),
+    Cell("think", "neutral", length="tokens"),
 )  # fmt: skip
 """The most telling first, for studies in pieces."""
+
+
+def questions() -> dict[str, list[tuple[Cell, Cell]]]:
+    """What is asked of the study: (cell, what it is compared with) under each question."""
+    asked: dict[str, list[tuple[Cell, Cell]]] = {"mode": [], "filter": [], "pool": []}
+    for cell in CELLS:
+        plain = replace(cell, mode="both", shuffled=False)
+        if cell.length == "tokens" and cell.mode == "verify":
+            asked["mode"].append((cell, replace(plain, length="long")))
+        elif cell.length == "long":
+            asked["mode"].append((cell, BASE))
+        elif cell.mode != "both" or cell.shuffled:
+            asked["mode"].append((cell, replace(plain, length="samples")))
+        if cell.filter != "neutral":
+            asked["filter"].append((cell, replace(cell, filter="neutral")))
+        if cell.half_bad:
+            asked["pool"].append((cell, replace(cell, half_bad=False)))
+    return asked
 
 
 def main(
@@ -97,26 +125,32 @@ def main(
     """runs: folder of seed-0, seed-1, ... which: of `CELLS`. steps: of each SFT, 8 traces each. size: of the runs."""
     quiet_libraries()
     deadline = time.monotonic() + 60 * minutes
-    found: dict[str, dict[str, dict[int, Any]]] = {one: defaultdict(dict) for one in sizes}
-    for verifier in sizes:
-        for cell in (CELLS[number] for number in which):
-            for seed in seeds:
-                folder = out / verifier / cell.folder / f"seed-{seed}"
-                if not (folder / "judged.json").exists():
-                    if time.monotonic() > deadline:
-                        print(f"left for another call: {verifier}, {cell.name}, seed {seed}", flush=True)
-                        continue
-                    run = runs / f"seed-{seed}"
-                    training = partial(train, cell, verifier, run, folder, steps, processes, size, seed)
-                    in_processes(processes, training, partial(told, f"{verifier}, {cell.name}, seed {seed}"))
-                    write_json(folder / "judged.json", judged(run, folder / "model", size, seed, cell.mode))
-                found[verifier][cell.name][seed] = read_json(folder / "judged.json")
+    found: Found = {one: defaultdict(dict) for one in sizes}
+    failed = 0
+    for cell, seed, verifier in ((CELLS[n], seed, one) for n in which for seed in seeds for one in sizes):
+        folder = out / verifier / cell.folder / f"seed-{seed}"
+        name = f"{verifier}, {cell.name}, seed {seed}"
+        job = Job(cell, verifier, runs / f"seed-{seed}", folder, steps, processes, size, seed)
+        try:
+            if not (folder / "judged.json").exists() and time.monotonic() > deadline:
+                print(f"left for another call: {name}", flush=True)
+                continue
+            with locked(out / verifier / cell.folder / f"seed-{seed}.lock", "another call is at it"):
+                found[verifier][cell][seed] = judged_cell(job, name)
+        except Exception as error:  # one cell of a night's work: told, and the others go on
+            print(f"FAILED: {name}: {type(error).__name__}: {error}", flush=True)
+            failed += 1
     study: dict[str, Any] = {"steps": steps, "seeds": list(seeds), "sizes": {}}
     for verifier, by_cell in found.items():
-        rows = {name: row(by_seed, by_cell.get(BASE.name), resamples) for name, by_seed in by_cell.items()}
-        study["sizes"][verifier] = rows
-        print("\n".join(["", f"verifier-{verifier}", "", *table(rows)]))
+        results = {cell.name: pooled(by_seed, resamples) for cell, by_seed in by_cell.items()}
+        differences = compared(by_cell, resamples)
+        data = {cell.name: mean_facts([one["facts"] for one in by_seed.values()]) for cell, by_seed in by_cell.items()}
+        study["sizes"][verifier] = {"data": data, "results": results, "differences": differences}
+        print("\n".join([f"\nverifier-{verifier}\n", *data_table(data), "", *results_table(results)]))
+        print("\n".join(["", *differences_table(differences)]))
     write_json(out / "study.json", study)
+    if failed:
+        raise SystemExit(f"{failed} cells failed: see above; the same call tries them again")
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
@@ -189,13 +223,15 @@ def quadruples(cell: Cell, data: Curated, seed: int) -> list[Quadruple]:
 
 
 def shuffled(rows: Sequence[Quadruple]) -> list[Quadruple]:
-    """What was seen handed on among quadruples of other contexts with as many principles; verdicts and scores stay."""
+    """What was seen handed on among quadruples of other contexts with as many principles; verdicts and scores stay. A
+    context alone with its number of principles hands on among its own edits (4 rows of 1,920 in seed 0 of the demo)."""
     by_length: dict[int, list[Quadruple]] = defaultdict(list)
     for row in rows:
         by_length[len(row.context.principles)].append(row)
     given: dict[str, Quadruple] = {}
     for alike in by_length.values():
-        # Moved on by the size of the largest context, nobody gets what was seen in a context of its own.
+        # Moved on by the size of the largest context, nobody gets what was seen in a context of its own where there
+        # are others.
         order = sorted(alike, key=lambda row: (row.context.sample.id, row.candidate.id))
         largest = max(Counter(row.context.sample.id for row in order).values())
         for place, row in enumerate(order):
@@ -212,22 +248,88 @@ def _told(row: Quadruple, other: Quadruple) -> Trace:
     return replace(mine, text=text, verdicts=verdicts, tokens=0)
 
 
+def facts(mode: OutputMode, data: Curated, rows: Sequence[Quadruple], base: Sequence[Quadruple]) -> dict[str, float]:
+    """What a cell learns from. Of its verdicts: the share that gold says too, and of gold's 0 the share that it has."""
+    right: list[bool] = []
+    failed: list[bool] = []
+    for row in rows:
+        assert row.target is not None and row.target.verdicts is not None
+        gold = data.gold[row.candidate.id].gold
+        own = [verdict.value for verdict in row.target.verdicts]
+        right += [value == true.value for value, true in zip(own, gold, strict=True)]
+        failed += [value == 0 for value, true in zip(own, gold, strict=True) if true.value == 0]
+    return {
+        "agreement": fmean(right), "failed_caught": fmean(failed),
+        "score": fmean(row.target.score for row in rows if row.target),
+        "unlike_base": fmean(_said(row) != _said(other) for row, other in zip(rows, base, strict=True)),
+        "tokens": answer_tokens(rows, mode) / len(rows),
+    }  # fmt: skip
+
+
+def _said(row: Quadruple) -> tuple[float, list[int]]:
+    assert row.target is not None
+    return row.target.score, [verdict.value for verdict in row.target.verdicts or ()]
+
+
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def train(
-    cell: Cell, verifier: str, run: Path, out: Path, steps: int, processes: int, size: str, seed: int,
-    *, progress: Progress | None,
-) -> Path:  # fmt: skip
+@dataclass(frozen=True)
+class Job:
+    """One verifier to train and judge."""
+
+    cell: Cell
+    verifier: str
+    run: Path
+    out: Path
+    steps: int
+    processes: int
+    size: str
+    seed: int
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What shapes its result, and cannot be seen from its folder's name."""
+        return {
+            "steps": self.steps,
+            "size": self.size,
+            "data": read_json(self.run / "data/cold/selected.done.json")["meta"]["hash"],
+        }
+
+
+def judged_cell(job: Job, name: str) -> dict[str, Any]:
+    """Trained and judged, or what was found. Raises ValueError for a result of other settings or data."""
+    path = job.out / "judged.json"
+    if not path.exists():
+        in_processes(job.processes, partial(train, job), partial(told, name))
+        result = judged(job.run, job.out / "model", job.size, job.seed, job.cell.mode)
+        data = curated(job.run)
+        rows, base = quadruples(job.cell, data, job.seed), quadruples(BASE, data, job.seed)
+        steps = updates(job, base)
+        passes = {"updates": steps, "passes": steps * SIZES[job.size].sft_batch / len(rows)}
+        learned = facts(job.cell.mode, data, rows, base) | passes
+        write_json(path, result | {"facts": learned, "made": job.made})
+    result = read_json(path)
+    if result["made"] != job.made:
+        raise ValueError(f"{path}: was made with {result['made']}, this is {job.made}: choose another --out")
+    return cast(dict[str, Any], result)
+
+
+def train(job: Job, *, progress: Progress | None) -> Path:
     quiet_libraries()
-    data = quadruples(cell, curated(run), seed)
-    stage = tiny_sft(weights(f"verifier-{verifier}"), str(out), SIZES[size], seed)
-    if cell.tokens:
-        steps = round(steps * answer_tokens(data, "both") / answer_tokens(data, cell.mode))
+    data = curated(job.run)
+    stage = tiny_sft(weights(f"verifier-{job.verifier}"), str(job.out), SIZES[job.size], job.seed)
     stage = replace(
-        stage, mode=cell.mode, steps=steps, decompose=False, batch_size=stage.batch_size // processes, save_every=250
-    )
-    return train_sft(stage, data, resume=True, progress=progress)
+        stage, mode=job.cell.mode, steps=updates(job, quadruples(BASE, data, job.seed)), decompose=False,
+        batch_size=stage.batch_size // job.processes, save_every=250,
+    )  # fmt: skip
+    return train_sft(stage, quadruples(job.cell, data, job.seed), resume=True, progress=progress)
+
+
+def updates(job: Job, base: Sequence[Quadruple]) -> int:
+    """Of the cell's training; `base` are the quadruples of `BASE`, whose traces every cell's are as long as."""
+    mode = {"samples": "both", "tokens": job.cell.mode, "long": "verify"}[job.cell.length]
+    return round(job.steps * answer_tokens(base, "both") / answer_tokens(base, cast(OutputMode, mode)))
 
 
 def answer_tokens(rows: Sequence[Quadruple], mode: OutputMode) -> int:
@@ -245,18 +347,57 @@ def told(name: str, done: int, total: int, numbers: Mapping[str, float]) -> None
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def row(by_seed: Mapping[int, Any], base: Mapping[int, Any] | None, resamples: int) -> dict[str, Any]:
-    """Of all seeds that are done, and against `BASE` where that has the same seeds."""
-    known = base is not None and by_seed.keys() <= base.keys()
-    return pooled(by_seed, resamples) | {"minus_base": gain(by_seed, base, resamples) if known and base else None}
+def mean_facts(by_seed: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: fmean(one[name] for one in by_seed) for name in by_seed[0]}
 
 
-def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    head = ("", *COLUMNS, f"- ({BASE.name})")
-    return markdown(
-        head,
-        [[name, *cells(one), "" if name == BASE.name else shown(one["minus_base"], "+")] for name, one in rows.items()],
-    )
+def compared(by_cell: Mapping[Cell, Mapping[int, Any]], resamples: int) -> list[dict[str, Any]]:
+    """Every difference that `questions` asks for and both sides of which are done, on the seeds that both have."""
+    rows = []
+    for question, pairs in questions().items():
+        for cell, other in pairs:
+            seeds = [seed for seed in by_cell.get(cell, {}) if seed in by_cell.get(other, {})]
+            if not seeds:
+                continue
+            new, old = ({seed: by_cell[one][seed] for seed in seeds} for one in (cell, other))
+            half = gain(new, old, resamples)
+            each = [gain({seed: new[seed]}, {seed: old[seed]}, 1)["mean"] for seed in seeds]
+            rows.append({
+                "question": question, "cell": cell.name, "minus": other.name, "half_credit": half, "by_seed": each,
+                "tpr": share_gain(new, old, 1, resamples), "tnr": share_gain(new, old, 0, resamples),
+                "score": score_gain(new, old, resamples),
+            })  # fmt: skip
+    return rows
+
+
+def data_table(data: Mapping[str, Mapping[str, float]]) -> list[str]:
+    head = ("learned from", "verdicts as gold %", "gold's 0 caught %", "mean score", "unlike the first %",
+            "tokens an answer", "updates", "passes")  # fmt: skip
+    return markdown(head, [
+        [name, f"{100 * one['agreement']:.1f}", f"{100 * one['failed_caught']:.1f}", f"{one['score']:.2f}",
+         f"{100 * one['unlike_base']:.0f}", f"{one['tokens']:.0f}", f"{one['updates']:.0f}", f"{one['passes']:.1f}"]
+        for name, one in data.items()
+    ])  # fmt: skip
+
+
+def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return markdown(("", *COLUMNS), [[name, *cells(one)] for name, one in results.items()])
+
+
+def differences_table(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = ("", "cell", "minus", "half credit %", "by seed", "TPR", "TNR", "mean score")
+    lines = []
+    for one in differences:
+        score = one["score"]
+        shift = (
+            ""
+            if score is None
+            else "{:+.2f} ({:.2f} to {:.2f})".format(score["mean"], *(score["ci95"] or (math.nan,) * 2))
+        )
+        each = ", ".join(f"{100 * value:+.1f}" for value in one["by_seed"])
+        shares = [shown(one[name], "+") for name in ("tpr", "tnr")]
+        lines.append([one["question"], one["cell"], one["minus"], shown(one["half_credit"], "+"), each, *shares, shift])
+    return markdown(head, lines)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edit_r1.evaluate.reward import PairScore, judge_candidates, pair_scores, report_checklist, report_pairs
 from edit_r1.evaluate.reward_report import calibration
@@ -87,6 +90,49 @@ def gain(new: Mapping[int, Mapping[str, Any]], old: Mapping[int, Mapping[str, An
     return plain(
         nested_ci(differences, [s for s, _, _ in both], [a.sample_id for _, a, _ in both], resamples=resamples)
     )
+
+
+def share_gain(
+    new: Mapping[int, Any], old: Mapping[int, Any], truth: int, resamples: int, seed: int = 0
+) -> dict[str, Any] | None:
+    """The share of the points of this truth that are told so, `new` minus `old`, seeds, then sources drawn anew for
+    both at once. None where one of them has no verdicts. Traces that could not be read have none."""
+    parts = []
+    for run in new:
+        by_source: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(4))
+        for place, result in enumerate((new[run], old[run])):
+            for source, gold, given in result["verdicts"]:
+                if gold == truth:
+                    by_source[source][2 * place : 2 * place + 2] += (given == truth, 1)
+        parts.append(np.array(list(by_source.values())).reshape(-1, 4))
+    total_4 = np.sum([part_K4.sum(0) for part_K4 in parts], axis=0)
+    if not (total_4[1] and total_4[3]):
+        return None
+    rng = np.random.default_rng(seed)
+    drawn_R4 = np.array([
+        np.sum([parts[run][rng.integers(len(parts[run]), size=len(parts[run]))].sum(0)
+                for run in rng.integers(len(parts), size=len(parts))], axis=0)
+        for _ in range(resamples)
+    ])  # fmt: skip
+    low, high = np.quantile(_difference(drawn_R4), [0.025, 0.975])
+    return {"mean": float(_difference(total_4)), "ci95": (float(low), float(high))}
+
+
+def _difference(counts_4: np.ndarray) -> np.ndarray:
+    return counts_4[..., 0] / counts_4[..., 1] - counts_4[..., 2] / counts_4[..., 3]
+
+
+def score_gain(new: Mapping[int, Any], old: Mapping[int, Any], resamples: int) -> dict[str, Any] | None:
+    """Mean score of the pairs' edits, 0 to 10, `new` minus `old`, over those that both gave one."""
+    values, runs, sources = [], [], []
+    for seed in new:
+        for a, b in zip(new[seed]["pairs"], old[seed]["pairs"], strict=True):
+            for side in ("winner", "loser"):
+                if a[side] is not None and b[side] is not None:
+                    values.append(a[side] - b[side])
+                    runs.append(seed)
+                    sources.append(a["sample_id"])
+    return plain(nested_ci(values, runs, sources, resamples=resamples)) if values else None
 
 
 def plain(estimate: Estimate) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edit_r1.store import QUADRUPLES, read_dataset
+from edit_r1.store import QUADRUPLES, locked, read_dataset
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -87,15 +87,38 @@ def test_the_ablation_is_trained_judged_and_resumed(
 ) -> None:
     bench = study("cold_start_ablation", monkeypatch)
     out = tmp_path / "study"
-    common = {"sizes": ("small",), "seeds": (0,), "steps": 1, "size": "micro", "processes": 1, "resamples": 20}
-    bench["main"](runs, out, which=(0, 3, 10), minutes=0.0, **common)
+    common = {"sizes": ("small",), "seeds": (0,), "size": "micro", "processes": 1, "resamples": 20}
+    bench["main"](runs, out, which=(0, 3, 9), minutes=0.0, steps=1, **common)
     assert capsys.readouterr().out.count("left for another call") == 3
-    bench["main"](runs, out, which=(0, 3, 10), **common)
+    taken = out / "small" / bench["CELLS"][3].folder / "seed-0.lock"
+    with locked(taken, "the test is at it"), pytest.raises(SystemExit, match="1 cells failed"):
+        bench["main"](runs, out, which=(0, 3, 9), steps=1, **common)
+    assert "FAILED: small, think; filter neutral, seed 0: StoreError" in capsys.readouterr().out
+    bench["main"](runs, out, which=(0, 3, 9), steps=1, **common)
     printed = capsys.readouterr().out
     names = ["both; filter neutral", "think; filter neutral", "verify; filter neutral; as many tokens"]
     assert all(f"| {name} |" in printed for name in names)
-    rows = json.loads((out / "study.json").read_text())["sizes"]["small"]
-    assert list(rows) == names and all(row["pairs"] > 0 for row in rows.values())
+    found = json.loads((out / "study.json").read_text())["sizes"]["small"]
+    assert list(found["results"]) == list(found["data"]) == names
+    assert all(row["pairs"] > 0 for row in found["results"].values())
+    assert [found["data"][name]["updates"] for name in names] == [1, 1, 3]
+    assert found["data"][names[0]]["unlike_base"] == 0 and 0 < found["data"][names[0]]["agreement"] <= 1
+    [difference] = found["differences"]
+    assert (difference["cell"], difference["minus"], difference["tnr"]) == (names[1], names[0], None)
+    with pytest.raises(SystemExit, match="3 cells failed"):  # results of one step are not those of two
+        bench["main"](runs, out, which=(0, 3, 9), steps=2, **common)
+
+
+def test_every_question_of_the_ablation_is_about_cells_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = study("cold_start_ablation", monkeypatch)
+    cells, asked = bench["CELLS"], bench["questions"]()
+    assert len({cell.folder for cell in cells}) == len(cells)
+    pairs = [pair for of_one in asked.values() for pair in of_one]
+    assert {one for pair in pairs for one in pair} == set(cells)
+    assert all((a.filter, a.half_bad) == (b.filter, b.half_bad) for a, b in asked["mode"])
+    assert all((a.mode, a.half_bad) == (b.mode, b.half_bad) and b.filter == "neutral" for a, b in asked["filter"])
+    assert all((a.mode, a.filter) == (b.mode, b.filter) and not b.half_bad for a, b in asked["pool"])
+    assert (bench["VERIFY_TOKENS"], cells[10]) in asked["mode"], "as many updates on both sides"
 
 
 def test_a_generation_on_a_demos_model_and_pairs_is_clocked(

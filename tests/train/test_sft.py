@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -14,12 +15,16 @@ from safetensors.torch import load_file
 
 from edit_r1.images import encode_png
 from edit_r1.records import Quadruple, Trace
+from edit_r1.store import QUADRUPLES, open_dataset, write_dataset
 from edit_r1.train import sft
 from edit_r1.train.machine import MachineSettings
+from edit_r1.train.replay import Replay
 from edit_r1.train.sft import SFTStage, trace_text, train_sft
 from edit_r1.train.verifier_run import (
+    IdentityHash,
     RunFolder,
     decompose_messages,
+    identity_hash,
     load_trainable,
     lora_config,
     read_curves,
@@ -295,11 +300,38 @@ def test_rows_are_told_apart_by_what_their_pictures_are_scaled_to(quadruples: li
             candidate=replace(quadruples[0].candidate, image=blank),
         )
         stage = SFTStage("m", "o", variant="compact", decompose=False, max_pixels=max_pixels)
-        (row,) = sft._rows(stage, [large])
-        return row.length
+        (length,) = sft._Rows(stage, [large]).lengths
+        return length
 
     assert length(2048, 0) == length(1024, 0) > length(512, 0) > length(64, 0)
     assert length(2048, 512 * 512) == length(512, 512 * 512) == length(512, 0)
+
+
+def test_a_mapped_dataset_trains_the_same(
+    checkpoint: Path, quadruples: list[Quadruple], tmp_path: Path, sft_settings: dict
+) -> None:
+    stage = SFTStage(str(checkpoint), str(tmp_path / "list"), **{**sft_settings, "steps": 4, "decompose": True})
+    own = weights(train_sft(stage, quadruples))
+    write_dataset(tmp_path, "selected", quadruples, QUADRUPLES)
+    mapped = open_dataset(tmp_path, "selected", QUADRUPLES, memory=0, cache=tmp_path / "cache")
+    ahead = replace(stage, out=str(tmp_path / "mapped"), machine=MachineSettings(row_workers=2))
+    others = weights(train_sft(ahead, mapped))
+    assert all(torch.equal(own[name], others[name]) for name in own)
+    cards = [(tmp_path / name / "data_card.md").read_text() for name in ("list", "mapped")]
+    assert cards[0] == cards[1]
+    replayed = [Replay(rows, 6, "verify", "compact", seed=3).identity for rows in (quadruples, mapped)]
+    assert replayed[0] == replayed[1]
+
+
+def test_the_identity_of_rows_one_by_one_is_that_of_all() -> None:
+    """As runs of earlier versions have it in their stage.json."""
+    rows = [("a", 'b "c"'), ("d", "é\n"), ("e",)]
+    for count in range(4):
+        digest = IdentityHash()
+        for row in rows[:count]:
+            digest.update(row)
+        whole = hashlib.sha256(json.dumps([list(row) for row in rows[:count]]).encode()).hexdigest()
+        assert digest.hexdigest() == whole == identity_hash(rows[:count])
 
 
 def test_rows_prepared_ahead_are_the_same(

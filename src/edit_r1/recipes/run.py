@@ -19,8 +19,8 @@ from edit_r1.recipes.load import load_recipe
 from edit_r1.recipes.readiness_gate import check_ready
 from edit_r1.recipes.resumed import check_resumed, shaping
 from edit_r1.recipes.watched import keep_out, open_watched, read_regions
-from edit_r1.records import Context
-from edit_r1.store import PREFERENCES, QUADRUPLES, read_dataset
+from edit_r1.records import Context, Quadruple
+from edit_r1.store import PREFERENCES, QUADRUPLES, open_dataset, read_dataset
 from edit_r1.train.contexts import DataSettings
 from edit_r1.train.data_parallel import Team, is_first, leave_team
 from edit_r1.train.editor import train_editor
@@ -184,11 +184,11 @@ def run_training(kind: str, recipe: Any, resume: bool) -> Path:
                 bar.console.print(f"step {done}: {text}", style="yellow", markup=False, soft_wrap=True)
 
         if isinstance(recipe, SFTRecipe):
-            return train_sft(recipe.stage, _read(recipe.data, QUADRUPLES), resume, progress)
+            return train_sft(recipe.stage, _open(recipe.data), resume, progress)
         if isinstance(recipe, HeadRecipe):
             return train_head(recipe.stage, _read(recipe.data, PREFERENCES), resume, progress)
         if isinstance(recipe, GCPORecipe):
-            replay = _read(recipe.replay, QUADRUPLES) if recipe.replay else ()
+            replay = _open(recipe.replay) if recipe.replay else ()
             return train_gcpo(recipe.stage, _read(recipe.data, PREFERENCES), resume, progress, replay=replay)
         assert isinstance(recipe, EditorRecipe)
         return train_watched(recipe, resume, bar)
@@ -307,6 +307,12 @@ def _write_card(
 def _read(folder: str, table: Any) -> list[Any]:
     path = Path(folder)
     return read_dataset(path.parent, path.name, table)
+
+
+def _open(folder: str) -> Sequence[Quadruple]:
+    """A curation's quadruples: some millions with two pictures each are more than memory holds."""
+    path = Path(folder)
+    return open_dataset(path.parent, path.name, QUADRUPLES)
 
 
 def progress_bar(quiet: bool = False) -> Progress:

@@ -10,6 +10,7 @@ dataset is that of its sorted row hashes, so neither the order nor the cut into 
 """
 
 from edit_r1.store.files import StoreError, locked, new_folder, read_json, write_bytes, write_json, write_text, writing
+from edit_r1.store.mapped import open_dataset
 from edit_r1.store.parquet import Feature, Features, Row, dataset_hash, read_rows, row_hash, stream_rows, write_rows
 from edit_r1.store.stages import Dataset, Stage, Table, read_dataset, write_dataset
 from edit_r1.store.streaming import stream_dataset
@@ -41,6 +42,7 @@ __all__ = [
     "dataset_hash",
     "locked",
     "new_folder",
+    "open_dataset",
     "read_dataset",
     "read_json",
     "read_rows",

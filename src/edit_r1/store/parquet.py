@@ -103,8 +103,13 @@ def stream_rows(path: str | Path, rows: Iterable[Row], features: Features) -> No
 def parquet_schema(features: Features, key: str) -> pa.Schema:
     """Arrow columns with the metadata that `datasets` and `read_key` look for."""
     schema = pa.schema([pa.field(name, _arrow_type(feature)) for name, feature in features.items()])
-    info = {"info": {"features": {name: _hub_feature(feature) for name, feature in features.items()}}}
+    info = {"info": {"features": hub_features(features)}}
     return schema.with_metadata({"huggingface": json.dumps(info), "edit_r1": json.dumps({"key": key})})
+
+
+def hub_features(features: Features) -> dict[str, Any]:
+    """As `datasets.Features.from_dict` takes them."""
+    return {name: _hub_feature(feature) for name, feature in features.items()}
 
 
 def row_table(path: str | Path, rows: Sequence[Row], features: Features, schema: pa.Schema) -> pa.Table:
@@ -139,21 +144,27 @@ def iterate_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[R
     try:
         # With pre_buffer, the default, what was read of a file stays in memory until its end.
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            schema = file.schema_arrow
-            names = [name for name in schema.names if columns is None or name in columns]
-            images = [name for name in names if schema.field(name).type == _ARROW["image"]]
-            several = [name for name in names if schema.field(name).type == _ARROW["images"]]
-            lists = {name: nested for name in names if (nested := _images_in_list(schema.field(name).type))}
+            names = [name for name in file.schema_arrow.names if columns is None or name in columns]
             for batch in file.iter_batches(batch_size=ROW_GROUP, columns=names):
-                for row in batch.to_pylist():
-                    row.update({name: row[name] and row[name]["bytes"] for name in images})
-                    row.update({name: row[name] and [one["bytes"] for one in row[name]] for name in several})
-                    for name, nested in lists.items():
-                        for item in row[name] or ():
-                            item.update({part: item[part] and item[part]["bytes"] for part in nested})
-                    yield row
+                yield from plain_rows(batch)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
+
+
+def plain_rows(table: pa.Table | pa.RecordBatch) -> list[Row]:
+    """Rows of an Arrow table with our columns; images come back as bytes."""
+    schema = table.schema
+    images = [field.name for field in schema if field.type == _ARROW["image"]]
+    several = [field.name for field in schema if field.type == _ARROW["images"]]
+    lists = {field.name: nested for field in schema if (nested := _images_in_list(field.type))}
+    rows: list[Row] = table.to_pylist()
+    for row in rows:
+        row.update({name: row[name] and row[name]["bytes"] for name in images})
+        row.update({name: row[name] and [one["bytes"] for one in row[name]] for name in several})
+        for name, nested in lists.items():
+            for item in row[name] or ():
+                item.update({part: item[part] and item[part]["bytes"] for part in nested})
+    return rows
 
 
 def read_key(path: Path) -> str:
@@ -165,6 +176,14 @@ def read_key(path: Path) -> str:
     if b"edit_r1" not in metadata:
         raise StoreError(f"{path}: was not written by edit-r1: remove it or choose another folder")
     return str(json.loads(metadata[b"edit_r1"])["key"])
+
+
+def read_columns(path: Path) -> list[str]:
+    """Names of a file's columns. Raises StoreError as `read_rows`."""
+    try:
+        return list(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> StoreError:

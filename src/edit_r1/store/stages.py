@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from edit_r1.store.files import StoreError, read_json, write_json, writing
-from edit_r1.store.parquet import Features, Row, completed, hash_of_hashes, iterate_rows, read_key, row_hash, write_rows
+from edit_r1.store.parquet import (
+    Features,
+    Row,
+    completed,
+    hash_of_hashes,
+    iterate_rows,
+    read_columns,
+    read_key,
+    row_hash,
+    write_rows,
+)
 
 T = TypeVar("T")
 
@@ -103,7 +113,7 @@ class Dataset(Generic[T]):
         if not self.stage.done():
             return False
         expected = self.stage.meta()["parts"]
-        if len(self._paths()) != expected:
+        if len(self.paths()) != expected:
             raise StoreError(
                 f"{self.folder}: {expected} parts were finished and some are gone: remove {self.stage.marker}"
             )
@@ -115,7 +125,7 @@ class Dataset(Generic[T]):
         Raises:
             StoreError: when a part was written under another key or is damaged, or one is missing in between.
         """
-        paths = self._paths()
+        paths = self.paths()
         for index, path in enumerate(paths):
             if path.name != f"part-{index:05d}.parquet":
                 raise StoreError(f"{self.folder}: part {index} is missing: remove the folder and run the stage again")
@@ -144,7 +154,7 @@ class Dataset(Generic[T]):
             raise StoreError(f"{self.folder}: no part was written: append (an empty list, if need be) before finishing")
         for leftover in self.folder.glob(".*.tmp"):  # of a killed process
             leftover.unlink(missing_ok=True)
-        hashes = [row_hash(row) for path in self._paths() for row in iterate_rows(path)]
+        hashes = [row_hash(row) for path in self.paths() for row in iterate_rows(path)]
         digest = hash_of_hashes(hashes)
         self.stage.finish({**(meta or {}), "parts": self.parts(), "rows": len(hashes), "hash": digest})
         return digest
@@ -192,18 +202,28 @@ class Dataset(Generic[T]):
     def _records(self, known: dict[bytes, bytes] | None) -> Iterator[T]:
         """known: pictures that were read before; equal ones become the same object."""
         self.meta()
-        for path in self._paths():
+        for path in self.paths():
             for row in iterate_rows(path):
                 whole = completed(row, self.table.features)
                 if whole is None:
-                    odd = ", ".join(sorted(row.keys() ^ self.table.features.keys())[:4])
-                    raise StoreError(
-                        f"{path}: holds other columns than what is read here ({odd} and the like differ): name another "
-                        "dataset, or make this one anew"
-                    )
+                    raise self._odd(path, row)
                 yield self.table.from_row(whole if known is None else pictures_shared(whole, known))
 
-    def _paths(self) -> list[Path]:
+    def check_columns(self, path: Path) -> None:
+        """Raises StoreError for a file of another record type, or one that cannot be read."""
+        names = read_columns(path)
+        if completed(dict.fromkeys(names), self.table.features) is None:
+            raise self._odd(path, names)
+
+    def _odd(self, path: Path, names: Iterable[str]) -> StoreError:
+        odd = ", ".join(sorted(set(names) ^ self.table.features.keys())[:4])
+        return StoreError(
+            f"{path}: holds other columns than what is read here ({odd} and the like differ): name another "
+            "dataset, or make this one anew"
+        )
+
+    def paths(self) -> list[Path]:
+        """The files, in order."""
         return sorted(self.folder.glob("part-*.parquet"))
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from edit_r1.records import OutputMode, Quadruple
-from edit_r1.train.sft import check_targets, trace_text
-from edit_r1.train.verifier_run import identity_hash, judge_messages
+from edit_r1.train.sft import targets_checked, trace_text
+from edit_r1.train.verifier_run import IdentityHash, judge_messages
 from edit_r1.verifier.prompts import Variant
 
 
@@ -35,18 +35,15 @@ class Replay:
     def __init__(
         self, quadruples: Sequence[Quadruple], traces: int, mode: OutputMode, variant: Variant, seed: int
     ) -> None:
-        check_targets(quadruples)
-        if len(quadruples) < traces:
+        if quadruples and len(quadruples) < traces:
             raise ValueError(f"{len(quadruples)} quadruples, replay_traces={traces}: give more, or lower replay_traces")
         self.quadruples = quadruples
-        self.targets = [trace_text(quadruple, mode, variant) for quadruple in quadruples]
         self.traces, self.mode, self.variant, self.seed = traces, mode, variant, seed
-
-    @property
-    def identity(self) -> str:
-        """Hash of what may be replayed."""
-        rows = zip(self.quadruples, self.targets, strict=True)
-        return identity_hash((quadruple.candidate.id, target) for quadruple, target in rows)
+        digest = IdentityHash()
+        for quadruple in targets_checked(quadruples):
+            digest.update((quadruple.candidate.id, trace_text(quadruple, mode, variant)))
+        self.identity = digest.hexdigest()
+        """Of what may be replayed."""
 
     def rows(self, update: int, process: int, processes: int) -> list[int]:
         """Places in `quadruples` that a process replays in an update; `processes` divides `traces`."""
@@ -60,7 +57,7 @@ class Replay:
         for row in rows:
             quadruple = self.quadruples[row]
             messages, images = judge_messages(quadruple.context, quadruple.candidate, self.mode, self.variant)
-            answer = [{"role": "assistant", "content": self.targets[row]}]
+            answer = [{"role": "assistant", "content": trace_text(quadruple, self.mode, self.variant)}]
             pictures.append(len(images))
             examples.append({"prompt": messages, "images": images, "completion": answer})
         collate = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)

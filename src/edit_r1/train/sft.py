@@ -9,13 +9,12 @@ The control "SFT continued for the same compute as GCPO" is this stage on the SF
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from PIL import Image
 from trl import SFTConfig, SFTTrainer
 
 from edit_r1.images import MAX_JUDGED_PIXELS, image_size
@@ -30,13 +29,13 @@ from edit_r1.train.verifier_card import VerifierFacts, quadruples_card, verifier
 from edit_r1.train.verifier_run import (
     CurvesCallback,
     ExactResume,
+    IdentityHash,
     Precision,
     Progress,
     RunFolder,
     Schedule,
     check_numbers,
     decompose_messages,
-    identity_hash,
     judge_messages,
     load_trainable,
     lora_config,
@@ -156,34 +155,25 @@ def train_sft(
         ValueError: for quadruples without targets or of another split than "train", a target that cannot be
             put into `mode`, a folder that holds another run, or a model that cannot be opened.
     """
-    check_targets(quadruples)
     folder = RunFolder(Path(stage.out))
-    rows = _rows(stage, quadruples)
-    data = identity_hash((row.id, row.target) for row in rows)
+    rows = _Rows(stage, quadruples)
+    data = rows.identity
     folder.check(stage, data, resume)
     if folder.model.exists():
         return folder.model
     set_up(stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels, stage.machine.frozen)
 
-    def messages(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        asked = [rows[place].ask() for place in batch["row"]]
-        return {
-            "prompt": [messages for messages, _ in asked],
-            "images": [images for _, images in asked],
-            "completion": [[{"role": "assistant", "content": rows[place].target}] for place in batch["row"]],
-        }
-
     curves = CurvesCallback(folder.curves, stage.max_seconds, progress)
     trainer = VerifierSFTTrainer(
         model=model,
         args=_arguments(stage, folder),
-        train_dataset=row_dataset(len(rows), messages, str(folder.root)),
+        train_dataset=row_dataset(len(rows), rows.messages, str(folder.root)),
         processing_class=processor,
         peft_config=lora_config(stage.lora_rank),
         callbacks=[curves],
         optimizer_cls_and_kwargs=trainer_optimizer(stage.optimizer, stage.learning_rate),
-        lengths=[row.length for row in rows],
+        lengths=rows.lengths,
     )
     folder.claim(stage, data, trainer.accelerator)
     if trainer.is_world_process_zero():
@@ -200,37 +190,73 @@ def train_sft(
     return folder.model
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One question and the answer to learn."""
+class _Rows:
+    """A row per quadruple, then one per different context when the stage trains decomposition too.
 
-    id: str
-    ask: Callable[[], tuple[list[dict[str, Any]], list[Image.Image]]]
-    target: str
-    length: int
-    """Of question and answer in characters, a picture's tokens counted as so many; only to be compared."""
+    The quadruples may be more than memory holds (`store.open_dataset`): they are gone through once here, and read again
+    as their rows are asked for.
+    """
+
+    def __init__(self, stage: SFTStage, quadruples: Sequence[Quadruple]) -> None:
+        """Raises ValueError as `train_sft` does for its quadruples."""
+        self.stage, self.quadruples = stage, quadruples
+        self.lengths = array("l")
+        """(rows,) question and answer in characters, a picture's tokens counted as so many; only to be compared."""
+        self._contexts: dict[str, int] = {}
+        """By sample: the place of a quadruple that holds it."""
+        digest = IdentityHash()
+        for place, quadruple in enumerate(targets_checked(quadruples)):
+            self._add(digest, quadruple.candidate.id, *_judging(stage, quadruple))
+            if stage.decompose:
+                self._contexts[quadruple.context.sample.id] = place
+        self._places = array("l", self._contexts.values())
+        for name, place in self._contexts.items():
+            self._add(digest, name, *_decomposing(stage, quadruples[place]))
+        self.identity = digest.hexdigest()
+        """Of the targets in order."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def messages(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
+        """The rows of these numbers, as TRL takes them."""
+        stage, count = self.stage, len(self.quadruples)
+        asked, targets = [], []
+        for number in batch["row"]:
+            quadruple = self.quadruples[number if number < count else self._places[number - count]]
+            context = quadruple.context
+            if number < count:
+                asked.append(judge_messages(context, quadruple.candidate, stage.mode, stage.variant))
+                targets.append(trace_text(quadruple, stage.mode, stage.variant))
+            else:
+                asked.append(decompose_messages(context, stage.variant))
+                targets.append(write_principles(context.principles, stage.variant))
+        return {
+            "prompt": [messages for messages, _ in asked],
+            "images": [images for _, images in asked],
+            "completion": [[{"role": "assistant", "content": target}] for target in targets],
+        }
+
+    def _add(self, digest: IdentityHash, name: str, question: Request, target: str) -> None:
+        digest.update((name, target))
+        most = min(self.stage.max_pixels or MAX_JUDGED_PIXELS, MAX_JUDGED_PIXELS)
+        self.lengths.append(_length(question, target, most))
 
 
-def _rows(stage: SFTStage, quadruples: Sequence[Quadruple]) -> list[_Row]:
-    """A row per quadruple, then one per different context when the stage trains decomposition too."""
-    rows = []
-    most = min(stage.max_pixels or MAX_JUDGED_PIXELS, MAX_JUDGED_PIXELS)
-    for quadruple in quadruples:
-        context, candidate = quadruple.context, quadruple.candidate
-        asked, target = context.sample, trace_text(quadruple, stage.mode, stage.variant)
-        question = judge_request(
-            asked.sources, candidate.image, asked.instruction, context.principles, stage.mode, stage.variant
-        )
-        ask = partial(judge_messages, context, candidate, stage.mode, stage.variant)
-        rows.append(_Row(candidate.id, ask, target, _length(question, target, most)))
-    contexts = {quadruple.context.sample.id: quadruple.context for quadruple in quadruples} if stage.decompose else {}
-    for name, context in contexts.items():
-        examples = examples_of(context_key(context.sample.sources, context.sample.instruction))
-        question = decompose_request(context.sample.sources, context.sample.instruction, examples, stage.variant)
-        target = write_principles(context.principles, stage.variant)
-        ask = partial(decompose_messages, context, stage.variant)
-        rows.append(_Row(name, ask, target, _length(question, target, most)))
-    return rows
+def _judging(stage: SFTStage, quadruple: Quadruple) -> tuple[Request, str]:
+    """Question and answer of a quadruple's row."""
+    context, target = quadruple.context, trace_text(quadruple, stage.mode, stage.variant)
+    asked = context.sample
+    pictures = (asked.sources, quadruple.candidate.image)
+    return judge_request(*pictures, asked.instruction, context.principles, stage.mode, stage.variant), target
+
+
+def _decomposing(stage: SFTStage, quadruple: Quadruple) -> tuple[Request, str]:
+    """Question and answer of the row of a quadruple's context."""
+    context, asked = quadruple.context, quadruple.context.sample
+    examples = examples_of(context_key(asked.sources, asked.instruction))
+    question = decompose_request(asked.sources, asked.instruction, examples, stage.variant)
+    return question, write_principles(context.principles, stage.variant)
 
 
 _PICTURE_PX = 200
@@ -251,7 +277,7 @@ def trace_text(quadruple: Quadruple, mode: OutputMode, variant: Variant) -> str:
         ValueError: for a target that does not hold what `mode` asks for, or that cannot be parsed.
     """
     target, principles = quadruple.target, quadruple.context.principles
-    assert target is not None, "checked by check_targets"
+    assert target is not None, "checked by targets_checked"
     text = target.text
     try:
         if target.verdicts is not None or mode != "think":
@@ -267,8 +293,12 @@ def trace_text(quadruple: Quadruple, mode: OutputMode, variant: Variant) -> str:
     return text
 
 
-def check_targets(quadruples: Sequence[Quadruple]) -> None:
-    """Raises ValueError for no quadruples, one without a target, or one of another split than "train"."""
+def targets_checked(quadruples: Sequence[Quadruple]) -> Iterator[Quadruple]:
+    """The quadruples in order.
+
+    Raises:
+        ValueError: for no quadruples, one without a target, or one of another split than "train".
+    """
     if not quadruples:
         raise ValueError("no quadruples: SFT needs at least one with a target; run the curation first")
     for quadruple in quadruples:
@@ -279,6 +309,7 @@ def check_targets(quadruples: Sequence[Quadruple]) -> None:
         sample = quadruple.context.sample
         if sample.split != "train":
             raise ValueError(f"sample {sample.id} is of split {sample.split!r}: leave it out, it is held out")
+        yield quadruple
 
 
 def _arguments(stage: SFTStage, folder: RunFolder) -> SFTConfig:

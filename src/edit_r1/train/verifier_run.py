@@ -405,4 +405,26 @@ def check_numbers(positive: Mapping[str, float], not_negative: Mapping[str, floa
 
 def identity_hash(ids: Iterable[Sequence[str]]) -> str:
     """SHA-256 of the data's identities in order, for refusing to resume on other data."""
-    return hashlib.sha256(json.dumps([list(parts) for parts in ids]).encode()).hexdigest()
+    digest = IdentityHash()
+    for parts in ids:
+        digest.update(parts)
+    return digest.hexdigest()
+
+
+class IdentityHash:
+    """`identity_hash` of identities that come one by one."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256(b"[")
+        self._between = b""
+
+    def update(self, parts: Sequence[str]) -> None:
+        """One row's."""
+        self._digest.update(self._between + json.dumps(list(parts)).encode())
+        self._between = b", "
+
+    def hexdigest(self) -> str:
+        """Of all so far."""
+        whole = self._digest.copy()
+        whole.update(b"]")
+        return whole.hexdigest()
