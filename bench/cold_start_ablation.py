@@ -20,7 +20,6 @@ the cells. A cell that fails is told, and the others go on. Prints Markdown and 
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from statistics import fmean
 from typing import Any, Literal, cast
 
 import tyro
-from held_out import COLUMNS, cells, gain, judged, markdown, pooled, score_gain, share_gain, shown
+from held_out import COLUMNS, DIFFERENCES, cells, difference, difference_cells, judged, markdown, pooled
 from transformers import AutoTokenizer
 
 from edit_r1.curate.select import TieBreak, select
@@ -360,13 +359,8 @@ def compared(by_cell: Mapping[Cell, Mapping[int, Any]], resamples: int) -> list[
             if not seeds:
                 continue
             new, old = ({seed: by_cell[one][seed] for seed in seeds} for one in (cell, other))
-            half = gain(new, old, resamples)
-            each = [gain({seed: new[seed]}, {seed: old[seed]}, 1)["mean"] for seed in seeds]
-            rows.append({
-                "question": question, "cell": cell.name, "minus": other.name, "half_credit": half, "by_seed": each,
-                "tpr": share_gain(new, old, 1, resamples), "tnr": share_gain(new, old, 0, resamples),
-                "score": score_gain(new, old, resamples),
-            })  # fmt: skip
+            names = {"question": question, "cell": cell.name, "minus": other.name}
+            rows.append(names | difference(new, old, resamples))
     return rows
 
 
@@ -385,19 +379,10 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def differences_table(differences: Sequence[Mapping[str, Any]]) -> list[str]:
-    head = ("", "cell", "minus", "half credit %", "by seed", "TPR", "TNR", "mean score")
-    lines = []
-    for one in differences:
-        score = one["score"]
-        shift = (
-            ""
-            if score is None
-            else "{:+.2f} ({:.2f} to {:.2f})".format(score["mean"], *(score["ci95"] or (math.nan,) * 2))
-        )
-        each = ", ".join(f"{100 * value:+.1f}" for value in one["by_seed"])
-        shares = [shown(one[name], "+") for name in ("tpr", "tnr")]
-        lines.append([one["question"], one["cell"], one["minus"], shown(one["half_credit"], "+"), each, *shares, shift])
-    return markdown(head, lines)
+    names = ("question", "cell", "minus")
+    return markdown(
+        (*names, *DIFFERENCES), [[*(one[name] for name in names), *difference_cells(one)] for one in differences]
+    )
 
 
 if __name__ == "__main__":

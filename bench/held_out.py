@@ -135,6 +135,26 @@ def score_gain(new: Mapping[int, Any], old: Mapping[int, Any], resamples: int) -
     return plain(nested_ci(values, runs, sources, resamples=resamples)) if values else None
 
 
+def difference(new: Mapping[int, Any], old: Mapping[int, Any], resamples: int) -> dict[str, Any]:
+    """Everything of two results on the same pairs, `new` minus `old`, over all seeds; half credit by seed too."""
+    return {
+        "half_credit": gain(new, old, resamples),
+        "by_seed": [gain({seed: new[seed]}, {seed: old[seed]}, 1)["mean"] for seed in new],
+        "tpr": share_gain(new, old, 1, resamples), "tnr": share_gain(new, old, 0, resamples),
+        "score": score_gain(new, old, resamples),
+    }  # fmt: skip
+
+
+DIFFERENCES = ("half credit %", "by seed", "TPR %", "TNR %", "mean score")
+"""Of `difference_cells`."""
+
+
+def difference_cells(found: Mapping[str, Any]) -> list[str]:
+    each = ", ".join(f"{100 * value:+.1f}" for value in found["by_seed"])
+    shares = [shown(found[name], "+") for name in ("tpr", "tnr")]
+    return [shown(found["half_credit"], "+"), each, *shares, shown(found["score"], "+", of=1, digits=2)]
+
+
 def plain(estimate: Estimate) -> dict[str, Any]:
     return {"mean": estimate.mean, "ci95": estimate.ci95}
 
@@ -149,12 +169,13 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def shown(value: Mapping[str, Any] | None, sign: str = "") -> str:
-    """Percent with its interval; nothing for what was not measured."""
+def shown(value: Mapping[str, Any] | None, sign: str = "", of: float = 100, digits: int = 1) -> str:
+    """A number, in percent unless `of` is 1, with its interval; nothing for what was not measured."""
     if value is None:
         return ""
-    low, high = value["ci95"] or (float("nan"), float("nan"))
-    return f"{100 * value['mean']:{sign}.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    numbers = (value["mean"], *(value["ci95"] or (float("nan"), float("nan"))))
+    mean, low, high = (of * number for number in numbers)
+    return f"{mean:{sign}.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

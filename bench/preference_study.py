@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 import tyro
-from held_out import COLUMNS, cells, gain, judged, markdown, pooled, shown
+from held_out import COLUMNS, DIFFERENCES, cells, difference, difference_cells, judged, markdown, pooled
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
@@ -214,18 +214,23 @@ def row(
     by_seed: Mapping[int, Mapping[str, Any]], found: Mapping[str, Mapping[int, Mapping[str, Any]]], resamples: int
 ) -> dict[str, Any]:
     """Of all seeds together, and against SFT and GCPO."""
-    against = {f"minus_{other.lower()}": gain(by_seed, found[other], resamples) for other in ("SFT", "GCPO")}
+    against = {f"minus_{other.lower()}": difference(by_seed, found[other], resamples) for other in ("SFT", "GCPO")}
     return pooled(by_seed, resamples) | against
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    head = ("", *COLUMNS, "- SFT", "- GCPO", "larger gap, surer order")
+    """Every way, then what it is above SFT and above GCPO."""
     lines = []
     for name, row in rows.items():
         sure = ", ".join(f"{value:.2f}" for value in row["gap_auc"].values() if value is not None)
-        against = ["" if name == other else shown(row[f"minus_{other.lower()}"], "+") for other in ("SFT", "GCPO")]
-        lines.append([name, *cells(row), *against, sure])
-    return markdown(head, lines)
+        lines.append([name, *cells(row), sure])
+    told = markdown(("", *COLUMNS, "larger gap, surer order"), lines)
+    for other in ("SFT", "GCPO"):
+        above = [
+            [name, *difference_cells(row[f"minus_{other.lower()}"])] for name, row in rows.items() if name != other
+        ]
+        told += ["", *markdown((f"minus {other}", *DIFFERENCES), above)]
+    return told
 
 
 if __name__ == "__main__":
