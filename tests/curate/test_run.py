@@ -15,6 +15,7 @@ from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.engine import Local
 from edit_r1.curate.failures import OutageError
 from edit_r1.curate.findings import FINDINGS
+from edit_r1.curate.look import look
 from edit_r1.curate.reason import PoolMember
 from edit_r1.curate.run import Curation, curate, read_failures
 from edit_r1.curate.stage import CurateStage, GivenSamples
@@ -355,6 +356,41 @@ def test_a_damaged_shard_is_named(stage: CurateStage, tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(ValueError, match=rf"{shard.name}.*(not a shard|not a readable)"):
         curate(stage, tmp_path)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_shard_that_was_removed_is_made_again(stage: CurateStage, kit: Any, tmp_path: Path, step: str) -> None:
+    """Of a finished curation too, as the message about a damaged one asks for."""
+    before = summary_of(curate(stage, tmp_path).out)
+    shard = max((tmp_path / ".work" / step).rglob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(StoreError, match=rf"{shard.name}: not a shard .*: remove it, its rows are made again") as told:
+        curate(stage, tmp_path)
+    assert str(told.value).count(shard.name) == 1
+    shard.unlink()
+    again = fresh(kit, stage)
+    assert summary_of(curate(again, tmp_path).out) == before
+    asked = {name for name, count in calls(again).items() if count}
+    made_by = {"contexts": {"decomposer"}, "traces": {"j1", "j2"}, "gold": {"verifier"}}
+    assert asked <= made_by.get(step, set()) and bool(asked) == (step in made_by)
+
+
+def test_a_damaged_note_of_the_run_is_named_and_can_be_removed(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    before = summary_of(curate(stage, tmp_path).out)
+    note = tmp_path / ".work" / "run.json"
+    note.write_text("{}")
+    ways: list[Callable[[], object]] = [
+        lambda: curate(stage, tmp_path),
+        lambda: read_status(tmp_path),
+        lambda: look(tmp_path, None, 1, 0),
+    ]
+    for way in ways:
+        with pytest.raises(StoreError, match="run.json: damaged: remove it and run again"):
+            way()
+    note.unlink()
+    again = fresh(kit, stage)
+    assert summary_of(curate(again, tmp_path).out) == before
+    assert set(calls(again).values()) == {0} and read_status(tmp_path)["finished"]
 
 
 def test_an_outage_stops_the_run_and_the_next_run_goes_on(stage: CurateStage, kit: Any, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edit_r1.curate.chunk_file import ChunkFile, chunk_file
+from edit_r1.curate.chunk_file import ChunkFile, chunk_file, shards_there
 from edit_r1.curate.coverage import CHECKS
 from edit_r1.curate.decompose import decompose_again, decompose_each
 from edit_r1.curate.edit import check_editors, draw_jobs, paint
@@ -127,8 +127,8 @@ class ChunkWork:
             key = unit_key(key, more) if more else key
         file = chunk_file(self.out, number)
         kept = file.read()
-        counted = kept.get("tally", {}).get("counted") == COUNTED
-        if kept.get("key") == key and kept.get("done") and counted and not self._to_retry(kept):
+        whole = kept.get("tally", {}).get("counted") == COUNTED and shards_there(self.out, kept)
+        if kept.get("key") == key and kept.get("done") and whole and not self._to_retry(kept):
             if kept["run"] != self.run_key:
                 write_json(file.path, kept := kept | {"run": self.run_key})
             if tell is not None:

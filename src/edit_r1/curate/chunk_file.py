@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ class ChunkFile:
         """
         found: dict[str, Any] = read_json(self.path) if self.path.exists() else {}
         return found
+
+
+def shards_there(out: Path, chunk: Mapping[str, Any]) -> bool:
+    """Whether every shard that a chunk's file names lies there: one that was removed is made again."""
+    return all((out / name).exists() for step in chunk["steps"].values() for name in step["shards"])
 
 
 def chunk_file(out: Path, number: int) -> ChunkFile:

@@ -12,7 +12,7 @@ from edit_r1.curate.shards import unit_key
 from edit_r1.curate.stage import CurateStage
 from edit_r1.editors.protocol import Editor, HoldsEdits
 from edit_r1.records import Context, Sample
-from edit_r1.store import read_json
+from edit_r1.store import StoreError, read_json
 
 RUN = Path(".work") / "run.json"
 """What is run, in an output's folder."""
@@ -46,10 +46,21 @@ def contents_of(editors: Sequence[Editor], found: Sequence[Sample | Failure]) ->
     return {name: there for name, own in read.items() if (there := {key: value for key, value in own.items() if value})}
 
 
+def read_run(out: Path) -> dict[str, Any] | None:
+    """What is run in an output's folder; None before its first run. Raises StoreError for a damaged file."""
+    path = out / RUN
+    if not path.exists():
+        return None
+    run: dict[str, Any] = read_json(path)
+    if not isinstance(run, dict) or not {"samples", "chunk_size", "chunks", "run", "at_once", "done"} <= run.keys():
+        raise StoreError(f"{path}: damaged: remove it and run again; what was paid for is found")
+    return run
+
+
 def with_weights(stage: CurateStage, out: Path) -> CurateStage:
     """The stage, told the weights that the output was begun with; before its first run its own.
 
     Raises StoreError for a damaged file.
     """
-    before = read_json(out / RUN).get("weights", {}) if (out / RUN).exists() else {}
+    before = (read_run(out) or {}).get("weights", {})
     return replace(stage, weights_before={**stage.weights(), **before})

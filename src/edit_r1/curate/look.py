@@ -19,9 +19,10 @@ from typing import Any, Literal, TypeVar
 from edit_r1.curate.chunk import BESIDE, TABLES
 from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.findings import FAULTS, ContextFinding
+from edit_r1.curate.inputs import read_run
 from edit_r1.curate.select import Decision
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Trace
-from edit_r1.store import Row, Table, read_json
+from edit_r1.store import Row, Table
 from edit_r1.store.parquet import completed, iterate_rows
 
 T = TypeVar("T")
@@ -101,10 +102,9 @@ def look(out: Path, which: Which | None, count: int, seed: int) -> list[Looked]:
 
 def _chunks(out: Path) -> list[int]:
     """Numbers of the finished chunks of the present stage."""
-    path = out / ".work" / "run.json"
-    if not path.exists():
+    run = read_run(out)
+    if run is None:
         raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
-    run = read_json(path)
     found = []
     for number in range(run["chunks"]):
         chunk = chunk_file(out, number).read()

@@ -20,7 +20,7 @@ from edit_r1.curate.chunk import BESIDE, TABLES
 from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.engine import Engine, Local
 from edit_r1.curate.failures import Failure
-from edit_r1.curate.inputs import RUN, with_weights
+from edit_r1.curate.inputs import RUN, read_run, with_weights
 from edit_r1.curate.keeping import budget_row, budget_told, drop_leftovers, open_ledger, spent_table
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
@@ -111,7 +111,8 @@ def at_work(out: Path) -> AbstractContextManager[None]:
 def refuse_foreign(out: Path) -> None:
     """Raises StoreError when `out` holds data sets of these names that no curation made."""
     taken = [step for step in (*TABLES, *BESIDE) if (out / step).exists()]
-    if taken and not (out / RUN).exists():  # assembling would replace it
+    made_here = (out / RUN).exists() or (out / ".work" / "chunks").exists()
+    if taken and not made_here:  # assembling would replace it
         raise StoreError(f"{out / taken[0]}: stands there and was not made by this curation: choose another --out")
 
 
@@ -123,7 +124,7 @@ def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, list[int]]:
         "chunk_size": stage.chunk_size,
         "chunks": stage.chunks,
     }
-    before: dict[str, Any] = read_json(path) if path.exists() else told
+    before = read_run(out) or told
     moved = {one: own if isinstance(own, list) else [own] for one, own in before.get("moved_from", {}).items()}
     if {name: before[name] for name in told} != told:
         files = {number: chunk_file(out, number).read() for number in range(before["chunks"])}

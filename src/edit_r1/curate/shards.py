@@ -203,7 +203,8 @@ def _index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads(read_key(path))
     except ValueError as error:
-        raise StoreError(f"{path}: not a shard of a curation ({error}): remove it, its rows are made again") from error
+        reason = " ".join(str(error.__cause__ or error).split())  # a StoreError's remedy is not that of a shard
+        raise StoreError(f"{path}: not a shard of a curation ({reason}): remove it, its rows are made again") from error
     if not isinstance(index, dict) or not {"units", "hashes"} <= index.keys():
         raise StoreError(f"{path}: not a shard of a curation: remove it, its rows are made again")
     return index

@@ -8,8 +8,8 @@ from typing import Any
 
 from edit_r1.curate.chunk import STEPS
 from edit_r1.curate.chunk_file import chunk_file
+from edit_r1.curate.inputs import read_run
 from edit_r1.curate.keeping import spent_table
-from edit_r1.store import read_json
 
 
 def read_status(out: Path) -> dict[str, Any]:
@@ -27,20 +27,19 @@ def read_status(out: Path) -> dict[str, Any]:
     Raises:
         ValueError: when `out` holds no curation.
     """
-    path = out / ".work" / "run.json"
-    if not path.exists() and (out / "intake.json").exists():
+    run = read_run(out)
+    if run is None and (out / "intake.json").exists():
         raise ValueError(
             f"{out}: its data were looked at (intake.json) and no chunk was begun: go on with `edit-r1 curate run "
             f"RECIPE --out {out}`"
         )
-    if not path.exists() and (out / ".work" / "intake").exists():
+    if run is None and (out / ".work" / "intake").exists():
         raise ValueError(
             f"{out}: its data are being looked at, or a run was stopped meanwhile: ask again when the first chunk is "
             "at work, or run again"
         )
-    if not path.exists():
+    if run is None:
         raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
-    run = read_json(path)
     chunks = []
     for number in range(run["chunks"]):
         chunk = chunk_file(out, number).read()
