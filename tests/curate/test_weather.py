@@ -25,10 +25,11 @@ from edit_r1.curate.engine import Local
 from edit_r1.curate.run import curate, read_failures
 from edit_r1.curate.status import read_status
 from edit_r1.editors.http import HttpEditor, HttpEditorSettings
-from edit_r1.records import Unparsed
+from edit_r1.records import Unparsed, Verdict
 from edit_r1.report.terminal import status_table
 from edit_r1.store import read_dataset, read_json
 from edit_r1.store.journal import read_journal
+from edit_r1.verifier.traces import write_gold, write_principles, write_trace
 from edit_r1.vlm.budget import Budget, BudgetError
 
 COUNT = 10
@@ -121,6 +122,41 @@ def test_every_row_is_right_or_failed_with_its_cause_and_a_retry_mends_it(
             break
         curate(stage, tmp_path, None, Local(chunks_at_once=2), retry=True)
     assert read_json(tmp_path / "summary.json")["hashes"] == read_json(fair / "summary.json")["hashes"]
+
+
+def test_a_retry_pays_for_no_trace_that_was_read(
+    modules: Any, kit: Any, fake_openai: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Of a judge's two traces the second is prose at first: asked again, it is what a run without that would hold."""
+    _, served = modules
+    asked: Counter[tuple[str, int]] = Counter()
+    mended, second = False, served.WARM.seed + 1
+
+    def answer(body: dict[str, Any], number: int) -> str:
+        asked[body["model"], body["seed"]] += 1
+        if body["model"] == "decomposer":
+            return str(write_principles(kit.PRINCIPLES, "full"))
+        if body["model"] == "verifier":
+            return str(write_gold([Verdict(1, "because")] * 3, kit.QUESTIONS))
+        if body["seed"] == second and not mended:
+            return "no idea"
+        return str(write_trace(["seen"] * 3, [1, 0, body["seed"] % 2], 5.0, "both", "full", kit.QUESTIONS))
+
+    stage = served.build(fake_openai(answer).url, 4)
+    curate(stage, tmp_path / "retried")
+    candidates = read_json(tmp_path / "retried" / "summary.json")["rows"]["candidates"]
+    assert read_json(tmp_path / "retried" / "summary.json")["failed"]["traces"] == {
+        "judge-1: no <score> tag": candidates
+    }
+    asked.clear()
+    mended = True
+    curate(stage, tmp_path / "retried", retry=True)
+    assert {model: count for model, count in asked.items() if model[0] != "verifier"} == {
+        ("judge-1", second): candidates
+    }
+    curate(stage, tmp_path / "whole")
+    retried, whole = (read_json(tmp_path / name / "summary.json") for name in ("retried", "whole"))
+    assert retried["hashes"] == whole["hashes"] and retried["agreement"] == whole["agreement"]
 
 
 def kept_marks(out: Path) -> set[int]:

@@ -27,7 +27,7 @@ from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
 from edit_r1.curate.inputs import Contents, asked, contents_of, edition_of, identity, with_weights
 from edit_r1.curate.keeping import Keeping, open_ledger, paid_models
 from edit_r1.curate.pick import usable
-from edit_r1.curate.reason import PoolMember, lost, reason_each
+from edit_r1.curate.reason import Asked, PoolMember, lost, readable, reason_each
 from edit_r1.curate.select import Decision, select
 from edit_r1.curate.shards import Made, Shard, Shards, failures_among, made_of, ready, unit_key
 from edit_r1.curate.stage import CurateStage
@@ -47,7 +47,7 @@ from edit_r1.store import (
     Table,
     write_json,
 )
-from edit_r1.vlm.paid import PaidVLM
+from edit_r1.vlm.paid import PaidVLM, drawn_apart
 from edit_r1.vlm.protocol import VLM
 
 T = TypeVar("T")
@@ -294,18 +294,15 @@ class _Chunk:
         members = zip(self.stage.pool, self.work.stage.pool, self.work.actors["traces"], strict=True)
         for member, given_member, actor in members:
 
-            def make(
-                given: list[tuple[Context, Candidate]], member: PoolMember = member, first: int = first
-            ) -> list[Made[PoolTrace]]:
+            def make(given: list[Asked], member: PoolMember = member, first: int = first) -> list[Made[PoolTrace]]:
                 made = [Made(own, tuple(lost(own))) for own in reason_each(given, member, first)]
-                answered = {t.judge for one in made for t in one.rows if isinstance(t.outcome, Trace)}
-                check_outage([failure for one in made for failure in one.failures], answered)
+                new = [t for (*_, read), one in zip(given, made, strict=True) for t in one.rows if t not in read]
+                check_outage([failure for one in made for failure in one.failures], {t.judge for t in readable(new)})
                 return made
 
-            wanted = {
-                unit_key(actor, candidate.id, asked(context)): (context, candidate) for context, candidate in pairs
-            }
-            fill = partial(self.fill, "traces", actor, wanted, make)
+            wanted = {unit_key(actor, two.id, asked(one)): (one, two, ()) for one, two in pairs}
+            apart = drawn_apart(given_member.vlm, member.sampling, member.traces)
+            fill = partial(self.fill, "traces", actor, wanted, make, again=_but_readable if apart else None)
             parts.append((isinstance(given_member.vlm, PaidVLM), fill))
             first += member.traces
         by_candidate: dict[str, list[PoolTrace]] = defaultdict(list)
@@ -407,10 +404,11 @@ class _Chunk:
         edition: str = "",
         renewed: Callable[[Any, Made[T]], Made[T]] | None = None,
         covered: Iterable[str] = (),
+        again: Callable[[Any, Made[T]], Any] | None = None,
     ) -> Shard[T]:
         older = [f"{actor[:12]}-{number:06d}" for number in sorted(self.work.held(self.told["ids"]) - {self.number})]
         shards = self.work.shards[step]
-        shard = shards.fill(self.family(actor), wanted, make, older, self.work.retry, edition, renewed, covered)
+        shard = shards.fill(self.family(actor), wanted, make, older, self.work.retry, edition, renewed, covered, again)
         if shard.new:
             self.keeping.forget(step, actor)
         return shard
@@ -434,6 +432,11 @@ class _Chunk:
             self.tell(step, self.number)
         self.work.check()
         return [row for shard in shards for row in shard.rows]
+
+
+def _but_readable(one: Asked, unit: Made[PoolTrace]) -> Asked:
+    """A retry pays for no trace that was read."""
+    return *one[:2], readable(unit.rows)
 
 
 def _given(one: Sample | Failure, unit: Made[Sample]) -> Made[Sample]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edit_r1.curate.failures import Failure
 from edit_r1.curate.pictures import shown_pair
-from edit_r1.records import Candidate, Context, PoolTrace, Unparsed
+from edit_r1.records import Candidate, Context, PoolTrace, Trace, Unparsed
 from edit_r1.verifier.parsing import parse_completion
 from edit_r1.verifier.prompts import Variant, judge_request
 from edit_r1.vlm.protocol import VLM, Request, Sampling
@@ -40,6 +40,10 @@ class PoolMember:
             )
 
 
+Asked = tuple[Context, Candidate, Sequence[PoolTrace]]
+"""Of what traces are wanted, and those that were read of it before."""
+
+
 def reason(
     contexts: Mapping[str, Context], candidates: Sequence[Candidate], pool: Sequence[PoolMember]
 ) -> list[PoolTrace]:
@@ -54,33 +58,44 @@ def reason(
     missing = {candidate.sample_id for candidate in candidates} - contexts.keys()
     if missing:
         raise ValueError(f"no context for sample {min(missing)}: give every candidate's context, or decompose it first")
-    pairs = [(contexts[candidate.sample_id], candidate) for candidate in candidates]
+    items: list[Asked] = [(contexts[candidate.sample_id], candidate, ()) for candidate in candidates]
     traces: list[PoolTrace] = []
     first = 0
     for member in pool:
-        traces += [trace for own in reason_each(pairs, member, first) for trace in own]
+        traces += [trace for own in reason_each(items, member, first) for trace in own]
         first += member.traces
     return traces
 
 
-def reason_each(
-    pairs: Sequence[tuple[Context, Candidate]], member: PoolMember, first: int = 0
-) -> list[tuple[PoolTrace, ...]]:
-    """One member's traces of each (context, candidate), numbered from `first`."""
-    if not pairs:
-        return []
-    requests = [_request(context, candidate, member) for context, candidate in pairs]
-    answers = member.vlm.generate(requests, member.sampling, member.traces)
-    traces: list[tuple[PoolTrace, ...]] = []
-    for (context, candidate), completions in zip(pairs, answers, strict=True):
-        assert len(completions) == member.traces, f"{member.vlm.name} gave {len(completions)} of {member.traces}"
-        outcomes = [parse_completion(completion, context.principles, "both") for completion in completions]
-        own = (
-            PoolTrace(candidate.id, member.vlm.name, first + number, outcome, member.vlm.simulated)
-            for number, outcome in enumerate(outcomes)
-        )
-        traces.append(tuple(own))
-    return traces
+def reason_each(items: Sequence[Asked], member: PoolMember, first: int = 0) -> list[tuple[PoolTrace, ...]]:
+    """One member's traces of each item, numbered from `first`; those that are given are not asked for.
+
+    Where some are given each of the others is asked by a seed of its own, the sampling's plus its number: what a model
+    does whose draws are calls of their own (`vlm.paid.drawn_apart`). Only for such a model may traces be given.
+    """
+    found = [{trace.index: trace for trace in given} for _, _, given in items]
+
+    def ask(places: Sequence[int], sampling: Sampling, numbers: range) -> None:
+        requests = [_request(*items[place][:2], member) for place in places]
+        answers = member.vlm.generate(requests, sampling, len(numbers)) if places else []
+        for place, completions in zip(places, answers, strict=True):
+            context, candidate, _ = items[place]
+            assert len(completions) == len(numbers), f"{member.vlm.name} gave {len(completions)} of {len(numbers)}"
+            for number, completion in zip(numbers, completions, strict=True):
+                outcome = parse_completion(completion, context.principles, "both")
+                index = first + number
+                found[place][index] = PoolTrace(candidate.id, member.vlm.name, index, outcome, member.vlm.simulated)
+
+    ask([place for place, own in enumerate(found) if not own], member.sampling, range(member.traces))
+    for number in range(member.traces):
+        missing = [place for place, own in enumerate(found) if first + number not in own]
+        ask(missing, replace(member.sampling, seed=member.sampling.seed + number), range(number, number + 1))
+    return [tuple(own[index] for index in sorted(own)) for own in found]
+
+
+def readable(traces: Sequence[PoolTrace]) -> tuple[PoolTrace, ...]:
+    """Those with a score."""
+    return tuple(trace for trace in traces if isinstance(trace.outcome, Trace))
 
 
 def lost(traces: Sequence[PoolTrace]) -> list[Failure]:

@@ -104,6 +104,7 @@ class Shards(Generic[T]):
         edition: str = "",
         renewed: Callable[[U, Made[T]], Made[T]] | None = None,
         covered: Iterable[str] = (),
+        again: Callable[[U, Made[T]], U] | None = None,
     ) -> Shard[T]:
         """The shard of the wanted units, in their order; those that are nowhere are made, and the shard is written.
 
@@ -116,6 +117,7 @@ class Shards(Generic[T]):
             edition: hash of what rows carry and no key counts (a sample's licence); "" where there is nothing of it.
             renewed: brings a found unit to this edition.
             covered: further keys that the wanted units stand for: older shards of these alone are removed.
+            again: with `retry`, what `make` needs to know of a unit of which something failed, and something did not.
 
         Raises:
             StoreError: when the disk refuses, or a shard is damaged.
@@ -125,12 +127,15 @@ class Shards(Generic[T]):
         if whole is not None and not (retry and whole.failures):
             return whole
         known = dict(whole.units) if whole is not None else self._known(family, older, wanted)
+        asked = dict(wanted)
         if retry:
+            if again is not None:
+                asked |= {key: again(wanted[key], unit) for key, unit in known.items() if unit.failures}
             known = {key: unit for key, unit in known.items() if not unit.failures}
         if renewed is not None:
             known = {key: renewed(wanted[key], unit) for key, unit in known.items()}
         missing = [key for key in wanted if key not in known]
-        made = make([wanted[key] for key in missing]) if missing else []
+        made = make([asked[key] for key in missing]) if missing else []
         known |= dict(zip(missing, made, strict=True))
         self._write(path, {key: known[key] for key in wanted})
         shard = self._read(path)
