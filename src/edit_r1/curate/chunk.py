@@ -47,7 +47,7 @@ from edit_r1.store import (
     Table,
     write_json,
 )
-from edit_r1.vlm.paid import PaidVLM, drawn_apart
+from edit_r1.vlm.paid import PaidVLM
 from edit_r1.vlm.protocol import VLM
 
 T = TypeVar("T")
@@ -301,9 +301,9 @@ class _Chunk:
                 return made
 
             wanted = {unit_key(actor, two.id, asked(one)): (one, two, ()) for one, two in pairs}
-            apart = drawn_apart(given_member.vlm, member.sampling, member.traces)
-            fill = partial(self.fill, "traces", actor, wanted, make, again=_but_readable if apart else None)
-            parts.append((isinstance(given_member.vlm, PaidVLM), fill))
+            paid = isinstance(given_member.vlm, PaidVLM)
+            fill = partial(self.fill, "traces", actor, wanted, make, again=_but_readable if paid else None)
+            parts.append((paid, fill))
             first += member.traces
         by_candidate: dict[str, list[PoolTrace]] = defaultdict(list)
         for trace in self.done("traces", together(parts, self.work.give_up)):

@@ -70,8 +70,9 @@ def reason(
 def reason_each(items: Sequence[Asked], member: PoolMember, first: int = 0) -> list[tuple[PoolTrace, ...]]:
     """One member's traces of each item, numbered from `first`; those that are given are not asked for.
 
-    Where some are given each of the others is asked by a seed of its own, the sampling's plus its number: what a model
-    does whose draws are calls of their own (`vlm.paid.drawn_apart`). Only for such a model may traces be given.
+    Where some are given each of the others is asked for alone, by a seed of its own, the sampling's plus its number. A
+    paid model draws n answers so anyway (`vlm.paid.PaidVLM.calls`), but where its server takes n; a local one draws all
+    of a request by one seed, and is given none.
     """
     found = [{trace.index: trace for trace in given} for _, _, given in items]
 

@@ -77,12 +77,6 @@ def named(vlm: VLM) -> tuple[str, ...]:
     return (vlm.name, settings) if settings else (vlm.name,)
 
 
-def drawn_apart(vlm: VLM, sampling: Sampling, n: int) -> bool:
-    """Whether n answers of a request are n calls, so that each can be asked for alone, by the sampling's seed plus its
-    number."""
-    return isinstance(vlm, PaidVLM) and len(vlm.calls(Request(()), sampling, n)) == n
-
-
 def rows_of(answers: Iterable[Sequence[Completion]], n: int) -> list[Completion]:
     """n completions of a request from the answers to its `calls`, in their order."""
     row = [completion for completions in answers for completion in completions]
