@@ -56,7 +56,7 @@ def test_it_tells_what_is_taken_in(recipe: str, tmp_path: Path, capsys: pytest.C
     assert run("curate", "intake", f"{recipe}:mine", "--out", tmp_path / "out", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["samples"]) == (2, 1)
-    assert told["failed"] == {"source image: source ...: no such file": 1}
+    assert told["failed"] == {"source image: source 'none.png': no such file": 1}
     assert run("curate", "intake", f"{recipe}:mine", "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "samples" in shown and "no such file" in shown
@@ -89,12 +89,16 @@ def test_a_budget_ends_the_pass_and_a_higher_one_goes_on(
     told = capsys.readouterr().err
     assert "the budget of 5 (requests) is spent: 5 requests" in told and told.count("\n") == 1
     assert len(server.bodies) == 5
+    assert run("curate", "status", out) == 1  # there is no chunk yet, but money was spent
+    assert "its data are being looked at, or a run was stopped meanwhile (5 requests, " in capsys.readouterr().err
     assert run(*asked, "--budget", 1) == 1  # the other models tell no price
     assert "tells no price" in capsys.readouterr().err
     assert run(*asked, "--budget-tokens", -1) == 1
     assert "tokens=-1" in capsys.readouterr().err
     assert run(*asked, "--budget-tokens", 10_000) == 0
     shown = capsys.readouterr().out
+    assert run("curate", "status", out) == 1
+    assert "no chunk was begun (12 requests, " in capsys.readouterr().err
     assert "asked" in shown and "filter" in shown and "48.00 spent" in shown and "budget 10,000 (tokens)" in shown
     assert len(server.bodies) == 12 == len({repr(body) for body in server.bodies})
     assert run(*asked, "--json") == 0

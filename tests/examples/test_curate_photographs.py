@@ -97,7 +97,7 @@ def test_from_photographs_to_a_trained_verifier(
     told = read_json(out / "intake.json")
     assert told["failed"] == {
         "instruction: in another language (de)": 1,
-        "source image: source ...: no such file": 1,
+        "source image: source 'lost.jpg': no such file": 1,
     }
     assert "licence of their picture and text: CC-BY-4.0 5" in (out / "selected" / "README.md").read_text()
 

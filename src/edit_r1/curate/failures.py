@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
@@ -32,6 +33,27 @@ def causes(failures: Iterable[Failure]) -> dict[str, int]:
     """Failures counted by "model: reason", most frequent first, equally frequent ones by name."""
     counted = Counter(f"{failure.model}: {failure.reason}" for failure in failures)
     return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
+
+
+_OF_ONE_ROW = re.compile(r"""(?<!\w)'[^']*'|(?<!\w)"[^"]*"|\b(?=\w*\d)\w+""")
+"""What stands in a reason of one row alone: a name in quotes, and words with digits in them."""
+
+
+def by_cause(failed: Mapping[str, int]) -> dict[str, int]:
+    """Counts as `causes` gives them, of any number of rows, with reasons that differ in names and numbers alone taken
+    together: 2,000 files that are not there are one cause and not 2,000.
+
+    Told of each is its most frequent reason, of equals the first by name, and how many others there are.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for cause in sorted(failed, key=lambda cause: (-failed[cause], cause)):
+        model, _, reason = cause.partition(": ")
+        alike.setdefault((model, _OF_ONE_ROW.sub("", reason)), []).append(cause)
+    told = {
+        own[0] + (f" (and {len(own) - 1:,} like it)" if len(own) > 1 else ""): sum(failed[cause] for cause in own)
+        for own in alike.values()
+    }
+    return dict(sorted(told.items(), key=lambda item: (-item[1], item[0])))
 
 
 def check_outage(failures: Iterable[Failure], answered: Set[str]) -> None:

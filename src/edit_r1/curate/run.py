@@ -19,7 +19,7 @@ from typing import Any
 from edit_r1.curate.chunk import BESIDE, TABLES
 from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.engine import Engine, Local
-from edit_r1.curate.failures import Failure
+from edit_r1.curate.failures import Failure, by_cause
 from edit_r1.curate.inputs import RUN, read_run, with_weights
 from edit_r1.curate.keeping import budget_row, budget_told, drop_leftovers, open_ledger, spent_table
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
@@ -160,9 +160,9 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
             if failures:
                 write_json(out / f"{step}.failures" / f"part-{number:05d}.json", [asdict(one) for one in failures])
             failed.update(chunks[number]["steps"][step]["failed"])
-        meta = {"failed": dict(sorted(failed.items(), key=lambda item: (-item[1], item[0])))}
         dataset: Dataset[Any] = Dataset(out, step, table)
-        dataset.assemble([(path, read_shard_hashes(path)) for paths in shards for path in paths], meta)
+        parts = [(path, read_shard_hashes(path)) for paths in shards for path in paths]
+        dataset.assemble(parts, {"failed": by_cause(failed)})
         metas[step] = dataset.meta()
     write_json(
         out / "summary.json",

@@ -8,8 +8,9 @@ from typing import Any
 
 from edit_r1.curate.chunk import STEPS
 from edit_r1.curate.chunk_file import chunk_file
+from edit_r1.curate.failures import by_cause
 from edit_r1.curate.inputs import read_run
-from edit_r1.curate.keeping import spent_table
+from edit_r1.curate.keeping import spent_table, spent_whole
 
 
 def read_status(out: Path) -> dict[str, Any]:
@@ -30,13 +31,13 @@ def read_status(out: Path) -> dict[str, Any]:
     run = read_run(out)
     if run is None and (out / "intake.json").exists():
         raise ValueError(
-            f"{out}: its data were looked at (intake.json) and no chunk was begun: go on with `edit-r1 curate run "
-            f"RECIPE --out {out}`"
+            f"{out}: its data were looked at (intake.json) and no chunk was begun{_paid_for(out)}: go on with "
+            f"`edit-r1 curate run RECIPE --out {out}`"
         )
     if run is None and (out / ".work" / "intake").exists():
         raise ValueError(
-            f"{out}: its data are being looked at, or a run was stopped meanwhile: ask again when the first chunk is "
-            "at work, or run again"
+            f"{out}: its data are being looked at, or a run was stopped meanwhile{_paid_for(out)}: ask again when the "
+            "first chunk is at work, or run again"
         )
     if run is None:
         raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
@@ -69,7 +70,7 @@ def read_status(out: Path) -> dict[str, Any]:
                 "of": run["chunks"],
                 "rows": sum(one["rows"] for one in done),
                 "per_second": sum(one["new_rows"] for one in worked) / seconds if seconds > 0 else None,
-                "failed": dict(sorted(failed.items(), key=lambda item: (-item[1], item[0]))),
+                "failed": by_cause(failed),
             }
         )
     spent = spent_table(out)
@@ -80,6 +81,12 @@ def read_status(out: Path) -> dict[str, Any]:
         "spent": spent | {"budget": run.get("budget"), "whole_cost": whole},
         "steps": steps,
     }
+
+
+def _paid_for(out: Path) -> str:
+    """What a filter of the samples has cost before there is anything else to tell; "" without one that is paid."""
+    spent = spent_whole(out)
+    return f" ({spent.told} so far)" if spent.requests else ""
 
 
 def _mean_cost(worked: list[dict[str, Any]]) -> float:

@@ -63,11 +63,10 @@ class BudgetError(ValueError):
         self.name, self.bound, self.spent = name, bound, spent
 
     def __str__(self) -> str:
-        cost = "" if self.spent.cost is None else f", {self.spent.cost:,.4g} of money"
         bound = f"{self.bound:,}" if self.name == "requests" else f"{self.bound:,.6g}"
         return (
-            f"the budget of {bound} ({self.name}) is spent: {self.spent.requests:,} requests, {self.spent.tokens:,} "
-            f"tokens{cost} so far; everything is stored: run again with a higher {FLAGS[self.name]} to go on"
+            f"the budget of {bound} ({self.name}) is spent: {self.spent.told} so far; everything is stored: run again "
+            f"with a higher {FLAGS[self.name]} to go on"
         )
 
 

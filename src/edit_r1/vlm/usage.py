@@ -53,3 +53,9 @@ class Usage:
     def tokens(self) -> int:
         """Those of prompts and answers."""
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def told(self) -> str:
+        """For a person."""
+        cost = "" if self.cost is None else f", {self.cost:,.4g} of money"
+        return f"{self.requests:,} requests, {self.tokens:,} tokens{cost}"

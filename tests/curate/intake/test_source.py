@@ -144,7 +144,9 @@ def test_a_stopped_pass_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytes
     assert len(decoded) == 7 and len(source) == 7
 
 
-def test_a_picture_that_changed_since_is_told(folder: Path, data_kit: Any, tmp_path: Path) -> None:
+def test_a_picture_that_changed_since_is_told_and_a_retry_looks_at_it_anew(
+    folder: Path, data_kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = team_samples(folder)
     source.prepare(tmp_path)
     (folder / "pictures" / "3.jpg").write_bytes(data_kit.photograph(99))
@@ -155,6 +157,16 @@ def test_a_picture_that_changed_since_is_told(folder: Path, data_kit: Any, tmp_p
         (next(iter(source.rows(4, 5))).row, "source image"),  # type: ignore[union-attr]
     ]
     assert "changed since" in failures[0].reason and "no such file" in failures[1].reason
+
+    decoded: list[bytes] = []
+    monkeypatch.setattr(facts, "decode_rgb", lambda data: decoded.append(data) or decode_rgb(data))
+    for retry, left in ((False, 2), (True, 1), (False, 1)):
+        again = team_samples(folder)
+        again.prepare(tmp_path, retry)
+        assert len(split(again)[1]) == left
+    assert decoded == [(folder / "pictures" / "3.jpg").read_bytes()]
+    [row] = again.rows(3, 4)
+    assert isinstance(row, Sample) and row.source == decoded[0]
 
 
 def test_a_mended_row_is_taken_in_by_retry(folder: Path, data_kit: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is known of a row once its picture was looked at: a few hundred bytes, kept on disk, so that it is done once.
 
     .work/intake/looked-KEY/000012.parquet    the rows of one block of numbers that were looked at so far
+    .work/intake/looked-KEY/changed/12345     a row whose picture was replaced since, which a retry looks at anew
 
 KEY is of the reader's files. Limits are applied to facts later (`intake.checks`), so that changing one decodes nothing.
 """
@@ -19,7 +20,7 @@ from edit_r1.algo.picture_hash import exact_hash, perceptual_hash
 from edit_r1.curate.intake.rows import Reader, Row, read_row
 from edit_r1.images import ImageError, decode_rgb
 from edit_r1.processes import cores
-from edit_r1.store import Features, read_rows, write_rows
+from edit_r1.store import Features, read_rows, write_bytes, write_rows
 from edit_r1.verifier.items import context_key
 from edit_r1.verifier.prompts import check_sources
 
@@ -92,7 +93,7 @@ class Looked:
     def look(self, numbers: Iterable[int], again: bool = False) -> Iterator[Facts]:
         """The facts of rows, given in ascending order; one block of them is in memory.
 
-        again: look anew at those that were no rows.
+        again: look anew at those that were no rows, and at those that have `changed`.
 
         Raises StoreError when the disk refuses.
         """
@@ -100,11 +101,26 @@ class Looked:
             path = self.folder / f"{block:06d}.parquet"
             known = {row["number"]: _from_row(row) for row in read_rows(path)} if path.exists() else {}
             wanted = list(own)
-            new = [n for n in wanted if n not in known or (again and known[n].problem)]
+            changed = self.changed() if again else set()
+            new = [n for n in wanted if n not in known or (again and known[n].problem) or n in changed]
             if new:
                 known |= {facts.number: facts for facts in self._decode(new)}
                 write_rows(path, [_to_row(known[number]) for number in sorted(known)], _FEATURES)
+                for number in changed.intersection(new):
+                    self._mark(number).unlink(missing_ok=True)
             yield from (known[number] for number in wanted)
+
+    def note_changed(self, number: int) -> None:
+        """A row is no longer what was seen. Raises StoreError when the disk refuses."""
+        if not (mark := self._mark(number)).exists():
+            write_bytes(mark, b"")
+
+    def changed(self) -> set[int]:
+        """Numbers of the rows of which that was noted."""
+        return {int(path.name) for path in (self.folder / "changed").glob("[0-9]*")}
+
+    def _mark(self, number: int) -> Path:
+        return self.folder / "changed" / str(number)
 
     def _decode(self, numbers: Sequence[int]) -> Iterator[Facts]:
         with ThreadPoolExecutor(cores()) as threads:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from edit_r1.curate.failures import Failure, check_outage
+from edit_r1.curate.failures import Failure, by_cause, check_outage
 from edit_r1.curate.pick import FILTER_SAMPLING, HardVerdict, judge_hard
 from edit_r1.curate.shards import unit_key
 from edit_r1.curate.tables import PICKS, Pick
@@ -114,7 +114,7 @@ class Picks:
             parts.append((path, [row_hash(row) for row in rows]))
             failed.update(f"{row['model']}: {row['reason']}" for row in rows if row["hard"] is None)
         if parts:
-            Dataset(self._out, "picks", PICKS).assemble(parts, {"failed": dict(failed.most_common())})
+            Dataset(self._out, "picks", PICKS).assemble(parts, {"failed": by_cause(failed)})
 
     def give_up(self, hard: HardFilter) -> None:
         """Ends what other threads ask of a paid model; what is in flight is lost, and may be paid for."""

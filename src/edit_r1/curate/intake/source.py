@@ -13,7 +13,6 @@ samples; a row that was not drawn, or is not hard, is counted in intake.json.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Set
@@ -26,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from edit_r1.curate.failures import Failure
+from edit_r1.curate.failures import Failure, by_cause
 from edit_r1.curate.intake.checks import IntakeChecks, Seen, check_size, check_text
 from edit_r1.curate.intake.draw import Draw, Wave, Waves, take
 from edit_r1.curate.intake.facts import Facts, Looked
@@ -61,10 +60,6 @@ _SCHEMA = pa.schema(
     ]
 )
 """Of what was picked: a sample's id in `row`, and for a failure its origin there and a `reason`."""
-
-
-_NAMED = re.compile(r"'[^']*'|\d{3,}")
-"""What is of one row alone in a reason: causes are counted without it."""
 
 
 class _Entry(NamedTuple):
@@ -118,6 +113,7 @@ class TeamSamples:
         self.counts: dict[str, Any] = {}
         """What intake.json holds, once prepared."""
         self._out: Path | None = None
+        self._looked: Looked | None = None
         self._numbers: dict[str, int] | None = None
 
     @property
@@ -154,9 +150,10 @@ class TeamSamples:
         self.without = without
         work = out / ".work" / "intake"
         self.reader.prepare(work)
+        self._looked = looked = Looked(work, self.reader)
         path = work / f"picked-{self._asked()[:16]}.parquet"
-        if not path.exists() or (retry and _failed(_read(path))):
-            table, counts = _Pass(self, out, work, retry, tell, ledger).run()
+        if not path.exists() or (retry and (_failed(_read(path)) or looked.changed())):
+            table, counts = _Pass(self, out, looked, retry, tell, ledger).run()
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd")
             write_json(path.with_suffix(".json"), counts)
@@ -216,7 +213,9 @@ class TeamSamples:
             cause = "source image" if isinstance(error, ImageError) else "row"
             return Failure("samples", picked["row"], cause, str(error))
         if context_key(row.sources, row.instruction)[:32] != picked["content"]:
-            reason = "changed since it was looked at: remove .work/intake of the output and run again"
+            if self._looked is not None:
+                self._looked.note_changed(picked["number"])
+            reason = "changed since it was looked at: --retry-failed looks at it anew"
             return Failure("samples", picked["row"], "row", reason)
         return Sample(
             picked["row"], row.sources[0], row.instruction, picked["category"], picked["subset"], self.split,
@@ -239,10 +238,10 @@ class _Pass:
     """One pass over the rows."""
 
     def __init__(
-        self, source: TeamSamples, out: Path, work: Path, retry: bool, tell: Tell | None, ledger: Ledger | None
+        self, source: TeamSamples, out: Path, looked: Looked, retry: bool, tell: Tell | None, ledger: Ledger | None
     ) -> None:
         self.source, self.retry, self.tell = source, retry, tell
-        self.looked, self.picks = Looked(work, source.reader), Picks(out, ledger)
+        self.looked, self.picks = looked, Picks(out, ledger)
         self.seen = Seen(source.checks)
         self.kept: Counter[str] = Counter()
         self.by_category: Counter[str] = Counter()
@@ -384,7 +383,7 @@ class _Pass:
             "not_drawn": rows - looked,
             "wanted": self.source.draw.count or None,
             "samples": len(samples),
-            "failed": _counted(f"{entry.model}: {_NAMED.sub('...', entry.reason or '')}" for entry in failures),
+            "failed": by_cause(Counter(f"{entry.model}: {entry.reason}" for entry in failures)),
             "asked": self.counts["asked"],
             "simple": self.counts["simple"],
             "not_asked": self.counts["not asked"],
