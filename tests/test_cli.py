@@ -247,7 +247,7 @@ def test_traces_have_a_range(capsys: Capture, picture: Path, traces: int) -> Non
 def test_a_wrong_folder_is_no_curation_and_no_run(capsys: Capture, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         assert "no curation" in fails(capsys, "curate", "status", folder)
-        assert "no finished run" in fails(capsys, "report", folder)
+        assert "no finished demo" in fails(capsys, "report", folder)
         assert str(folder) in fails(capsys, "evaluate", "reward", "--model", "/no/model", "--data", folder)
 
 

@@ -328,13 +328,13 @@ def world_pretrain(
 
 
 def report(run: tyro.conf.Positional[Path], /) -> int:
-    """Draw a run's report.html again from what the run has on disk.
+    """Draw a demo's report.html again from what the run has on disk.
 
     Args:
-        run: folder of a finished demo.
+        run: folder of a finished `edit-r1 demo`.
     """
     if not (run / "metrics.json").is_file():  # said before the models' libraries are imported
-        raise ValueError(f"{run}: holds no finished run; `edit-r1 demo --out {run}` makes or continues one")
+        raise ValueError(f"{run}: holds no finished demo; `edit-r1 demo --out {run}` makes or continues one")
     from edit_r1.demo import draw_report
 
     print(draw_report(run))

@@ -130,7 +130,7 @@ def encode_png(pixels: np.ndarray | Image.Image, compress_level: int = 6) -> byt
     compress_level: 1 (about four times as fast, a tenth larger) to 9.
 
     Raises:
-        ValueError: for another shape or dtype (convert floats by `from_float_CHW` first).
+        ValueError: for another shape or dtype (convert floats by `from_tensor_CHW` first).
     """
     if isinstance(pixels, Image.Image):
         pixels = np.asarray(pixels.convert("RGB"))
