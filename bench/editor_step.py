@@ -17,7 +17,7 @@ the first turn warms up and does not count, and medians are shown. Memory is the
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,9 +175,6 @@ def peak() -> int:
         return 0
     [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
-
-
-Loop = Callable[[Way, EditorRLStage, EditorPolicy[Any], Iteration, Sequence[Context], Reward, Measured], None]
 
 
 def own_loop(

@@ -1,4 +1,4 @@
-"""Settings of every test: no network, few threads, GPU tests skipped where there is no GPU."""
+"""Settings of every test: no network, few threads."""
 
 from __future__ import annotations
 
@@ -30,18 +30,6 @@ settings.load_profile("edit_r1")
 # For a search of minutes with seeds of its own: pytest FILE --hypothesis-profile fuzz --hypothesis-seed 7
 examples = int(os.environ.get("EDIT_R1_EXAMPLES", "20000"))
 settings.register_profile("fuzz", deadline=None, max_examples=examples, database=None)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests marked `gpu` on a machine without CUDA; torch is imported only when there are any."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="needs CUDA"))
 
 
 @dataclass

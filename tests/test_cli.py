@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 
 from edit_r1.cli import COMMANDS, main
+from edit_r1.commands.usage import TRAININGS
 from edit_r1.images import encode_png
+from edit_r1.recipes import names
 from edit_r1.records import CATEGORIES
 from edit_r1.verifier.cards import ModelCard, write_card
 from edit_r1.verifier.prompts import MAX_INSTRUCTION_CHARS
@@ -96,10 +99,38 @@ def test_help_is_no_mistake(capsys: Capture, flag: str) -> None:
 
 
 @pytest.mark.parametrize("words", sorted(COMMANDS), ids=" ".join)
-def test_every_command_has_help(capsys: Capture, words: tuple[str, ...]) -> None:
+def test_every_command_has_help_and_tells_what_each_flag_is(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # a flag and what it is on one line, or the latter on the next
     code, out, err = run(capsys, *words, "--help")
     assert (code, err) == (0, "")
     assert f"edit-r1 {' '.join(words)}" in out
+    lines = [line.strip("│ ") for line in out.splitlines()]  # boxes are drawn on a terminal alone
+    untold = [line for line in lines if re.search(r"(^|\S {2,})(\w+ )?\((default|required)", line)]
+    assert not untold
+
+
+@pytest.mark.parametrize("group", ["curate", "preferences", "evaluate", "world", "train"])
+def test_a_group_has_help_of_its_own(capsys: Capture, group: str) -> None:
+    code, out, err = run(capsys, group, "--help")
+    assert (code, err) == (0, "")
+    told = [line.split()[1] for line in out.splitlines() if line.startswith("  edit-r1 ")]
+    assert len(told) > 1 and set(told) == {group}
+    code, out, err = run(capsys, group)
+    assert (code, out) == (2, "")
+    assert f"no command {group!r}" in err and "edit-r1 score" not in err
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_training_names_its_own_recipes_and_whether_it_can_be_planned(capsys: Capture, kind: str) -> None:
+    code, out, err = run(capsys, "train", kind, "--help")
+    assert (code, err) == (0, "")
+    named = out[out.index("RECIPE: ") :]
+    assert all((name in named) == (name in names(kind)) for name in names())
+    assert names(kind) and ("--plan" in out) == (kind != "head")
+    code, out, err = run(capsys, "train", kind)
+    assert (code, out) == (2, "") and names(kind)[0] in err
 
 
 @pytest.mark.parametrize("words", [["paint"], ["world"], ["world", "paint"], ["train", "cook"], ["--bogus"]], ids=str)
@@ -216,7 +247,7 @@ def test_traces_have_a_range(capsys: Capture, picture: Path, traces: int) -> Non
 def test_a_wrong_folder_is_no_curation_and_no_run(capsys: Capture, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         assert "no curation" in fails(capsys, "curate", "status", folder)
-        assert "no finished run" in fails(capsys, "report", folder)
+        assert "no finished demo" in fails(capsys, "report", folder)
         assert str(folder) in fails(capsys, "evaluate", "reward", "--model", "/no/model", "--data", folder)
 
 

@@ -10,7 +10,6 @@ from edit_r1.stats import (
     bootstrap_ci,
     counted_proportion,
     gsb,
-    kendall,
     mean_within_group_spearman,
     nested_ci,
     paired_difference,
@@ -27,10 +26,8 @@ def test_rank_correlations_agree_with_scipy(pairs: list[tuple[int, int]]) -> Non
     a, b = [float(x) for x, _ in pairs], [float(y) for _, y in pairs]
     if len(set(a)) == 1 or len(set(b)) == 1:
         assert spearman(a, b) is None
-        assert kendall(a, b) is None
         return
     assert spearman(a, b) == pytest.approx(scipy_stats.spearmanr(a, b).statistic, abs=1e-12)
-    assert kendall(a, b) == pytest.approx(scipy_stats.kendalltau(a, b).statistic, abs=1e-12)
 
 
 @given(few_levels)
@@ -42,7 +39,7 @@ def test_correlation_needs_two_lists_of_one_length_without_nan() -> None:
     with pytest.raises(ValueError, match="one length"):
         spearman([1, 2], [1, 2, 3])
     with pytest.raises(ValueError, match="NaN"):
-        kendall([1, float("nan")], [1, 2])
+        spearman([1, float("nan")], [1, 2])
     assert spearman([1.0], [2.0]) is None
 
 
@@ -95,7 +92,6 @@ def test_one_cluster_gives_no_interval() -> None:
     estimate = bootstrap_ci([1.0, 2.0], ["a", "a"])
     assert estimate.mean == 1.5
     assert estimate.ci95 is None
-    assert not estimate.excludes_zero
 
 
 def test_bootstrap_refuses_what_it_cannot_average() -> None:
@@ -115,9 +111,10 @@ def test_paired_difference_is_the_bootstrap_of_differences() -> None:
     b = a - 0.2 + rng.normal(size=80) * 0.05
     delta = paired_difference(a, b, seed=2)
     assert delta == bootstrap_ci(a - b, seed=2)
-    assert delta.excludes_zero
+    assert delta.low > 0
     assert delta.high - delta.low < 0.1 * (bootstrap_ci(a).high - bootstrap_ci(a).low)
-    assert not paired_difference(a, a[::-1], seed=2).excludes_zero
+    turned = paired_difference(a, a[::-1], seed=2)
+    assert turned.low < 0 < turned.high
     with pytest.raises(ValueError, match="80 values against 3"):
         paired_difference(a, [1, 2, 3])
 

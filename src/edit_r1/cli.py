@@ -41,6 +41,7 @@ from edit_r1.commands.shared import (
     UNPARSED,
     USAGE,
     Instruction,
+    Json,
     Models,
     check_answered,
     check_file,
@@ -52,6 +53,7 @@ from edit_r1.commands.shared import (
     reader_is_gone,
     unparsed,
 )
+from edit_r1.commands.usage import TRAININGS, is_group, train_usage, usage
 from edit_r1.processes import keep_few_kernels, keep_freed_memory
 from edit_r1.report.terminal import quiet_libraries
 from edit_r1.report.text import plain
@@ -73,7 +75,7 @@ def score(
     expected: bool = False,
     fail_under: float | None = None,
     html: Path | None = None,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Judge one edited image: a checklist and a score from 0 to 10.
 
@@ -87,7 +89,6 @@ def score(
         fail_under: end with code 4 when the score is below this, 0 to 10.
         html: file for a page with the pictures, their difference and the checklist.
         seed: of sampled traces.
-        json: one JSON document on stdout and nothing else.
     """
     from edit_r1.verifier.batch import endpoint_usage
     from edit_r1.verifier.inputs import read_question
@@ -135,7 +136,7 @@ def rank(
     principles: Path | None = None,
     traces: int = 1,
     seed: int = 0,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Order several edits of one image, best first; those without a score come last.
 
@@ -146,7 +147,6 @@ def rank(
         principles: JSON file with a list of {"question", "category"}; without it the model writes them.
         traces: 1 is greedy; more are sampled, and the score is their mean.
         seed: of sampled traces.
-        json: one JSON document on stdout and nothing else.
     """
     from edit_r1.verifier.batch import endpoint_usage
     from edit_r1.verifier.inputs import read_question
@@ -182,14 +182,13 @@ def principles(
     instruction: Instruction,
     models: Models = PACKAGED,
     also_source: MorePictures = (),
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Write the principles by which edits of this image will be judged.
 
     Args:
         source: the image before the edit.
         also_source: a further source image, for an edit that combines several.
-        json: one JSON document on stdout and nothing else.
     """
     from edit_r1.verifier.inputs import read_question
     from edit_r1.verifier.scoring import UnparsedPrinciples
@@ -231,7 +230,7 @@ def score_many(
     expected: bool = False,
     keep_texts: bool = False,
     allow_outside: bool = False,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Judge a file of edits, a row each; a run that was stopped continues.
 
@@ -243,7 +242,6 @@ def score_many(
         keep_texts: keep what the model wrote.
         allow_outside: read pictures outside the data's folder too.
         seed: of sampled traces.
-        json: one JSON document on stdout and nothing else.
     """
     from edit_r1.report.totals import batch_line, batch_progress
     from edit_r1.verifier.batch import BatchOptions, score_file
@@ -274,6 +272,7 @@ def demo(
 
     Args:
         out: folder of the run; a run that was stopped continues from its last finished step.
+        seed: of the world, its data and all trainings.
         size: micro takes about a minute and measures nothing worth quoting.
         controls: also train the controls at equal compute (about twice the time).
     """
@@ -285,7 +284,13 @@ def demo(
 
 
 def world_sample(out: Path, count: int = 16, seed: int = 0) -> int:
-    """Write EditWorld contexts with flawed candidates, gold verdicts and utilities to a folder."""
+    """Write EditWorld contexts with flawed candidates, gold verdicts and utilities to a folder.
+
+    Args:
+        out: new or empty folder: pictures, and samples.jsonl with a row per candidate.
+        count: contexts, of one source and one instruction each.
+        seed: of the contexts and the flaws.
+    """
     from edit_r1.world.export import write_world_samples
 
     if seed < 0:
@@ -308,8 +313,11 @@ def world_pretrain(
 
     Args:
         minutes: budget of this call; 0 only exports what the state holds.
-        out: folder of the weights; a folder in the current directory when not given.
-        state: folder of the resumable state.
+        model: which one.
+        out: folder of the weights; weights/MODEL when not given.
+        state: folder of the resumable state; .state/zoo/MODEL when not given.
+        seed: of weights, lessons and pairs.
+        threads: of torch, for the matrix products.
     """
     from edit_r1.zoo.packaged import pretrain
 
@@ -320,9 +328,13 @@ def world_pretrain(
 
 
 def report(run: tyro.conf.Positional[Path], /) -> int:
-    """Draw a run's report.html again from what the run has on disk."""
+    """Draw a demo's report.html again from what the run has on disk.
+
+    Args:
+        run: folder of a finished `edit-r1 demo`.
+    """
     if not (run / "metrics.json").is_file():  # said before the models' libraries are imported
-        raise ValueError(f"{run}: holds no finished run; `edit-r1 demo --out {run}` makes or continues one")
+        raise ValueError(f"{run}: holds no finished demo; `edit-r1 demo --out {run}` makes or continues one")
     from edit_r1.demo import draw_report
 
     print(draw_report(run))
@@ -334,19 +346,17 @@ def train(kind: str, arguments: list[str]) -> int:
 
     `train KIND RECIPE --plan` tells what the run would need instead.
     """
-    from edit_r1.recipes.load import known_recipes
-    from edit_r1.recipes.run import train_by_flags
-
     if not arguments or arguments[0].startswith("-"):
         asked = arguments[:1] in (["-h"], ["--help"])
-        usage = f"usage: edit-r1 train {kind} RECIPE --out DIR [--resume] [--FIELD VALUE ...]; {known_recipes()}"
-        print(usage, file=sys.stdout if asked else sys.stderr)
+        print(train_usage(kind), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else USAGE
     quiet_libraries()
     if "--plan" in arguments:
         from edit_r1.commands.plan import plan_training
 
         return plan_training(kind, arguments[0], [flag for flag in arguments[1:] if flag != "--plan"])
+    from edit_r1.recipes.run import train_by_flags
+
     result = train_by_flags(kind, arguments[0], arguments[1:])
     if os.environ.get("RANK", "0") == "0":  # of a launcher's processes one speaks
         print(result)
@@ -383,17 +393,6 @@ COMMANDS: dict[tuple[str, ...], Callable[..., int]] = {
     ("report",): report,
     ("doctor",): doctor,
 }
-TRAININGS = ("sft", "gcpo", "head", "editor")
-
-
-def _usage() -> str:
-    from edit_r1 import __version__
-
-    lines = [f"edit-r1 {__version__}: teach a vision-language model to verify image edits, and editors with it", ""]
-    for words, function in COMMANDS.items():
-        lines.append(f"  edit-r1 {' '.join(words):17} {(function.__doc__ or '').splitlines()[0]}")
-    lines.append(f"  edit-r1 {'train ' + '|'.join(TRAININGS):17}  Train from a recipe; its fields are flags.")
-    return "\n".join([*lines, "", "edit-r1 COMMAND --help tells a command's options."])
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -404,11 +403,12 @@ def _dispatch(arguments: list[str]) -> int:
         if len(words) == length and words in COMMANDS:
             prog = f"edit-r1 {' '.join(words)}"
             return tyro.cli(COMMANDS[words], args=arguments[length:], prog=prog)
-    asked = arguments[:1] in ([], ["-h"], ["--help"])
-    print(_usage(), file=sys.stdout if asked and arguments else sys.stderr)
-    if not asked:
+    group = arguments[0] if arguments and is_group(COMMANDS, arguments[0]) else None
+    asked = arguments[bool(group) :][:1] in (["-h"], ["--help"])
+    print(usage(COMMANDS, group), file=sys.stdout if asked else sys.stderr)
+    if arguments and not asked:
         print(f"\nedit-r1: no command {' '.join(arguments[:2])!r}", file=sys.stderr)
-    return 0 if asked and arguments else USAGE
+    return 0 if asked else USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

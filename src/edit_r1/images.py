@@ -130,7 +130,7 @@ def encode_png(pixels: np.ndarray | Image.Image, compress_level: int = 6) -> byt
     compress_level: 1 (about four times as fast, a tenth larger) to 9.
 
     Raises:
-        ValueError: for another shape or dtype (convert floats by `from_float_CHW` first).
+        ValueError: for another shape or dtype (convert floats by `from_tensor_CHW` first).
     """
     if isinstance(pixels, Image.Image):
         pixels = np.asarray(pixels.convert("RGB"))
@@ -160,44 +160,19 @@ def encoded(picture: Picture) -> bytes:
         raise ImageError(f"this Pillow image cannot be read ({error}): save the picture anew") from error
 
 
-def to_float_CHW(pixels_HWC: np.ndarray, signed: bool = False) -> np.ndarray:
-    """uint8 (..., H, W, 3) to float32 (..., 3, H, W), in [0, 1], or in [-1, 1] when signed.
-
-    Raises:
-        ValueError: for another shape or dtype.
-    """
-    if pixels_HWC.dtype != np.uint8 or pixels_HWC.ndim < 3 or pixels_HWC.shape[-1] != 3:
-        raise ValueError(f"pixels of {pixels_HWC.dtype} {pixels_HWC.shape}: expected uint8 (..., height, width, 3)")
-    floats_CHW = np.moveaxis(pixels_HWC, -1, -3).astype(np.float32)
-    return np.ascontiguousarray(floats_CHW / 127.5 - 1 if signed else floats_CHW / 255)
-
-
-def from_float_CHW(floats_CHW: np.ndarray, signed: bool = False) -> np.ndarray:
-    """Float (..., 3, H, W) to uint8 (..., H, W, 3): the inverse of `to_float_CHW`, clipped and rounded.
+def from_tensor_CHW(tensor_CHW: torch.Tensor) -> np.ndarray:
+    """Floats in [0, 1], (..., 3, H, W), of any dtype on any device, to uint8 (..., H, W, 3): clipped and rounded.
 
     Raises:
         ValueError: for another shape, or for values that are not finite (a diverged model).
     """
-    if floats_CHW.ndim < 3 or floats_CHW.shape[-3] != 3:
-        raise ValueError(f"floats of shape {floats_CHW.shape}: expected (..., 3, height, width)")
-    floats_CHW = floats_CHW.astype(np.float32)
+    if tensor_CHW.ndim < 3 or tensor_CHW.shape[-3] != 3:
+        raise ValueError(f"floats of shape {tuple(tensor_CHW.shape)}: expected (..., 3, height, width)")
+    floats_CHW = tensor_CHW.detach().float().cpu().numpy()
     if not np.isfinite(floats_CHW).all():
         raise ValueError("the image holds NaN or infinity: the model that made it has diverged")
-    levels_CHW = (floats_CHW + 1) * 127.5 if signed else floats_CHW * 255
-    pixels_CHW = np.clip(np.rint(levels_CHW), 0, 255).astype(np.uint8)
+    pixels_CHW = np.clip(np.rint(floats_CHW * 255), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(pixels_CHW, -3, -1))
-
-
-def to_tensor_CHW(pixels_HWC: np.ndarray, signed: bool = False) -> torch.Tensor:
-    """`to_float_CHW` as a torch float32 tensor on the CPU. Raises ValueError as it does."""
-    import torch
-
-    return torch.from_numpy(to_float_CHW(pixels_HWC, signed))
-
-
-def from_tensor_CHW(tensor_CHW: torch.Tensor, signed: bool = False) -> np.ndarray:
-    """`from_float_CHW` of a torch tensor of any float dtype on any device. Raises ValueError as it does."""
-    return from_float_CHW(tensor_CHW.detach().float().cpu().numpy(), signed)
 
 
 def bounded_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:

@@ -42,11 +42,6 @@ class Estimate:
         """[low, high] for JSON; None when one cluster leaves nothing to resample."""
         return None if np.isnan(self.low) else [self.low, self.high]
 
-    @property
-    def excludes_zero(self) -> bool:
-        """True when the whole interval lies on one side of 0; False without an interval."""
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True)
 class GSB:
@@ -273,27 +268,6 @@ def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
     x_N, y_N = ranks(a_N), ranks(b_N)
     x_N, y_N = x_N - x_N.mean(), y_N - y_N.mean()
     return float(np.clip((x_N @ y_N) / np.sqrt((x_N @ x_N) * (y_N @ y_N)), -1, 1))
-
-
-def kendall(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float | None:
-    """Kendall's tau-b, -1 to 1, in O(N^2) time; None with fewer than two items or when one side is constant.
-
-    tau_b = (C - D) / sqrt((P - T_a) (P - T_b)): C concordant and D discordant pairs of P = N(N-1)/2,
-    T_a and T_b pairs tied on one side.
-
-    Raises:
-        ValueError: when the two have different lengths or hold NaN.
-    """
-    a_N, b_N = _pair(a, b)
-    if a_N.size < 2 or np.ptp(a_N) == 0 or np.ptp(b_N) == 0:
-        return None
-    balance = untied_a = untied_b = 0.0
-    for index in range(a_N.size - 1):  # one row of the pair matrix at a time keeps memory O(N)
-        sign_a, sign_b = np.sign(a_N[index + 1 :] - a_N[index]), np.sign(b_N[index + 1 :] - b_N[index])
-        balance += float(sign_a @ sign_b)
-        untied_a += float(np.abs(sign_a).sum())
-        untied_b += float(np.abs(sign_b).sum())
-    return balance / float(np.sqrt(untied_a * untied_b))
 
 
 def mean_within_group_spearman(

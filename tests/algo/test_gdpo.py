@@ -72,7 +72,6 @@ def test_different_combinations_keep_different_advantages():
     assert got.advantages_N[0] > 0 > got.advantages_N[1] and got.trained == 4
 
 
-copy_row = st.tuples(st.just(0.0), st.just(10.0), st.just(10.0))
 edit_row = st.tuples(*[st.sampled_from([0.0, 2.5, 10 / 3, 5.0, 7.5, 10.0])] * 3)
 
 

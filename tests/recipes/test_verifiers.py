@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edit_r1 import cli
+from edit_r1 import cli, recipes
+from edit_r1.curate.stage import CurateStage
 from edit_r1.recipes import verifiers
-from edit_r1.recipes.run import GCPORecipe, SFTRecipe, with_flags
+from edit_r1.recipes.load import load_recipe
+from edit_r1.recipes.run import EditorRecipe, GCPORecipe, HeadRecipe, SFTRecipe, with_flags
 
 SFT = ("sft_7b_full_8gpu", "sft_7b_lora_80gb")
 GCPO = ("gcpo_3b_lora_24gb", "gcpo_7b_full_8gpu", "gcpo_7b_lora_80gb", "gcpo_qwen3vl_8b_lora_80gb")
@@ -65,3 +67,13 @@ def test_a_head_cannot_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr()
     assert ended.value.code == 1 and told.out == ""
     assert told.err == "edit-r1: train head --plan: only sft, gcpo and editor can be planned; leave --plan out\n"
+
+
+@pytest.mark.parametrize("kind", ["curate", "sft", "gcpo", "head", "editor"])
+def test_built_in_recipes_are_of_the_kind_that_help_says(kind: str) -> None:
+    wanted = {"curate": CurateStage, "sft": SFTRecipe, "gcpo": GCPORecipe, "head": HeadRecipe, "editor": EditorRecipe}
+    assert all(isinstance(getattr(recipes, name)(), wanted[kind]) for name in recipes.names(kind))
+    with pytest.raises(ValueError, match="not there") as told:
+        load_recipe("nothing", kind)
+    assert [name for name in recipes.names() if f" {name}," in str(told.value)] == recipes.names(kind)
+    assert sorted(recipes.__all__) == recipes.names()

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from edit_r1.annotate import AnnotateSettings, start_annotating
-from edit_r1.commands.shared import print_json
+from edit_r1.commands.shared import Json, print_json
 
 Folder = tyro.conf.Positional[Path]
 Settings = Annotated[AnnotateSettings, tyro.conf.arg(name="")]
@@ -30,7 +30,7 @@ def annotate(directory: Folder, /, settings: Settings = DEFAULTS) -> int:
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
-def annotate_status(directory: Folder, /, leave_out: Names = (), json: bool = False) -> int:
+def annotate_status(directory: Folder, /, leave_out: Names = (), json: Json = False) -> int:
     """Show a task's progress, pace, agreement and, for a study of two editors, GSB.
 
     Args:
@@ -59,7 +59,7 @@ def annotate_export(
     /,
     out: Path,
     leave_out: Names = (),
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Write a task's answers as a data set of preferences.
 

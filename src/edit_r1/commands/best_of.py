@@ -17,6 +17,7 @@ from edit_r1.commands.shared import (
     PACKAGED,
     UNPARSED,
     Instruction,
+    Json,
     Models,
     check_answered,
     check_traces,
@@ -50,7 +51,7 @@ def best_of_command(
     principles: Path | None = None,
     traces: int = 1,
     seed: int = 0,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Let an editor make several edits, keep the best by the verifier, and ask again for what it missed.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.console import Console
 
-from edit_r1.commands.shared import print_json
+from edit_r1.commands.shared import Json, print_json
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.curate.engine import Engine
@@ -35,6 +35,7 @@ def curate_run(
 
     Args:
         recipe: a built-in name, or path/file.py:function.
+        out: folder of the data; a curation that lies there is continued.
         engine: where the steps run: on this machine, or on Ray Data (pip install 'edit-r1[ray]').
         workers: processes, or Ray's actors; each opens the recipe's models.
         chunks_at_once: of one local process: what keeps endpoints busy. So many chunks of samples are in memory.
@@ -81,8 +82,12 @@ def curate_run(
     return 0
 
 
-def curate_status(folder: tyro.conf.Positional[Path], /, json: bool = False) -> int:
-    """Show how far a curation is: counts, rates, failures by cause, money spent and to come."""
+def curate_status(folder: tyro.conf.Positional[Path], /, json: Json = False) -> int:
+    """Show how far a curation is: counts, rates, failures by cause, money spent and to come.
+
+    Args:
+        folder: what `curate run` wrote, finished or not.
+    """
     from edit_r1.curate.status import read_status
     from edit_r1.report.terminal import status_table
 
@@ -105,6 +110,7 @@ def curate_look(
     """Draw a page of a curation's edits with what every judge said of them; it works while the curation runs too.
 
     Args:
+        folder: what `curate run` wrote, finished or not.
         out: file of the page; look.html in the folder when not given.
         filter: what to look at, the worst first; without one a random draw.
         count: edits on the page.
@@ -128,11 +134,12 @@ def curate_weigh(
     gold: Path,
     out: Path | None = None,
     shrinkage: float = 4.0,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Tell how far each verifier and judge of a curation is right on known verdicts: weights of an ensemble.
 
     Args:
+        folder: what `curate run` wrote, finished or not.
         gold: JSONL of {"candidate_id", "gold": [0 or 1, ...]}, or a data set of gold verdicts.
         out: file for the weights, which `curate.weigh.read_weights` reads in a recipe.
         shrinkage: verdicts of either kind, half of them right, that each is taken to have given beside its own.

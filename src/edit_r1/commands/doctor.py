@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from edit_r1.commands.shared import FAILED, PACKAGED, Models, print_json
+from edit_r1.commands.shared import FAILED, PACKAGED, Json, Models, print_json
 
 
 def doctor(
     models: Models = PACKAGED,
     editor: str | None = None,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Examine this installation, a model and an editor: do they work, and can the score be trusted?
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from edit_r1.commands.editors import NO_EDITOR, Editors, sampled
-from edit_r1.commands.shared import PACKAGED, UNPARSED, Models, check_file, check_traces, complain, print_json
+from edit_r1.commands.shared import PACKAGED, UNPARSED, Json, Models, check_file, check_traces, complain, print_json
 from edit_r1.verifier.choice import ModelChoice
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
@@ -45,11 +45,12 @@ def evaluate_editor(
     retries: int = 2,
     html: Path | None = None,
     allow_outside: bool = False,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Run an editor on a benchmark and judge its edits; what a stopped run left is kept.
 
     Args:
+        benchmark: what is edited; docs/evaluate_editor.md says what each reads.
         out: folder of this benchmark's edits and grades; several editors and judges share it.
         data: where the benchmark lies: a folder, a file, or for gedit a hub id; editworld needs none.
         judge: viescore (SC, PQ, O; gedit's default), imgedit (three scores of 1 to 5), verifier, or oracle (editworld).
@@ -58,6 +59,7 @@ def evaluate_editor(
         language: only tasks whose instruction is in it: en or cn for gedit.
         most: at most so many tasks, at even distances; 0 takes all. editworld: how many contexts (48).
         samples: edits of each task, with the seeds from --seed on.
+        seed: of the first edit of a task, of the judge's traces and of editworld's contexts.
         traces: of the verifier; 1 is greedy, and the score is their mean.
         retries: how often an answer that cannot be read is asked for again; then the edit has no score.
         html: file for a page with tables and the pictures side by side.

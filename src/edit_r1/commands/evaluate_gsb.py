@@ -7,7 +7,7 @@ from typing import Any
 
 import tyro
 
-from edit_r1.commands.shared import USAGE, complain, print_json
+from edit_r1.commands.shared import USAGE, Json, complain, print_json
 
 Data = tyro.conf.Positional[Path | None]
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -21,7 +21,7 @@ def evaluate_gsb(
     other: str = "",
     leave_out: Names = (),
     seed: int = 0,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """GSB = (G - B) / (G + S + B) of a new editor against another one, with its interval.
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edit_r1.commands.shared import print_json
+from edit_r1.commands.shared import Json, print_json
 
 
 def curate_intake(
@@ -21,7 +21,7 @@ def curate_intake(
     budget: float | None = None,
     budget_requests: int | None = None,
     budget_tokens: int | None = None,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Look at a recipe's data and curate nothing: what is taken in, and why other rows are not.
 
@@ -29,6 +29,7 @@ def curate_intake(
 
     Args:
         recipe: path/file.py:function.
+        out: folder of the curation, into which `curate run` goes on.
         retry_failed: look again at rows that failed.
         budget: what the filter may cost, in the currency of its prices, what was spent in DIR before included. When it
             is spent the pass ends with all answers kept. Each of the three replaces the recipe's.

@@ -41,10 +41,10 @@ def plan_editor(kind: str, recipe: str, flags: Sequence[str]) -> int:
     Raises ValueError for a recipe that cannot be planned; ends the program with code 2 for an unknown flag.
     """
     default = DeviceOptions(processes=int(os.environ.get("WORLD_SIZE", "1")))
-    options, rest = tyro.cli(DeviceOptions, default=default, args=list(flags), return_unknown_args=True)
+    prog = f"edit-r1 train {kind} {recipe} --plan"
+    options, rest = tyro.cli(DeviceOptions, prog=prog, default=default, args=list(flags), return_unknown_args=True)
     config = with_flags(kind, recipe, rest)
-    if not isinstance(config, EditorRecipe):
-        raise ValueError(f"train {kind} --plan: only `train editor` can be planned; leave --plan out")
+    assert isinstance(config, EditorRecipe)
     made = plan_recipe(config, options)
     print(json.dumps(plan_json(made)) if options.json else plan_text(made))
     return 0

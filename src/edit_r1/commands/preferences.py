@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from edit_r1.commands.shared import PACKAGED, USAGE, Models, check_file, complain, print_json
+from edit_r1.commands.shared import PACKAGED, USAGE, Json, Models, check_file, complain, print_json
 from edit_r1.preferences.kinds import Kind, Target
 
 Folder = tyro.conf.Positional[Path]
@@ -27,7 +27,7 @@ def preferences_import(
     aspect: Texts = (),
     most_rows: int = 0,
     allow_outside: bool = False,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Read public preference data into our Parquet format.
 
@@ -67,11 +67,12 @@ def preferences_export(
     split: str = "",
     blind: bool = False,
     image_prefix: str | None = None,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Write preferences for TRL, for Label Studio, or as JSON lines with picture files.
 
     Args:
+        kind: what is written; docs/preferences.md describes each.
         folder: a data set of preferences.
         out: new folder; with trl also a file that ends in .parquet.
         split: only pairs of this split.
@@ -91,7 +92,7 @@ def preferences_export(
     return 0
 
 
-def preferences_principles(folder: Folder, /, out: Path, models: Models = PACKAGED, json: bool = False) -> int:
+def preferences_principles(folder: Folder, /, out: Path, models: Models = PACKAGED, json: Json = False) -> int:
     """Write principles for pairs that have none, as training and evaluation need them.
 
     Args:
@@ -117,7 +118,7 @@ def preferences_principles(folder: Folder, /, out: Path, models: Models = PACKAG
     return 0
 
 
-def preferences_pool(folders: tyro.conf.Positional[tuple[Path, ...]], /, out: Path, json: bool = False) -> int:
+def preferences_pool(folders: tyro.conf.Positional[tuple[Path, ...]], /, out: Path, json: Json = False) -> int:
     """Make one row of all answers to a pair, with a soft label, and estimate how often answers are flipped.
 
     Args:
@@ -153,7 +154,7 @@ def preferences_audit(
     html: Path | None = None,
     threshold: int | None = None,
     seed: int = 0,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Examine preferences: balance, biases of winners, contradictions, cycles, label noise, overlap with a benchmark.
 

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from edit_r1.commands.editors import NO_EDITOR, Editors, sampled
-from edit_r1.commands.shared import BELOW, PACKAGED, Models, check_file, check_traces, complain, print_json
+from edit_r1.commands.shared import BELOW, PACKAGED, Json, Models, check_file, check_traces, complain, print_json
 from edit_r1.evaluate.readiness_verdict import Check, Measured, ReadinessThresholds
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
@@ -43,7 +43,7 @@ def evaluate_readiness(
     thresholds: Thresholds = DEFAULT,
     html: Path | None = None,
     allow_outside: bool = False,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Measure what an editor's training would feel of a judge, and say whether it is ready.
 
@@ -55,6 +55,7 @@ def evaluate_readiness(
         value: what is rewarded of a judgment, as a recipe's --reward.value.
         contexts: how many, at even distances in the data.
         group: edits of each context.
+        seed: of the first edit of a context, of the traces and of the intervals.
         reference: "oracle" (EditWorld's), or a JSON file with a list of {"id", "seed", "score"}, score 0 to 10.
         html: file for the verdict as a page.
         allow_outside: read pictures outside the data's folder too.

@@ -25,6 +25,7 @@ OTHERS_WAIT_S = 30.0
 FAILED, USAGE, UNPARSED, BELOW = 1, 2, 3, 4
 
 Instruction = Annotated[str, tyro.conf.arg(aliases=["-i"], help="What the edit should do.")]
+Json = Annotated[bool, tyro.conf.arg(help="One JSON document on stdout and nothing else.")]
 Models = Annotated[ModelChoice, tyro.conf.arg(name="")]
 PACKAGED = ModelChoice()
 """The default: the packaged tiny verifier."""

@@ -80,7 +80,7 @@ def draw_report(out: Path) -> Path:
         ValueError: when the run is not finished, or was made by a version that measured less.
     """
     if not (out / "metrics.json").exists():
-        raise ValueError(f"{out}: holds no finished run: `edit-r1 demo --out {out}` makes or continues one")
+        raise ValueError(f"{out}: holds no finished demo; `edit-r1 demo --out {out}` makes or continues one")
     metrics = read_json(out / "metrics.json")
     size, seed = read_json(out / "run.json")["key"].rsplit("-", 1)
     command = " ".join(

@@ -34,25 +34,25 @@ if TYPE_CHECKING:
         sft_7b_lora_80gb,
     )
 
-_HOMES = {
-    "gcpo_3b_lora_24gb": "edit_r1.recipes.verifiers",
-    "gcpo_7b_full_8gpu": "edit_r1.recipes.verifiers",
-    "gcpo_7b_lora_80gb": "edit_r1.recipes.verifiers",
-    "gcpo_qwen3vl_8b_lora_80gb": "edit_r1.recipes.verifiers",
-    "kontext_full_nodes": "edit_r1.recipes.editors",
-    "kontext_lora_24gb": "edit_r1.recipes.editors",
-    "kontext_lora_80gb": "edit_r1.recipes.editors",
-    "kontext_lora_80gb_fast": "edit_r1.recipes.editors",
-    "kontext_lora_8gpu": "edit_r1.recipes.editors",
-    "qwen_image_edit_lora_8gpu": "edit_r1.recipes.editors",
-    "sft_7b_full_8gpu": "edit_r1.recipes.verifiers",
-    "sft_7b_lora_80gb": "edit_r1.recipes.verifiers",
-    "tiny_cold_start": "edit_r1.recipes.built_in",
-    "tiny_editor_grpo": "edit_r1.recipes.built_in",
-    "tiny_editor_nft": "edit_r1.recipes.built_in",
-    "tiny_gcpo": "edit_r1.recipes.built_in",
-    "tiny_head": "edit_r1.recipes.built_in",
-    "tiny_sft": "edit_r1.recipes.built_in",
+_HOMES = {  # what trains or curates by it, and where it is
+    "gcpo_3b_lora_24gb": ("gcpo", "edit_r1.recipes.verifiers"),
+    "gcpo_7b_full_8gpu": ("gcpo", "edit_r1.recipes.verifiers"),
+    "gcpo_7b_lora_80gb": ("gcpo", "edit_r1.recipes.verifiers"),
+    "gcpo_qwen3vl_8b_lora_80gb": ("gcpo", "edit_r1.recipes.verifiers"),
+    "kontext_full_nodes": ("editor", "edit_r1.recipes.editors"),
+    "kontext_lora_24gb": ("editor", "edit_r1.recipes.editors"),
+    "kontext_lora_80gb": ("editor", "edit_r1.recipes.editors"),
+    "kontext_lora_80gb_fast": ("editor", "edit_r1.recipes.editors"),
+    "kontext_lora_8gpu": ("editor", "edit_r1.recipes.editors"),
+    "qwen_image_edit_lora_8gpu": ("editor", "edit_r1.recipes.editors"),
+    "sft_7b_full_8gpu": ("sft", "edit_r1.recipes.verifiers"),
+    "sft_7b_lora_80gb": ("sft", "edit_r1.recipes.verifiers"),
+    "tiny_cold_start": ("curate", "edit_r1.recipes.built_in"),
+    "tiny_editor_grpo": ("editor", "edit_r1.recipes.built_in"),
+    "tiny_editor_nft": ("editor", "edit_r1.recipes.built_in"),
+    "tiny_gcpo": ("gcpo", "edit_r1.recipes.built_in"),
+    "tiny_head": ("head", "edit_r1.recipes.built_in"),
+    "tiny_sft": ("sft", "edit_r1.recipes.built_in"),
 }
 
 __all__ = [
@@ -81,7 +81,12 @@ def __getattr__(name: str) -> object:
     """Imports a recipe from its module on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'edit_r1.recipes' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name][1]), name)
+
+
+def names(kind: str | None = None) -> list[str]:
+    """Names of the built-in recipes, sorted; of one kind: "curate", or what stands behind `edit-r1 train`."""
+    return sorted(name for name, (of, _) in _HOMES.items() if kind in (None, of))
 
 
 def __dir__() -> list[str]:

@@ -155,12 +155,15 @@ def with_flags(kind: str, recipe: str, flags: Sequence[str]) -> Any:
     Raises ValueError for a recipe of another kind; ends the program with code 2 for an unknown flag.
     """
     wanted = _RECIPES[kind]
-    config = load_recipe(recipe)
+    config = load_recipe(recipe, kind)
     if not isinstance(config, wanted):
         raise ValueError(
             f"train {kind} takes a recipe that returns {wanted.__name__}, {recipe} returns {type(config).__name__}"
         )
-    return tyro.cli(type(config), default=config, args=list(flags), prog=f"edit-r1 train {kind} {recipe}")
+    planned = "" if kind == "head" else ", --plan tells what one would need"
+    told = f"Fields of this recipe. Beside them --resume continues a stopped run{planned}."
+    prog = f"edit-r1 train {kind} {recipe}"
+    return tyro.cli(type(config), default=config, args=list(flags), prog=prog, description=told)
 
 
 def run_training(kind: str, recipe: Any, resume: bool) -> Path:

@@ -19,7 +19,6 @@ from edit_r1.train.sft import SFTStage
 
 AREA = 768 * 768
 QWEN_7B = "Qwen/Qwen2.5-VL-7B-Instruct"
-QWEN3_8B = "Qwen/Qwen3-VL-8B-Instruct"
 MAX_NEW_TOKENS = 1024
 """Of a trace of full prompts: ten verdicts with their evidence, the mean and the score, with room to spare; `truncated`
 in curves.jsonl tells when it is not enough."""
