@@ -121,7 +121,8 @@ def main(
     minutes: float = 1e9,
     resamples: int = 2000,
 ) -> None:
-    """runs: folder of seed-0, seed-1, ... which: of `CELLS`. steps: of each SFT, 8 traces each. size: of the runs."""
+    """runs: folder of seed-0, seed-1, ... which: of `CELLS`. steps: of each SFT, 8 traces each. size: of the runs.
+    processes: of each training, a core each; two calls at once with 1 do more in an hour than one with 2."""
     quiet_libraries()
     deadline = time.monotonic() + 60 * minutes
     found: Found = {one: defaultdict(dict) for one in sizes}
@@ -301,7 +302,7 @@ def judged_cell(job: Job, name: str) -> dict[str, Any]:
     path = job.out / "judged.json"
     if not path.exists():
         in_processes(job.processes, partial(train, job), partial(told, name))
-        result = judged(job.run, job.out / "model", job.size, job.seed, job.cell.mode)
+        result = judged(job.run, job.out / "model", job.size, job.seed, job.cell.mode, job.processes)
         data = curated(job.run)
         rows, base = quadruples(job.cell, data, job.seed), quadruples(BASE, data, job.seed)
         steps = updates(job, base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,17 @@ COLUMNS = (
 """Of `cells`."""
 
 
-def judged(run: Path, model: Path, size: str, seed: int, mode: OutputMode = "both") -> dict[str, Any]:
-    """Greedy judgments of the held-out pairs of `run`, and of every verdict whether it is true."""
+def judged(
+    run: Path, model: Path, size: str, seed: int, mode: OutputMode = "both", processes: int = 0
+) -> dict[str, Any]:
+    """Greedy judgments of the held-out pairs of `run`, and of every verdict whether it is true.
+
+    processes: a core each; 0 for as many as the demo takes.
+    """
+    sizes = replace(SIZES[size], processes=processes or SIZES[size].processes)
     pairs: Sequence[Preference] = read_dataset(run / "data", "test", PREFERENCES)
     gold = read_json(run / "data/test_gold.json")
-    with tiny_judge(model, SIZES[size], mode) as verifier:
+    with tiny_judge(model, sizes, mode) as verifier:
         judgments = judge_candidates(verifier, pairs, 1, seed)
     source = {c.id: pair.context.sample.id for pair in pairs for c in (pair.first, pair.second)}
     known = {name: truth for name, truth in gold.items() if name in judgments}
