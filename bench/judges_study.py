@@ -1,14 +1,14 @@
-"""The judges of EditWorld side by side: base, SFT, GCPO, and a holistic scorer trained on the same pairs.
+"""The judges of EditWorld side by side: base, SFT, GCPO, and holistic scorers trained on the same pairs.
 
     python bench/judges_study.py --runs runs/seeds --out runs/judges
 
 For every seed of `bench/demo_seeds.py`: a Bradley-Terry head (`edit-r1 train head tiny_head`: pictures and instruction
-to one score, no principles) is trained on the seed's pairs from the same pretrained model, then each judge goes through
+to one score, no principles) is trained on the seed's pairs, from the same pretrained model (head) and from the seed's
+SFT model, which has learned from all that GCPO learns from (head-sft). Then each judge goes through
 `edit-r1 evaluate reward` on the held-out pairs and `edit-r1 evaluate readiness` on the tiny editor's edits of the
-validation split, with the oracle as reference and, but for the head, the mean of the verdicts as reward, which trains
+validation split, with the oracle as reference and, but for the heads, the mean of the verdicts as reward, which trains
 the demo's editors. All by the commands that a user has. The edits are the same for every judge and seed, so they are
-sampled once. Resumable: what is there is only read. Prints Markdown; documents and
-readiness pages lie in `--out`.
+sampled once. Resumable: what is there is only read. Prints Markdown; documents and readiness pages lie in `--out`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from edit_r1.stats import nested_ci
 from edit_r1.store import read_json, write_text
 from edit_r1.zoo.packaged import weights
 
-JUDGES = ("base", "sft", "gcpo", "head")
-COMPARED = (("gcpo", "head"), ("gcpo", "sft"), ("sft", "head"))
+JUDGES = ("base", "sft", "gcpo", "head", "head-sft")
+COMPARED = (("gcpo", "head"), ("gcpo", "head-sft"), ("gcpo", "sft"), ("sft", "head"), ("sft", "head-sft"))
 SHOWN = (
     "unparsed traces", "reliability", "groups without spread", "lift of best of G", "rank correlation",
     "near-equal pairs",
@@ -58,10 +58,11 @@ def main(
     for seed in seeds:
         run, here = runs / f"seed-{seed}", out / f"seed-{seed}"
         models = {"base": weights("verifier-small"), "sft": run / "sft/model", "gcpo": run / "gcpo/model",
-                  "head": here / "head/model"}  # fmt: skip
-        if "head" in judges and not models["head"].exists():
-            command("train", "head", "tiny_head", "--data", run / "data/pairs", "--out", here / "head",
-                    "--seed", seed, "--resume")  # fmt: skip
+                  "head": here / "head/model", "head-sft": here / "head-sft/model"}  # fmt: skip
+        for name, start in (("head", "base"), ("head-sft", "sft")):
+            if name in judges and not models[name].exists():
+                command("train", "head", "tiny_head", "--data", run / "data/pairs", "--out", here / name,
+                        "--model", models[start], "--seed", seed, "--resume")  # fmt: skip
         for name in judges:
             document = here / f"{name}.json"
             if not document.exists():
@@ -70,8 +71,8 @@ def main(
             pairs.setdefault(seed, {})[name] = read_json(document)
             verdict = here / f"ready-{name}.json"
             if ready and not verdict.exists():
-                # The head gives a number; of the others the demo's editors are rewarded by the verdicts.
-                traces, value = (1, "score") if name == "head" else (4, "verdicts")
+                # A head gives a number; of the others the demo's editors are rewarded by the verdicts.
+                traces, value = (1, "score") if name.startswith("head") else (4, "verdicts")
                 told = command("evaluate", "readiness", "--data", "editworld", "--editor", "tiny", "--reference",
                                "oracle", "--contexts", contexts, "--group", group, "--traces", traces, "--value", value,
                                "--model", models[name], "--out", out / "readiness", "--html",
