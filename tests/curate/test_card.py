@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from edit_r1.curate import card as module
 from edit_r1.curate.card import EXAMPLES, write_card
 from edit_r1.curate.ensemble import Ensemble
 from edit_r1.curate.intake.hard import HardFilter
@@ -95,8 +96,44 @@ def test_a_card_that_was_changed_by_hand_stays(made: tuple[CurateStage, Path]) -
     (out / "README.md").write_text(mine, encoding="utf-8")
     assert write_card(stage, out) == out / "CARD.md"
     assert (out / "README.md").read_text(encoding="utf-8") == mine
-    assert (out / "CARD.md").read_text(encoding="utf-8") == before
+    new = (out / "CARD.md").read_text(encoding="utf-8")
+    assert new.replace("new-card-examples/", "card-examples/") == before and new != before
     (out / "README.md").write_text(before, encoding="utf-8")
+
+
+def test_a_card_that_stays_keeps_its_pictures(scripted: ModuleType, tmp_path: Path) -> None:
+    stage = scripted.build(4)
+    curate(stage, tmp_path)
+    write_card(stage, tmp_path)
+    shown = {path.name: path.read_bytes() for path in (tmp_path / "card-examples").iterdir()}
+    with (tmp_path / "README.md").open("a", encoding="utf-8") as file:
+        file.write("\nOur own words.\n")
+    grown = scripted.build(9)
+    curate(grown, tmp_path)
+    assert write_card(grown, tmp_path) == tmp_path / "CARD.md"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "card-examples").iterdir()} == shown
+    others = {path.name: path.read_bytes() for path in (tmp_path / "new-card-examples").iterdir()}
+    assert others.keys() == shown.keys() and others != shown
+
+
+def test_a_kill_before_the_card_is_written_takes_nobody_s_card_for_changed(
+    scripted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = scripted.build(2)
+    curate(stage, tmp_path)
+    write_card(stage, tmp_path)
+    grown = scripted.build(4)
+    curate(grown, tmp_path)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_card(grown, tmp_path)
+    assert write_card(grown, tmp_path) == tmp_path / "README.md"
+    assert "Given were 4 samples" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_curation_without_rows_has_a_card(scripted: ModuleType, tmp_path: Path) -> None:

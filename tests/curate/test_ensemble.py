@@ -249,6 +249,8 @@ def test_weights_of_a_finished_curation(kit: Any, samples: list[Sample], tmp_pat
     gold = {one.candidate_id: tuple(v.value for v in one.gold) for one in Curation(out).gold}
     found = {one.member: one for one in reliabilities(votes_of(out), gold)}
     assert found.keys() == {"v0", "j1", "j2"} and found["v0"].yes_right == found["v0"].no_right == 1
+    larger = replace(stage_of(kit, samples, None), chunk_size=10)  # the chunks of before are left aside
+    assert {one.member: one for one in reliabilities(votes_of(curate(larger, out).out), gold)} == found
     several = curate(stage_of(kit, samples, Ensemble((verifier(kit, "v1"),))), tmp_path / "several").out
     assert {one.member for one in reliabilities(votes_of(several), gold)} == {"v0", "v1", "j1", "j2"}
     path = tmp_path / "weights.json"

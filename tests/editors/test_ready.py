@@ -54,6 +54,10 @@ def test_a_folder_of_edits(tmp_path: Path) -> None:
     assert [one.image for one in made] == [picture(1), *[None] * 4]
     assert "b.jpg" in str(made[1].error)
     assert all(one.error and "\n" not in one.error for one in made[1:])
+    assert made[2].error == f"no 'c' (.png, .jpg, .jpeg or .webp) in {folder}: edits are named after row ids"
+    assert "no 'b-2' (.png" in str(folder_edits(folder, number=2).edit([sample("b-2")], [0])[0].error)
+    assert "no 'a-3' (.png" in str(folder_edits(folder, number=3).edit([sample("a")], [0])[0].error)
+    assert all(one.absent for one in made[1:])
     assert [one.image for one in second.edit([sample("a"), sample("c")], [0, 0])] == [picture(2), None]
     with pytest.raises(ValueError, match="no such folder of edits"):
         folder_edits(tmp_path / "none")

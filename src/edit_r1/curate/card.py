@@ -57,7 +57,8 @@ SHOWN = {
 def write_card(stage: CurateStage, out: Path) -> Path:
     """Writes the card of a finished curation, and its examples' pictures; returns its path.
 
-    A README.md that somebody wrote or changed (a licence was chosen in it) stays; the card is then CARD.md.
+    A README.md that somebody wrote or changed (a licence was chosen in it) stays, with its pictures; the card is then
+    CARD.md, and has others.
 
     Raises:
         StoreError: when the disk refuses, or the curation is not finished.
@@ -65,13 +66,14 @@ def write_card(stage: CurateStage, out: Path) -> Path:
     summary = read_json(out / "summary.json")
     rows = look(out, None, EXAMPLES, stage.seed) if summary["rows"]["candidates"] else []
     noted = out / ".work" / "card.json"
-    path = out / "README.md"
-    if path.exists() and (not noted.exists() or read_json(noted)["sha256"] != _digest(path.read_bytes())):
-        path = out / "CARD.md"
-    shutil.rmtree(out / EXAMPLES_FOLDER, ignore_errors=True)
-    text = "\n\n".join(_parts(stage, out, summary, rows)) + "\n"
-    if path.name == "README.md":
-        write_json(noted, {"sha256": _digest(text.encode())})
+    path, folder = out / "README.md", EXAMPLES_FOLDER
+    present = _digest(path.read_bytes()) if path.exists() else ""
+    if present and (not noted.exists() or present not in read_json(noted).values()):
+        path, folder = out / "CARD.md", f"new-{EXAMPLES_FOLDER}"
+    shutil.rmtree(out / folder, ignore_errors=True)
+    text = "\n\n".join(_parts(stage, out, folder, summary, rows)) + "\n"
+    if path.name == "README.md":  # a kill before the card is written leaves the one before it, which is ours too
+        write_json(noted, {"sha256": _digest(text.encode()), "before": present})
     write_text(path, text)
     return path
 
@@ -80,7 +82,10 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _parts(stage: CurateStage, out: Path, summary: Mapping[str, Any], rows: Sequence[Looked]) -> Iterator[str]:
+def _parts(
+    stage: CurateStage, out: Path, folder: str, summary: Mapping[str, Any], rows: Sequence[Looked]
+) -> Iterator[str]:
+    """folder: of the examples' pictures, in `out`."""
     beside = {name: told["rows"] for name, told in summary["beside"].items()}
     failed = dict(summary["failed"])
     if (picks := Dataset(out, "picks", PICKS)).done():
@@ -125,7 +130,7 @@ def _parts(stage: CurateStage, out: Path, summary: Mapping[str, Any], rows: Sequ
         yield "## Examples"
         yield f"{len(rows)} edits drawn at random."
         for number, row in enumerate(rows):
-            yield _example(out, number, row)
+            yield _example(out, folder, number, row)
 
 
 def _intake(out: Path) -> Iterator[str]:
@@ -303,11 +308,11 @@ def _principles(findings: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _example(out: Path, number: int, row: Looked) -> str:
+def _example(out: Path, folder: str, number: int, row: Looked) -> str:
     """A table of the pictures, and below it the checklist by gold and by the kept trace."""
     names = {}
     for role, image in (("source", row.context.sample.source), ("edit", row.candidate.image)):
-        names[role] = f"{EXAMPLES_FOLDER}/{number + 1}-{role}.png"
+        names[role] = f"{folder}/{number + 1}-{role}.png"
         write_bytes(out / names[role], thumbnail(image, EXAMPLE_PIXELS))
     kept = next((one for one in row.decisions if one.cause == "kept"), None)
     trace = next((one.outcome for one in row.traces if kept is not None and one.index == kept.index), None)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.ensemble import pool_votes
+from edit_r1.curate.inputs import read_run
 from edit_r1.records import GoldVerdicts, PoolTrace
 from edit_r1.store import GOLD_VERDICTS, POOL_TRACES, Dataset, StoreError, read_json, read_rows
 
@@ -152,8 +154,9 @@ def votes_of(out: Path) -> Iterator[GoldVerdicts]:
 
 def _by_candidate(out: Path) -> Iterator[list[PoolTrace]]:
     """Traces of one candidate together; those of a chunk lie together, so few are held at a time."""
-    for path in sorted((out / ".work" / "chunks").glob("[0-9]*.json")):
-        shards = read_json(path).get("steps", {}).get("traces", {}).get("shards", [])
+    run = read_run(out)
+    for number in range(run["chunks"] if run is not None else 0):  # chunks of a run before may lie there too
+        shards = chunk_file(out, number).read().get("steps", {}).get("traces", {}).get("shards", [])
         own: dict[str, list[PoolTrace]] = {}
         for shard in shards:
             for trace in _shard_traces(out / shard):

@@ -91,7 +91,9 @@ def folder_edits(folder: Path, name: str | None = None, number: int = 1) -> Read
     def edits(sample: Sample) -> list[bytes]:
         found: list[bytes] = []
         name = sample.id
-        while len(found) < number and (picture := find_ready(folder, [name])) is not None:
+        while len(found) < number:
+            if (picture := find_ready(folder, [name])) is None:
+                raise ValueError(f"no {name!r} (.png, .jpg, .jpeg or .webp) in {folder}: edits are named after row ids")
             found.append(picture)
             name = f"{sample.id}-{len(found) + 1}"
         return found

@@ -58,7 +58,7 @@ def test_parts_follow_each_other_and_copies_are_told(folder: Path, data_kit: Any
     samples = [one for one in found if isinstance(one, Sample)]
     failures = [one for one in found if isinstance(one, Failure)]
     assert len({sample.id for sample in samples}) == len(samples) == 8
-    assert [one.reason for one in failures] == ["is in an earlier part of the data too"] * 3
+    assert [one.reason for one in failures] == ["has the id of a row of an earlier part of the data"] * 3
     assert all(one.row.endswith(" (part 3)") for one in failures)
     assert [row for start in range(0, 11, 2) for row in joined.rows(start, start + 2)] == found
     told = read_json(tmp_path / "out" / "intake.json")

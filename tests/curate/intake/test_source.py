@@ -346,6 +346,16 @@ def test_the_reader_is_chosen_by_what_lies_there(folder: Path, tmp_path: Path, d
             open_rows(name)
 
 
+def test_a_file_of_another_kind_is_never_asked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.csv").write_text("source,instruction\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("edit_r1.curate.intake.open.HubRows", lambda *_, **__: pytest.fail("the hub is asked"))
+    for name in ("data/rows.csv", str(tmp_path / "data" / "rows.csv")):
+        with pytest.raises(ValueError, match=r"rows.csv: is no .jsonl, .parquet or .tar"):
+            open_rows(name)
+
+
 def test_batches_of_a_paid_filter_do_not_wait_for_each_other(many: Path, fake_openai: Any, tmp_path: Path) -> None:
     """Eight requests are answered when all eight are under way, which are two batches."""
     full = threading.Barrier(8)

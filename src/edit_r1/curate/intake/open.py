@@ -49,6 +49,10 @@ def open_rows(
         return ParquetRows(path, columns, pictures)
     if path.suffix == ".tar" or (path.is_dir() and find_archives(path)):
         return WebDatasetRows(path, columns)
+    if path.is_file():  # else asked for on the hub, under its path
+        raise ValueError(
+            f"{data}: is no .jsonl, .parquet or .tar: write the rows as one of these, or name their folder"
+        )
     if path.is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", str(data)):
         return HubRows(str(data), columns, split, pictures=pictures)
     raise ValueError(f"{data}: no such file or folder: check the path, or name a data set on the hub as OWNER/NAME")

@@ -310,7 +310,7 @@ class _Pass:
         if reason := check_text(facts.instruction, checks):
             return Failure("samples", facts.origin, "instruction", reason)
         if facts.id in self.source.without:
-            return Failure("samples", facts.origin, "copy", "is in an earlier part of the data too")
+            return Failure("samples", facts.origin, "copy", "has the id of a row of an earlier part of the data")
         pictures = [(one.exact, one.near) for one in facts.pictures]
         if reason := self.seen.refuse(facts.id, pictures, facts.instruction):
             return Failure("samples", facts.origin, "copy", reason)
