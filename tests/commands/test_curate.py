@@ -58,7 +58,7 @@ def test_weigh_tells_and_writes_weights(out: Path, tmp_path: Path, capsys: pytes
 def test_weigh_says_in_a_line_what_is_wrong(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gold = tmp_path / "gold.jsonl"
     gold.write_text('{"candidate_id": "other", "gold": [1, 0]}')
-    for folder, told in ((out, "no vote is on any of the 1 candidates"), (tmp_path, "gold.done.json: missing")):
+    for folder, told in ((out, "no vote is on any of the 1 candidates"), (tmp_path, "holds no finished curation: run")):
         code, printed, error = run(capsys, "weigh", str(folder), "--gold", str(gold))
         assert code == 1 and not printed and told in error and error.count("\n") == 1
 

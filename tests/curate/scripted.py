@@ -87,6 +87,13 @@ def build(count: int, pause: float = 0.0) -> CurateStage:
     )
 
 
+def build_in(process: int, count: int) -> CurateStage:
+    """Only in the process of that number."""
+    if os.getpid() != process:
+        raise ValueError("model: no such folder: check the path")
+    return build(count)
+
+
 def build_team(folder: str) -> CurateStage:
     """The same models on a team's data."""
     return replace(build(1), samples=team_samples(folder, licence="CC0-1.0"))

@@ -62,6 +62,13 @@ def test_threads_and_processes_make_the_same_data(scripted: Any, expected: dict[
     assert made(scripted, tmp_path / "processes", Local(processes=2, build=build)) == expected
 
 
+def test_a_process_says_why_it_cannot_begin(scripted: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    build = partial(scripted.build_in, os.getpid(), COUNT)
+    with pytest.raises(ValueError, match="^a process of the curation cannot begin: model: no such folder: check the"):
+        curate(build(), tmp_path, None, Local(processes=2, build=build))
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 def test_ray_makes_the_same_data_with_one_worker_and_with_two(
     scripted: Any, expected: dict[str, Any], tmp_path: Path
@@ -100,6 +107,21 @@ def test_rays_workers_go_where_the_run_was_started_and_say_why_they_cannot_begin
         assert "\n" not in str(told.value)
     finally:
         ray.shutdown()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_chunks_that_rays_workers_left_without_a_reason_end_the_run(scripted: Any, tmp_path: Path) -> None:
+    """A worker that failed may die before its word arrives; the others have seen its mark by then."""
+    here = os.getpid()
+
+    def build() -> Any:
+        if os.getpid() != here:
+            (tmp_path / ".work" / "stop").touch()
+        return scripted.build(COUNT)
+
+    with pytest.raises(ValueError, match="6 chunks were left, as a worker failed and died before it said why") as told:
+        curate(build(), tmp_path, None, OnRay(build))
+    assert "\n" not in str(told.value)
 
 
 def test_an_outage_ends_the_other_chunks_too(scripted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edit_r1.curate.ensemble import Ensemble, combine, pool_votes
+from edit_r1.curate.inputs import RUN
 from edit_r1.curate.reason import PoolMember
 from edit_r1.curate.run import Curation, curate, read_failures
 from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.curate.status import read_status
-from edit_r1.curate.weigh import read_gold_set, read_weights, reliabilities, votes_of
+from edit_r1.curate.weigh import read_gold_set, read_weights, reliabilities, votes_of, weights_of
 from edit_r1.records import GoldVerdicts, PoolTrace, Sample, Trace, Unparsed, Verdict
-from edit_r1.store import GOLD_VERDICTS, read_dataset, read_json, write_dataset, write_json
+from edit_r1.store import GOLD_VERDICTS, StoreError, read_dataset, read_json, write_dataset, write_json
 from edit_r1.verifier.traces import write_gold
 from edit_r1.vlm.protocol import Sampling
 
@@ -90,7 +91,7 @@ def test_a_judge_votes_once_by_the_majority_of_its_traces() -> None:
     assert pool_votes([lost]) == []
 
 
-def test_bad_votes_and_ensembles_are_refused() -> None:
+def test_bad_votes_and_ensembles_are_refused(kit: Any) -> None:
     with pytest.raises(ValueError, match="at least one"):
         combine([])
     with pytest.raises(ValueError, match="one of each member"):
@@ -105,8 +106,13 @@ def test_bad_votes_and_ensembles_are_refused() -> None:
         Ensemble(weights=(("a", 0.0, 0.0),))
     with pytest.raises(ValueError, match="add verifiers"):
         Ensemble().check("v", ["j"])
-    with pytest.raises(ValueError, match="b is in one of them"):
+    with pytest.raises(ValueError, match="weights of b, who is no member: verifiers and judges are v, j"):
         Ensemble(pool=True, weights=(("v", 1.0, 1.0), ("b", 1.0, 1.0), ("j", 1.0, 1.0))).check("v", ["j", "j"])
+    idle = (("v", 0.0, 0.0), ("w", 0.0, 0.0), ("j", 1.0, 1.0))
+    with pytest.raises(ValueError, match="all weights are 0: nobody would decide; give one of v, w"):
+        Ensemble((kit.VLM("w", lambda *_: "?"),), weights=idle).check("v", ["j"])
+    with pytest.raises(ValueError, match="no weights of v: give"):
+        Ensemble(pool=True, weights=(("j", 1.0, 1.0),)).check("v", ["j", "j"])
 
 
 # --- in the engine
@@ -241,6 +247,36 @@ def test_any_line_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"any\.jsonl"):
         read_gold_set(path)
+
+
+def test_weights_that_were_made_of_a_curation_are_taken_with_and_without_its_judges(
+    kit: Any, samples: list[Sample], tmp_path: Path
+) -> None:
+    """As docs/curate.md does it: the file has the judges in it, whether they are going to vote or not."""
+    out = curate(stage_of(kit, samples, Ensemble((verifier(kit, "v1"),))), tmp_path / "out").out
+    gold = {one.candidate_id: tuple(v.value for v in one.gold) for one in Curation(out).gold}
+    weights = weights_of(reliabilities(votes_of(out), gold))
+    assert {name for name, _, _ in weights} == {"v0", "v1", "j1", "j2"}
+    for pool in (False, True):
+        stage = stage_of(kit, samples, Ensemble((verifier(kit, "v1"),), pool, weights))
+        summary = summary_of(curate(stage, tmp_path / "out").out)
+        assert set(summary["verifiers"]["gold"]) == {"v0", "v1", *(("j1", "j2") if pool else ())}
+        assert set(calls(stage).values()) == {0}
+
+
+def test_a_curation_that_was_cut_into_more_chunks_before_weighs_each_verdict_once(
+    kit: Any, samples: list[Sample], tmp_path: Path
+) -> None:
+    stage = stage_of(kit, samples, None)
+    curate(replace(stage, chunk_size=2), tmp_path / "out")
+    out = curate(stage, tmp_path / "out").out
+    gold = {one.candidate_id: tuple(v.value for v in one.gold) for one in Curation(out).gold}
+    once = reliabilities(votes_of(curate(stage, tmp_path / "once").out), gold)
+    assert reliabilities(votes_of(out), gold) == once
+    write_json(out / RUN, read_json(out / RUN) | {"done": False})
+    for folder in (out, tmp_path):
+        with pytest.raises(StoreError, match="holds no finished curation"):
+            list(votes_of(folder))
 
 
 def test_weights_of_a_finished_curation(kit: Any, samples: list[Sample], tmp_path: Path) -> None:

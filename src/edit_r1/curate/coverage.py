@@ -31,12 +31,14 @@ from edit_r1.curate.words import (
     EDIT_VERBS,
     KEEP_VERBS,
     POINTING,
+    RELATIONS,
     are_antonyms,
     content,
     exclusive_class,
     has_antonym,
     is_english,
     is_negation,
+    particle,
     stem,
     words_of,
 )
@@ -48,7 +50,7 @@ Kind = Literal[
     "not yes/no", "count"
 ]  # fmt: skip
 
-CHECKS = 3
+CHECKS = 4
 """Version of the checks: findings of another one are made anew."""
 WANTED: dict[str, tuple[int, int]] = {
     INSTRUCTION_FOLLOWING: (3, 4),
@@ -248,7 +250,7 @@ def _predicated(question: str) -> list[str]:
     """Content words, with "free of" and "without" read as a negation, and states that words of their own express."""
     text = re.sub(r"\bfree (?:of|from)\b", "no", question, flags=re.IGNORECASE)
     text = re.sub(r"\b(?:any|still|now|clearly|visibly|completely|fully)\b", " ", text, flags=re.IGNORECASE)
-    return content(text)
+    return content(text) + particle(text)
 
 
 def _duplicates(questions: Sequence[str]) -> list[Finding]:
@@ -268,7 +270,10 @@ def _near_duplicates(questions: Sequence[str]) -> list[Finding]:
 
 def near_duplicates(first: str, second: str) -> bool:
     """Whether two questions share nearly all their words, and none that sets them apart: a colour, a number, a place, a
-    negation, a word with an opposite."""
+    relation ("on the table", "under the table"), a negation, a word with an opposite."""
+    related, other = (RELATIONS & set(words_of(question)) for question in (first, second))
+    if related - other and other - related:
+        return False
     a, b = set(_predicated(first)), set(_predicated(second))
     if not a or not b or len(a & b) < NEAR * len(a | b):
         return False

@@ -111,16 +111,21 @@ def _all(executor: Executor, work: Callable[[int], object], chunks: int, at_once
         running |= {executor.submit(work, number) for number in islice(numbers, len(ended))}
 
 
-_opened: ChunkWork | None = None
+_opened: ChunkWork | str = "the process was not opened"
+"""Or why there is none."""
 
 
 def _open(build: Build, out: Path, retry: bool, moved: Mapping[str, Sequence[int]]) -> None:
-    """In a new process."""
+    """In a new process. Raised here, an error would break the pool as a killed process does."""
     global _opened
     begin_worker()
-    _opened = ChunkWork(build(), out, retry, moved)
+    try:
+        _opened = ChunkWork(build(), out, retry, moved)
+    except (ValueError, OSError, ImportError) as error:
+        _opened = f"a process of the curation cannot begin: {error}"
 
 
 def _work(number: int) -> None:
-    assert _opened is not None, "the process was not opened"
+    if isinstance(_opened, str):
+        raise ValueError(_opened)
     _opened.run(number)

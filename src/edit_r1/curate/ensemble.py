@@ -19,6 +19,7 @@ from edit_r1.vlm.protocol import VLM
 
 TOLD_MEMBERS = 6
 """Members that a reason names; of more it tells how many there are."""
+_NOBODY = "all weights are 0: nobody would decide"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Ensemble:
     """Each judge of the pool votes too, by the majority of its own traces; a tie of these is 0."""
     weights: tuple[tuple[str, float, float], ...] = ()
     """(name, weight of its yes, weight of its no) of every member, 0 or more: `curate.weigh` makes them of a small gold
-    set. Empty: a member, a vote."""
+    set. Empty: a member, a vote. Judges that do not vote may stand there too, since that file holds them."""
 
     def __post_init__(self) -> None:
         names = [name for name, _, _ in self.weights]
@@ -41,10 +42,11 @@ class Ensemble:
             if not all(math.isfinite(weight) and weight >= 0 for weight in (yes, no)):
                 raise ValueError(f"weights {yes} and {no} of {name}: a weight is a number of 0 or more")
         if self.weights and not any(yes > 0 or no > 0 for _, yes, no in self.weights):
-            raise ValueError("all weights are 0: nobody would decide; give one member at least a weight above 0")
+            raise ValueError(f"{_NOBODY}; give one member at least a weight above 0")
 
     def check(self, verifier: str, judges: Sequence[str]) -> None:
-        """Raises ValueError for members of one name, fewer than two of them, or weights of other members.
+        """Raises ValueError for members of one name, fewer than two of them, one without a weight where others have
+        one, a weight of nobody, or members whose weights are all 0.
 
         Args:
             judges: names of the pool's judges, of which one may stand several times.
@@ -54,10 +56,16 @@ class Ensemble:
             raise ValueError(f"members {members}: each needs a name of its own, or their votes cannot be told apart")
         if len(members) < 2:
             raise ValueError(f"an ensemble of {members}: add verifiers (`others`), or let the pool vote (`pool=True`)")
-        named = {name for name, _, _ in self.weights}
-        if self.weights and named != set(members):
-            odd = sorted(named ^ set(members))
-            raise ValueError(f"weights name {sorted(named)}, members are {members}: {', '.join(odd)} is in one of them")
+        weights = {name: max(yes, no) for name, yes, no in self.weights}
+        if weights and (missing := sorted(set(members) - weights.keys())):
+            raise ValueError(
+                f"no weights of {', '.join(missing)}: give every member its two; those of 0 and 0 count for nothing"
+            )
+        if weights and not any(weights[name] > 0 for name in members):
+            raise ValueError(f"{_NOBODY}; give one of {', '.join(members)} a weight above 0")
+        if foreign := sorted(weights.keys() - {*members, *judges}):
+            known = ", ".join(dict.fromkeys([*members, *judges]))
+            raise ValueError(f"weights of {', '.join(foreign)}, who is no member: verifiers and judges are {known}")
 
     def decide(self, votes: Sequence[GoldVerdicts]) -> GoldVerdicts | None:
         """`combine` of the members that count for anything; None when none of these voted."""

@@ -78,16 +78,23 @@ class OnRay:
             )
             _stop_file(out).unlink(missing_ok=True)
             problem: Exception | None = None
+            left = 0
             for row in worked.iter_rows():
                 if row["outcome"] == "done":
                     for step in STEPS:
                         done(step)
-                elif row["outcome"] != "left" and problem is None:
+                elif row["outcome"] == "left":
+                    left += 1
+                elif problem is None:
                     problem = _error(row, stage.budget)
-            if (
-                problem is not None
-            ):  # told at the end: Ray would kill the workers, and what they have paid for with them
+            # Told at the end: Ray would kill the workers, and what they have paid for with them.
+            if problem is not None:
                 raise problem
+            if left:
+                raise ValueError(
+                    f"{left} chunks were left, as a worker failed and died before it said why: what is finished is "
+                    "kept, run again"
+                )
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()
             raise ValueError(

@@ -143,22 +143,26 @@ def votes_of(out: Path) -> Iterator[GoldVerdicts]:
 
     Raises StoreError for a curation that is not finished.
     """
+    run = read_run(out)
+    if run is None or not run["done"]:
+        raise StoreError(f"{out}: holds no finished curation: run `edit-r1 curate run RECIPE --out {out}` to its end")
     votes = Dataset(out, "votes", GOLD_VERDICTS)
     named: set[str] = set()
     for vote in votes if votes.done() else Dataset(out, "gold", GOLD_VERDICTS):
         named.add(vote.verifier)
         yield vote
-    for own in _by_candidate(out):
+    for own in _by_candidate(out, run["chunks"]):
         yield from (vote for vote in pool_votes(own) if vote.verifier not in named)
 
 
-def _by_candidate(out: Path) -> Iterator[list[PoolTrace]]:
-    """Traces of one candidate together; those of a chunk lie together, so few are held at a time."""
-    run = read_run(out)
-    for number in range(run["chunks"] if run is not None else 0):  # chunks of a run before may lie there too
-        shards = chunk_file(out, number).read().get("steps", {}).get("traces", {}).get("shards", [])
+def _by_candidate(out: Path, chunks: int) -> Iterator[list[PoolTrace]]:
+    """Traces of one candidate together; those of a chunk lie together, so few are held at a time.
+
+    chunks: of the last run. Files of further ones are left of an earlier cut of the samples, which this one holds too.
+    """
+    for number in range(chunks):
         own: dict[str, list[PoolTrace]] = {}
-        for shard in shards:
+        for shard in chunk_file(out, number).read()["steps"]["traces"]["shards"]:
             for trace in _shard_traces(out / shard):
                 own.setdefault(trace.candidate_id, []).append(trace)
         yield from own.values()

@@ -53,6 +53,12 @@ _STOP = _set(
 )
 _GENERIC = _set("image images picture pictures photo photos photograph photographs scene edit edited")
 _ORDERING = _set("first second third next finally lastly afterwards then also")
+RELATIONS = _set(
+    "above after before behind below beside between in inside off on out outside over under first second third"
+)
+"""Words without a content of their own that tell two things of one name apart: where a thing is, and which one."""
+_PARTICLES = ("on", "off")
+"""At the end of a question they say what state a thing is in."""
 NEGATIONS = _set("no not none never nothing neither nor without nobody isn't aren't doesn't don't hasn't")
 
 COLOURS = _set(
@@ -156,6 +162,11 @@ _ANTONYM_STEMS = [(frozenset(map(stem, a)), frozenset(map(stem, b))) for a, b in
 def content(text: str) -> list[str]:
     """Stems of the words that carry meaning, in order; negations, numbers and places are among them."""
     return [stem(word) for word in words_of(text) if word not in _DROPPED and stem(word) not in _STOP_STEMS]
+
+
+def particle(text: str) -> list[str]:
+    """The "on" or "off" that a text ends with ("Is the lamp switched off?"); empty where there is none."""
+    return [word for word in words_of(text)[-1:] if word in _PARTICLES]
 
 
 def exclusive_class(word: str) -> str | None:
