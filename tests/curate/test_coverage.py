@@ -191,6 +191,15 @@ def test_other_languages_get_counts_and_repetitions_alone() -> None:
     assert set(kinds(check_principles("把帽子变成红色", asked))) == {"duplicate", "count"}
 
 
+def test_one_question_without_a_common_word_hides_no_fault() -> None:
+    asked = follow("Is the hat red?", "Is the hat not red?", "Background consistency")
+    found = [one for one in check_principles("Make the hat red.", asked) if one.kind in FAULTS]
+    assert [(one.kind, one.principles) for one in found] == [("contradiction", (0, 1)), ("not yes/no", (2,))]
+    foreign = [*asked[:2], Principle("帽子是红色的吗？", FOLLOW)]
+    found = [one for one in check_principles("Make the hat red.", foreign) if one.kind in FAULTS]
+    assert [(one.kind, one.principles) for one in found] == [("contradiction", (0, 1))]
+
+
 def test_counts_by_category() -> None:
     found = check_principles("Make the hat red.", follow("Is the hat red?"))
     assert [one.told.split(",")[0] for one in found if one.kind == "count"] == [

@@ -107,13 +107,18 @@ def words_of(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text.replace("’", "'"))]
 
 
+def in_english_letters(text: str) -> bool:
+    """False for a text without letters, or with many that are not ASCII."""
+    letters = [sign for sign in text if sign.isalpha()]
+    return bool(letters) and sum(sign.isascii() for sign in letters) >= 0.8 * len(letters)
+
+
 def is_english(text: str) -> bool:
     """False for a text in another script, or one whose words hold none of English's most frequent."""
-    letters = [sign for sign in text if sign.isalpha()]
-    if not letters or sum(sign.isascii() for sign in letters) < 0.8 * len(letters):
-        return False
     words = words_of(text)
-    return bool(words) and (words[0] in EDIT_VERBS or any(word in _STOP or word in NEGATIONS for word in words))
+    if not words or not in_english_letters(text):
+        return False
+    return words[0] in EDIT_VERBS or any(word in _STOP or word in NEGATIONS for word in words)
 
 
 _NO_ENDING = _set("evening morning ceiling building string spring wing clothing wedding hundred")
