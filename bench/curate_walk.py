@@ -32,6 +32,7 @@ from typing import Any
 
 import httpx
 import tyro
+from kept import begin_anew
 from rich.console import Console
 from rich.table import Table
 
@@ -151,8 +152,7 @@ def write_photographs(source: Path, folder: Path) -> None:
 
 def main(out: Path, photographs: Path | None = None, contexts: int = 6) -> None:
     """contexts: of EditWorld."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    begin_anew(out)
     out = out.resolve()
     told: dict[str, Any] = {}
     with served(out) as (url, model):

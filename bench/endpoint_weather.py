@@ -24,7 +24,6 @@ import importlib
 import json
 import os
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -38,6 +37,7 @@ from typing import Any
 import httpx
 import numpy as np
 import tyro
+from kept import begin_anew
 from rich.console import Console
 from rich.table import Table
 
@@ -136,8 +136,7 @@ def main(
     if url is not None:
         child(url, out, samples, concurrency, timeout, chunks, data)
         return
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    begin_anew(out)
     if whole:
         write_data(out / "pictures", samples)
     command = [sys.executable, str(TESTS / "weather_server.py"), f"--rate={rate}", f"--latency={latency}",

@@ -40,6 +40,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.prompts: list[str] = []
         self.refuse: set[str] = set()
+        self.elsewhere: set[int] = set()
+        """Pictures of a request of which an address is sent."""
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
@@ -55,7 +57,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.prompts.append(prompt)
         images = [base64.b64encode(picture(len(prompt) + 100 * ord(prompt[12]) + k)).decode() for k in range(n)]
         refused = prompt in self.server.refuse
-        data = json.dumps({"error": "no"} if refused else {"data": [{"b64_json": one} for one in images]}).encode()
+        entries = [{"b64_json": one} for one in images]
+        for k in self.server.elsewhere.intersection(range(n)):
+            entries[k] = {"url": "http://127.0.0.1/picture"}
+        data = json.dumps({"error": "no"} if refused else {"data": entries}).encode()
         self.send_response(400 if refused else 200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -119,6 +124,20 @@ def test_draws_of_one_request_are_single_edits(server: Server, tmp_path: Path) -
     assert len(server.prompts) == 1 and len({edited.image for edited in edits}) == 3
     assert KeptEditor(connect(server), tmp_path).edit([SAMPLES[0]] * 2, [1, 3]) == [edits[0], edits[2]]
     assert len(server.prompts) == 1
+
+
+def test_a_picture_that_was_sent_and_cannot_be_read_costs_too(server: Server, tmp_path: Path) -> None:
+    """Else a server that sends addresses is never seen by a budget in money."""
+    server.elsewhere = {0, 2}
+    ledger = Ledger(tmp_path / "spent", Budget(money=1.5))
+    kept = KeptEditor(connect(server), tmp_path / "kept", ledger)
+    edits = kept.edit([SAMPLES[0]] * 3, [1, 2, 3])
+    assert [edited.image is None for edited in edits] == [True, False, True]
+    assert kept.used.cost == 0.75 == read_spent(tmp_path / "spent")["painter"].usage.cost
+    server.elsewhere = {0}
+    with pytest.raises(BudgetError, match="budget of 1.5"):
+        KeptEditor(connect(server), tmp_path / "other", ledger).edit(SAMPLES, SEEDS)
+    assert len(server.prompts) == 2
 
 
 def test_a_budget_ends_the_asking_and_what_is_under_way_is_stored(server: Server, tmp_path: Path) -> None:

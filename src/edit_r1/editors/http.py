@@ -62,7 +62,7 @@ class HttpEditorSettings:
     refuses for load."""
     price: float | None = None
     """What a picture costs, in the currency of `vlm.usage.Prices`, at least 0; None: unknown, so no budget in money
-    can hold."""
+    can hold. Every picture that the server sends counts, whether it can be read or not."""
 
     def __post_init__(self) -> None:
         for name in ("per_request", "attempts", "concurrency"):
@@ -193,19 +193,20 @@ class HttpEditor:
                 raise
             return dict.fromkeys(places, EditedImage(None, str(error))), Usage()
         entries, retries, problem = await self._server.post(content, kind, _entries)
+        sent = 0
         if entries is None:
             edits = [EditedImage(None, str(problem))] * len(places)
         else:
             edits = await asyncio.to_thread(lambda: [_picture(entry) for entry in entries[: len(places)]])
+            sent = len(edits)
             missing = f"the server sent {len(edits)} of {len(places)} pictures"
             edits += [EditedImage(None, missing)] * (len(places) - len(edits))
             edits = [one if one.error is None else EditedImage(None, self._server.told(one.error)) for one in edits]
-        made = sum(edited.image is not None for edited in edits)
         usage = Usage(
             requests=1,
             retries=retries,
-            failures=int(made < len(places)),
-            cost=None if self.settings.price is None else made * self.settings.price,
+            failures=int(any(edited.image is None for edited in edits)),
+            cost=None if self.settings.price is None else sent * self.settings.price,
         )
         return dict(zip(places, edits, strict=True)), usage
 
