@@ -79,6 +79,14 @@ def test_what_a_picture_holds_is_told_and_it_is_read_once(monkeypatch: pytest.Mo
     pictures["a"] = picture(3)
     assert editor.content_of(a) != contents[0] and editor.edit([a], [0])[0].image == picture(3)
 
+    monkeypatch.setattr("edit_r1.editors.ready.AHEAD_BYTES", 3 * len(picture(3)))
+    del reads[:]
+    for _ in range(3):  # what was given is no longer held
+        for one in (a, b):
+            editor.content_of(one)
+        editor.edit([a, b], [0, 0])
+    assert reads == ["a", "b"] * 3
+
     monkeypatch.setattr("edit_r1.editors.ready.AHEAD_BYTES", len(picture(3)))
     del reads[:]
     for one in (a, b):

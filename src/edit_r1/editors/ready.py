@@ -54,8 +54,8 @@ class ReadyEdits:
     def content_of(self, sample: Sample) -> str:
         """See `HoldsEdits`. The picture is what `edit` gives next, so that it is read once."""
         picture = self._found(sample).image
+        self._read_ahead(sample)
         if picture is None:
-            self._ahead.pop(sample.id, None)
             return ""
         if self._ahead_bytes + len(picture) > AHEAD_BYTES:  # of samples whose edits were not asked for
             self._ahead.clear()
@@ -67,8 +67,14 @@ class ReadyEdits:
     def _one(self, sample: Sample, again: bool) -> EditedImage:
         if again:
             return EditedImage(None, "a ready edit is given once: ask for fewer candidates", absent=True)
-        ahead = self._ahead.pop(sample.id, None)
+        ahead = self._read_ahead(sample)
         return self._found(sample) if ahead is None else EditedImage(ahead)
+
+    def _read_ahead(self, sample: Sample) -> bytes | None:
+        """What `content_of` read, which is then no longer held."""
+        picture = self._ahead.pop(sample.id, None)
+        self._ahead_bytes -= len(picture or b"")
+        return picture
 
     def _found(self, sample: Sample) -> EditedImage:
         try:
