@@ -69,16 +69,21 @@ class Tally:
         self.failed += gold == 0
         self.failed_agreed += gold == 0 and seen == 0
 
-    def row(self) -> dict[str, float]:
-        """Shares; a share of nothing is 1."""
+    def row(self) -> dict[str, float | None]:
+        """Counts and shares."""
         return {
             "candidates": self.candidates,
             "verdicts": self.verdicts,
-            "agreement": self.agreed / max(1, self.verdicts),
+            "agreement": share(self.agreed, self.verdicts),
             "failed": self.failed,
-            "failed_agreement": self.failed_agreed / self.failed if self.failed else 1.0,
-            "utility_difference": self.utility_difference / max(1, self.candidates),
+            "failed_agreement": share(self.failed_agreed, self.failed),
+            "utility_difference": share(self.utility_difference, self.candidates),
         }
+
+
+def share(part: float, whole: int) -> float | None:
+    """None of nothing: a check that never failed was not shown to be seen when it fails."""
+    return part / whole if whole else None
 
 
 def cases(count: int, seed: int, splits: tuple[str, ...]) -> Iterator[Case]:
@@ -152,19 +157,21 @@ def report(title: str, tallies: dict[str, Tally], seconds: float) -> dict[str, o
     """Print a table and return it as JSON."""
     total = merged(list(tallies.values()))
     by_kind = {
-        kind: {"verdicts": n, "agreement": a / n, "failed": f, "failed_agreement": fa / f if f else 1.0}
+        kind: {"verdicts": n, "agreement": share(a, n), "failed": f, "failed_agreement": share(fa, f)}
         for kind, (n, a, f, fa) in sorted(total.kinds.items())
     }
     by_profile = {name: tally.row() for name, tally in tallies.items()}
     print(f"\n{title}: {total.candidates} candidates, {1000 * seconds:.1f} ms of CPU a picture")
     print(f"{'':22}{'verdicts':>9}{'agree':>9}{'failed':>8}{'agree':>9}{'utility':>9}")
     for name, row in [*by_profile.items(), ("all", total.row()), *by_kind.items()]:
-        difference = f"{row['utility_difference']:9.3f}" if "utility_difference" in row else ""
-        print(
-            f"{name:22}{row['verdicts']:9.0f}{row['agreement']:9.4f}{row['failed']:8.0f}{row['failed_agreement']:9.4f}"
-            f"{difference}"
-        )
+        all_of, failed = (told(row[one], 4) for one in ("agreement", "failed_agreement"))
+        difference = told(row["utility_difference"], 3) if "utility_difference" in row else ""
+        print(f"{name:22}{row['verdicts']:9.0f}{all_of}{row['failed']:8.0f}{failed}{difference}")
     return {"all": total.row(), "profiles": by_profile, "kinds": by_kind, "seconds_per_picture": seconds}
+
+
+def told(value: float | None, digits: int) -> str:
+    return f"{'-':>9}" if value is None else f"{value:9.{digits}f}"
 
 
 def main(count: int = 3000, stress: int = 600, seed: int = 0, vae: Path | None = None, out: Path | None = None) -> None:
