@@ -14,6 +14,7 @@ apart.
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -170,7 +171,7 @@ def main(
 
 def watch(peak: list[int], stop: threading.Event) -> None:
     """The most resident memory of this process since `peak` was set to 0, bytes."""
-    page = 4096
+    page = os.sysconf("SC_PAGE_SIZE")
     while not stop.wait(0.1):
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
         peak[0] = max(peak[0], resident)
