@@ -149,19 +149,21 @@ def main(
                  "chunks": chunks, "url": address}  # fmt: skip
         own = [sys.executable, __file__, *(f"--{name}={value}" for name, value in flags.items())]
         own += ["--whole"] if whole else []
-        limits, again, stored = run(own, address, out / "data", samples, kills, seed)
+        limits, again, stored, killed = run(own, address, out / "data", samples, kills, seed)
         told = books(address)
     finally:
         server.kill()
-    write_json(out / "endpoint_weather.json", result(told, out, rate, limits, kills, again, stored))
+    write_json(out / "endpoint_weather.json", result(told, out, rate, limits, killed, again, stored))
     show(out)
 
 
-def run(command: list[str], url: str, out: Path, samples: int, kills: int, seed: int) -> tuple[list[int], int, int]:
-    """The curation, killed `kills` times. (Limits of requests in flight seen over the run, answers that were paid again
-    after they were stored, answers that were stored when a kill came)."""
+def run(
+    command: list[str], url: str, out: Path, samples: int, kills: int, seed: int
+) -> tuple[list[int], int, int, int]:
+    """The curation, killed `kills` times, or fewer where it ends before. (Limits of requests in flight seen over the
+    run, answers that were paid again after they were stored, answers that were stored when a kill came, kills)."""
     rng, stored, before = random.Random(seed), set[int](), 0
-    again = 0
+    again = killed = 0
     limits: list[int] = []
     for number in range(kills + 1):
         process = subprocess.Popen(command, start_new_session=True)
@@ -176,12 +178,13 @@ def run(command: list[str], url: str, out: Path, samples: int, kills: int, seed:
         process.wait()
         if process.returncode not in (0, -signal.SIGKILL):
             raise SystemExit(f"the curation ended with {process.returncode}")
+        killed += process.returncode != 0
         marks = books(url)["marks"][before:]
         again += sum(mark in stored for mark in marks)
         before += len(marks)
         for folder in (out / ".work" / "kept").glob("*/*"):
             stored |= {line["usage"]["prompt_tokens"] for line in read_journal(folder) if "usage" in line}
-    return limits, again, len(stored)
+    return limits, again, len(stored), killed
 
 
 def result(
@@ -204,6 +207,7 @@ def result(
         "answers": len(times),
         "billed_twice": told["billed_twice"],
         "billed_again_after_stored": again,
+        "kills": kills,
         "stored_at_kills": stored,
         "requests": told["requests"],
         "faults": told["faults"],

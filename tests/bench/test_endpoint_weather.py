@@ -34,7 +34,7 @@ def test_a_small_storm_is_told(benches: Any, tmp_path: Path, capsys: pytest.Capt
     samples, rows = round(60 * 60 * 0.02 / bench.ANSWERS), told["rows"]
     assert rows["samples"] == samples and rows["contexts"] <= samples and rows["candidates"] == 2 * rows["contexts"]
     assert told["billed_again_after_stored"] == 0 and told["answers"] == told["distinct"] + told["billed_twice"]
-    assert told["answers"] > samples and set(told["faults"]) - {"limit"}
+    assert told["kills"] in (0, 1) and told["answers"] > samples and set(told["faults"]) - {"limit"}
     assert "share_of_allowed" in capsys.readouterr().out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -265,6 +266,10 @@ def test_settings_have_ranges() -> None:
     for name in ("per_request", "attempts", "concurrency", "timeout_s", "pause_s"):
         with pytest.raises(ValueError, match=name):
             HttpEditorSettings(**{name: 0})
+    for name, sends in (("n", False), ("prompt", False), ("image[]", False), ("seed", True)):
+        with pytest.raises(ValueError, match=re.escape(f"fields: {name} is set for each request")):
+            HttpEditorSettings(fields=(("quality", "high"), (name, "4")), send_seed=sends)
+    assert HttpEditorSettings(fields=(("seed", "7"),)).fields
     with pytest.raises(ValueError, match="price=-1"):
         HttpEditorSettings(price=-1)
 

@@ -548,6 +548,8 @@ def test_what_is_no_address(endpoint: str) -> None:
         ({"timeout_s": 0.0}, "timeout_s=0.0"),
         ({"max_retries": -1}, "max_retries=-1"),
         ({"extra": {"seed": 1}}, "seed"),
+        ({"extra": {"guided": {1, 2}}}, "give what JSON has"),
+        ({"extra": {"min_p": float("nan")}}, "give what JSON has"),
     ],
 )
 def test_bad_settings(change: dict[str, Any], said: str) -> None:

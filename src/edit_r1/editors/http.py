@@ -47,7 +47,8 @@ class HttpEditorSettings:
     per_request: int = 4
     """Largest n."""
     fields: tuple[tuple[str, str], ...] = ()
-    """Further form fields as the server documents them, such as ("response_format", "b64_json")."""
+    """Further form fields as the server documents them, such as ("response_format", "b64_json"). Not prompt, n, image,
+    nor seed where it is sent: those of all edits would be the same, and pictures that were not asked for be paid."""
     api_key: str | None = field(default=None, repr=False)
     """Sent as a bearer token."""
     timeout_s: float = 300.0
@@ -71,6 +72,9 @@ class HttpEditorSettings:
         for name in ("timeout_s", "pause_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: use seconds above 0")
+        own = {"prompt", "n", "image", "image[]", *(("seed",) if self.send_seed else ())}
+        if taken := sorted(own & {name for name, _ in self.fields}):
+            raise ValueError(f"fields: {', '.join(taken)} is set for each request: leave it out")
         if self.price is not None and not self.price >= 0:
             raise ValueError(f"price={self.price}: give an amount of 0 or more a picture")
 

@@ -89,6 +89,10 @@ class OpenAIVLM:
         patience = Patience(concurrency, timeout_s, max_retries, backoff_s, max_wait_s)
         if taken := {*OWN_KEYS, limit_key} & (extra or {}).keys():
             raise ValueError(f"extra={sorted(taken)}: these keys are set by the sampling parameters")
+        try:
+            json.dumps(dict(extra or {}), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"extra={dict(extra or {})}: give what JSON has ({error})") from error
         self.name = model
         self.endpoint, host = read_address(endpoint)
         self.api_key_env = api_key_env
