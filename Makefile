@@ -1,7 +1,8 @@
 # make demo    the whole method on EditWorld, from nothing        (CONTROLS=1: with the control runs)
 # make test    the tests, a process a core, at most 4             (ARGS="-k gcpo" goes to pytest)
 # make lint    ruff and mypy                make format  what ruff can mend by itself
-# make zoo     pretrain the tiny models     make lock    regenerate requirements.lock
+# make zoo ARGS=editor    pretrain a tiny model: verifier-small, verifier-base or editor; call again to continue
+# make lock    regenerate requirements.lock
 #
 # Every target first makes .venv and installs the pinned packages, once: a stamp in .venv is named after
 # the content of requirements.lock and pyproject.toml. PYTHON=/path/to/python3 chooses the interpreter.
@@ -55,7 +56,7 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 zoo: $(STAMP)
-	@$(BIN)/edit-r1 world pretrain $(ARGS)
+	@$(BIN)/edit-r1 world pretrain $(or $(ARGS),$(error name one: make zoo ARGS=verifier-small, verifier-base or editor))
 
 setup: $(STAMP)
 

@@ -1,4 +1,4 @@
-"""The pages name commands, flags, scripts and other pages: all of them must be there."""
+"""Pages, scripts, examples and recipes name commands, flags, scripts and other pages: all of them must be there."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from edit_r1.train.verifier_plan import VerifierPlanOptions
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
+CODE = [path for name in ("bench", "examples", "src/edit_r1/recipes") for path in sorted((ROOT / name).rglob("*.py"))]
+each_text = pytest.mark.parametrize("page", PAGES + CODE, ids=lambda page: str(page.relative_to(ROOT)))
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -43,7 +45,7 @@ def flags(*words: str) -> frozenset[str]:
 def flags_of(command: str) -> frozenset[str] | None:
     """Of the command that a line begins with; None where it begins with none."""
     one, two = [*command.split(), "", ""][:2]
-    kind = two.split("|")[0]
+    kind = two.replace("KIND", "sft").split("|")[0]
     if one == "train" and kind in TRAININGS:
         plans = {field.name.replace("_", "-") for of in (DeviceOptions, VerifierPlanOptions) for field in fields(of)}
         recipe = f"tiny_{'editor_grpo' if kind == 'editor' else kind}"
@@ -54,7 +56,7 @@ def flags_of(command: str) -> frozenset[str] | None:
     return frozenset({"--help"}) if one == "COMMAND" or (is_group(COMMANDS, one) and two in ("", "--help")) else None
 
 
-@each_page
+@each_text
 def test_commands_on_a_page_exist_with_their_flags(page: Path) -> None:
     for command in shown(page, r"edit[-_]r1"):
         known = flags_of(command)
@@ -64,7 +66,7 @@ def test_commands_on_a_page_exist_with_their_flags(page: Path) -> None:
         assert training is None or training[2] in names(training[1]), command
 
 
-@each_page
+@each_text
 def test_scripts_on_a_page_exist_with_their_options(page: Path) -> None:
     for script in re.findall(r"bench/[\w/]+\.py", page.read_text(encoding="utf-8")):
         assert (ROOT / script).is_file(), script

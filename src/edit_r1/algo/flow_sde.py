@@ -103,16 +103,15 @@ def transition(
     return mean_BLC, scale_B * torch.sqrt(-dt_B)
 
 
-def log_probability(next_BLC: Tensor, mean_BLC: Tensor, std_B: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-    """log N(x'; mean, std^2) averaged over the unmasked latent dimensions, shape [B].
+def log_probability(next_BLC: Tensor, mean_BLC: Tensor, std_B: Tensor) -> Tensor:
+    """log N(x'; mean, std^2) averaged over the latent dimensions, shape [B].
 
-    Averaged, not summed: clip ranges near 1e-4 belong to this scale. mask_BL is true where a token is
-    real and false where it is padding; None means that all are real. std_B must be positive.
+    Averaged, not summed: clip ranges near 1e-4 belong to this scale. std_B must be positive.
     """
     std_B11 = std_B[:, None, None]
     log_density_BLC = -((next_BLC - mean_BLC).square()) / (2 * std_B11.square())
     log_density_BLC = log_density_BLC - torch.log(std_B11) - 0.5 * math.log(2 * math.pi)
-    return _mean_over_latents(log_density_BLC, mask_BL)
+    return log_density_BLC.mean(dim=(1, 2))
 
 
 def gaussian_kl(
@@ -121,9 +120,8 @@ def gaussian_kl(
     std_B: Tensor,
     dt_B: Tensor,
     scale: KLScale = "with_dt",
-    mask_BL: Tensor | None = None,
 ) -> Tensor:
-    """KL between two Gaussians of equal std, averaged over the unmasked latent dimensions, shape [B].
+    """KL between two Gaussians of equal std, averaged over the latent dimensions, shape [B].
 
     std_B as `transition` returns it; dt_B = sigma' - sigma < 0, read for "without_dt" alone. See `KLScale`.
     """
@@ -131,33 +129,19 @@ def gaussian_kl(
     if scale == "without_dt":
         variance_B = variance_B / -dt_B
     square_BLC = (mean_BLC - reference_mean_BLC).square() / (2 * variance_B[:, None, None])
-    return _mean_over_latents(square_BLC, mask_BL)
+    return square_BLC.mean(dim=(1, 2))
 
 
-def normalised_log_ratio(
-    next_BLC: Tensor, mean_BLC: Tensor, old_mean_BLC: Tensor, std_B: Tensor, mask_BL: Tensor | None = None
-) -> Tensor:
+def normalised_log_ratio(next_BLC: Tensor, mean_BLC: Tensor, old_mean_BLC: Tensor, std_B: Tensor) -> Tensor:
     """GRPO-Guard's ratio normalisation (arXiv 2510.22319, RatioNorm), the log of its ratio, shape [B].
 
         std (log p - log p_old + |mean - mean_old|^2 / (2 std^2)) = (x' - mean_old) (mean - mean_old) / std
 
-    averaged over the unmasked latent dimensions. The plain ratio has a mean below 1, because log p - log p_old falls
+    averaged over the latent dimensions. The plain ratio has a mean below 1, because log p - log p_old falls
     by |mean - mean_old|^2 / (2 std^2) on average, and a spread that differs between steps; this one has neither, so
     that the clip holds good and bad edits alike. Written by its right-hand side, which does not subtract two nearly
     equal log-probabilities. The paper divides the surrogate by |dt| besides, so that all steps weigh alike. Its clip
     range belongs to this scale: 2e-6 in verl-omni's recipe.
     """
     noise_BLC = (next_BLC - old_mean_BLC) / std_B[:, None, None]
-    return _mean_over_latents(noise_BLC * (mean_BLC - old_mean_BLC), mask_BL)
-
-
-def _mean_over_latents(values_BLC: Tensor, mask_BL: Tensor | None) -> Tensor:
-    if mask_BL is None:
-        return values_BLC.mean(dim=(1, 2))
-    weights_BL1 = mask_BL.to(values_BLC.dtype)[:, :, None]
-    counts_B = weights_BL1.sum(dim=(1, 2)) * values_BLC.shape[2]
-    if bool((counts_B == 0).any()):
-        raise ValueError("mask_BL masks every token of a sample: drop that sample instead")
-    # where, not a product: padding may hold NaN, and NaN * 0 is NaN.
-    kept_BLC = torch.where(mask_BL[:, :, None].bool(), values_BLC, torch.zeros_like(values_BLC))
-    return kept_BLC.sum(dim=(1, 2)) / counts_B
+    return (noise_BLC * (mean_BLC - old_mean_BLC)).mean(dim=(1, 2))

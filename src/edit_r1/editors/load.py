@@ -51,8 +51,6 @@ def open_editor(
     guidance: float | None = None,
     area: int | None = None,
     batch_size: int | None = None,
-    offload_encoders: bool = False,
-    bf16_products: bool = False,
 ) -> LocalEditor:
     """The editor of a folder (or hub id) that holds one of the `SUPPORTED` pipelines.
 
@@ -63,7 +61,6 @@ def open_editor(
     """
     common: dict[str, Any] = {"steps": steps, "guidance": guidance, "batch_size": batch_size}
     common = {field: value for field, value in common.items() if value is not None}
-    common |= {"offload_encoders": offload_encoders, "bf16_products": bf16_products}
     sized: dict[str, Any] = {} if area is None else {"area": area}
     kind = pipeline_class(path)
     if kind == "FluxKontextPipeline":

@@ -318,6 +318,6 @@ def _open(folder: str) -> Sequence[Quadruple]:
     return open_dataset(path.parent, path.name, QUADRUPLES)
 
 
-def progress_bar(quiet: bool = False) -> Progress:
+def progress_bar() -> Progress:
     """The bar of every command that works through something; none in all processes but the first."""
-    return bar_of_steps(quiet or not is_first())
+    return bar_of_steps(quiet=not is_first())

@@ -97,7 +97,7 @@ def plan_verifier(stage: SFTStage | GCPOStage, options: VerifierPlanOptions | No
     tower_trained = stage.lora_rank == 0 and not stage.freeze_vision
     vision = vision_footprint(part, training, grid, looks, tower_trained)
     counts = _Counts(part, stage, text, vision, tower_trained)
-    resident, phases, host = _memory(part, stage, counts, batch, text, vision, options)
+    resident, phases, host = _memory(stage, counts, batch, text, vision, options)
     if isinstance(stage, GCPOStage):
         host["pictures of a generation"] = _pictures_held(part, stage, grid, options.processes) / GIB
     memory = options.device_memory or (torch.cuda.mem_get_info()[1] / GIB if torch.cuda.is_available() else None)
@@ -203,7 +203,7 @@ class _Counts:
 
 
 def _memory(
-    part: Part, stage: SFTStage | GCPOStage, counts: _Counts, batch: Batch, text: Footprint, vision: Footprint,
+    stage: SFTStage | GCPOStage, counts: _Counts, batch: Batch, text: Footprint, vision: Footprint,
     options: VerifierPlanOptions,
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:  # fmt: skip
     """Resident, by phase, and on the host, GiB of one process."""
