@@ -8,8 +8,9 @@ parts of instructions two of them joined to one. `sentences`: the lists below, w
 measured on them and not changed since. The checks were made with `worked` in sight, so that what they find falsely
 there is a lower bound.
 
-Recall is the share of planted faults that are found. A clean context counts as false when a check of that kind finds
-anything in it. Precision is of a body in which half of the contexts have the fault: recall / (recall + false).
+Recall is the share of planted faults that are found: there are more findings of the kind than without the fault. A
+clean context counts as false when a check of that kind finds anything in it. Precision is of a body in which half of
+the contexts have the fault: recall / (recall + false).
 """
 
 from __future__ import annotations
@@ -155,15 +156,18 @@ Is the man without a hat?
 """.strip().splitlines()
 
 Item = tuple[str, list[Principle]]
+"""Instruction and principles."""
+Planted = tuple[Item, Item]
+"""With a fault, and without."""
 
 
-def editworld(count: int, seed: int) -> tuple[list[Item], dict[str, list[Item]]]:
+def editworld(count: int, seed: int) -> tuple[list[Item], dict[str, list[Planted]]]:
     """Clean contexts, and by kind the same with a fault planted."""
     samples = make_samples(count, "train", seed)
     contexts, _ = decompose(samples, SimulatedDecomposer(WorldIndex(samples)), "compact", Sampling(512, 1.0, seed=seed))
     rng = np.random.default_rng(seed)
     clean: list[Item] = []
-    planted: dict[str, list[Item]] = {kind: [] for kind in PLANTED}
+    planted: dict[str, list[Planted]] = {kind: [] for kind in PLANTED}
     for context in contexts:
         sample = context.sample
         own = list(dict.fromkeys(context.principles))  # what the decomposer doubled by itself is no clean context
@@ -174,20 +178,20 @@ def editworld(count: int, seed: int) -> tuple[list[Item], dict[str, list[Item]]]
             step = edit.steps[int(rng.integers(len(edit.steps)))]
             asked = {question(one) for one in checks_for(scene_of(sample), replace(edit, steps=(step,)))}
             rest = [p for p in own if p.category != INSTRUCTION_FOLLOWING or p.question not in asked]
-            planted["uncovered"].append((sample.instruction, rest))
+            planted["uncovered"].append(((sample.instruction, rest), item))
         kept = [p.question for p in own if p.question.endswith("unchanged?") and p.question.startswith("Is the ")]
         if kept:
             told = kept[int(rng.integers(len(kept)))].replace("unchanged", "gone")
-            planted["contradiction"].append((item[0], [*own, Principle(told, INSTRUCTION_FOLLOWING)]))
+            planted["contradiction"].append(((item[0], [*own, Principle(told, INSTRUCTION_FOLLOWING)]), item))
         plant_questions(item, planted, rng)
     return clean, planted
 
 
-def worked(seed: int) -> tuple[list[Item], dict[str, list[Item]]]:
+def worked(seed: int) -> tuple[list[Item], dict[str, list[Planted]]]:
     """The worked examples, and two of them joined to an instruction of two parts."""
     rng = np.random.default_rng(seed)
     clean = [(one.instruction, list(one.principles)) for one in EXAMPLES]
-    planted: dict[str, list[Item]] = {kind: [] for kind in PLANTED}
+    planted: dict[str, list[Planted]] = {kind: [] for kind in PLANTED}
     order = rng.permutation(len(EXAMPLES))
     for a, b in zip(order[::2], order[1::2], strict=True):
         first, second = EXAMPLES[int(a)], EXAMPLES[int(b)]
@@ -195,21 +199,22 @@ def worked(seed: int) -> tuple[list[Item], dict[str, list[Item]]]:
         text = first.instruction.rstrip(".") + joint + second.instruction[0].lower() + second.instruction[1:]
         clean.append((text, [*first.principles, *second.principles]))
         dropped = [p for p in second.principles if p.category != INSTRUCTION_FOLLOWING]
-        planted["uncovered"].append((text, [*first.principles, *dropped]))
+        planted["uncovered"].append(((text, [*first.principles, *dropped]), clean[-1]))
     for item in clean[: len(EXAMPLES)]:
         plant_questions(item, planted, rng)
     return clean, planted
 
 
-def plant_questions(item: Item, planted: dict[str, list[Item]], rng: np.random.Generator) -> None:
+def plant_questions(item: Item, planted: dict[str, list[Planted]], rng: np.random.Generator) -> None:
     """One principle twice, and one of the hand-written bad questions in turn."""
     instruction, own = item
     twice = own[int(rng.integers(len(own)))]
-    planted["duplicate"].append((instruction, [*own, replace(twice, question=twice.question.replace("?", " ?"))]))
+    again = replace(twice, question=twice.question.replace("?", " ?"))
+    planted["duplicate"].append(((instruction, [*own, again]), item))
     for kind in ("unfailable", "about the request", "not yes/no"):
         bad = [line.split(": ", 1)[1] for line in BAD_QUESTIONS if line.startswith(kind)]
         chosen = Principle(bad[len(planted[kind]) % len(bad)], FEATURE_PRESERVATION)
-        planted[kind].append((instruction, [*own, chosen]))
+        planted[kind].append(((instruction, [*own, chosen]), item))
 
 
 PLANTED: tuple[Kind, ...] = (
@@ -217,13 +222,14 @@ PLANTED: tuple[Kind, ...] = (
 )  # fmt: skip
 
 
-def found(item: Item, kind: str) -> bool:
-    return any(finding.kind == kind for finding in check_principles(*item))
+def found(item: Item, kind: str) -> int:
+    return sum(finding.kind == kind for finding in check_principles(*item))
 
 
-def rows(body: str, clean: Sequence[Item], planted: dict[str, list[Item]]) -> Iterator[dict[str, Any]]:
+def rows(body: str, clean: Sequence[Item], planted: dict[str, list[Planted]]) -> Iterator[dict[str, Any]]:
     for kind in PLANTED:
-        yield row(body, kind, [found(item, kind) for item in planted[kind]], [found(item, kind) for item in clean])
+        hits = [found(faulty, kind) > found(without, kind) for faulty, without in planted[kind]]
+        yield row(body, kind, hits, [found(item, kind) > 0 for item in clean])
 
 
 def row(body: str, kind: str, hits: list[bool], false: list[bool]) -> dict[str, Any]:

@@ -35,6 +35,16 @@ def test_planted_faults_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "precision" in capsys.readouterr().out
 
 
+def test_a_fault_is_found_where_more_is_told_than_without_it() -> None:
+    bench = _load("decomposition_checks")
+    hat, dog = (bench.Principle(text, "Instruction Following") for text in ("Is the hat red?", "Is the dog gone?"))
+    half, whole = (("Make the hat red and remove the dog.", own) for own in ([hat], [hat, dog]))
+    for without, recall, false in ((whole, 1.0, 0.0), (half, 0.0, 1.0)):
+        planted = {kind: [] for kind in bench.PLANTED} | {"uncovered": [(half, without)]}
+        row = next(bench.rows("b", [without], planted))
+        assert (row["kind"], row["recall"], row["false"]) == ("uncovered", recall, false)
+
+
 def test_gold_of_several_verifiers_is_compared_on_the_same_points(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

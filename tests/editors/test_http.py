@@ -224,6 +224,20 @@ def test_what_is_no_answer_is_weather_once_the_server_has_answered() -> None:
     assert edits == [picture(1), picture(2)] and len(seen) == 3
 
 
+def test_a_refusal_by_a_server_that_edits_others_is_no_sign_that_it_is_out_of_order() -> None:
+    """Before it has answered anything, the request may be wrong in a way that all have in common."""
+    kinds = {b"face": refused(400, "blocked by the content policy"), b"gone": refused(404), b"down": refused(500)}
+
+    def answer(form: Form, _: int) -> tuple[int, bytes, dict[str, str]]:
+        return kinds.get(form["prompt"], answered(picture(1)))
+
+    with serving(answer) as (url, _), editor(url, attempts=1) as remote:
+        told = [remote.edit([sample(10, prompt)], [0])[0] for prompt in ("face", "hat", "face", "gone", "down")]
+    assert [one.image is None for one in told] == [True, False, True, True, True]
+    assert [one.absent for one in told] == [False, False, True, False, False]
+    assert told[2].error == told[0].error and "content policy" in (told[2].error or "")
+
+
 def test_the_key_is_never_told() -> None:
     key = "sk-very-secret"
     with (

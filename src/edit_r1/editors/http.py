@@ -22,6 +22,7 @@ from edit_r1.images import ImageError, decode_pil, encode_png
 from edit_r1.records import Sample
 from edit_r1.vlm.address import check_key, read_address
 from edit_r1.vlm.endpoint import Endpoint, Patience, Served
+from edit_r1.vlm.openai_failures import Refused
 from edit_r1.vlm.openai_wire import NoAnswer, server_words
 from edit_r1.vlm.usage import Usage
 
@@ -199,7 +200,10 @@ class HttpEditor:
         entries, retries, problem = await self._server.post(content, kind, _entries)
         sent = 0
         if entries is None:
-            edits = [EditedImage(None, str(problem))] * len(places)
+            # Of a server that has edited others, a refusal is of this request (often for what the picture shows): a
+            # chunk of nothing else must not look like an editor that is out of order, or no run would come past it.
+            own = isinstance(problem, Refused) and self._server.answered
+            edits = [EditedImage(None, str(problem), absent=own)] * len(places)
         else:
             edits = await asyncio.to_thread(lambda: [_picture(entry) for entry in entries[: len(places)]])
             sent = len(edits)

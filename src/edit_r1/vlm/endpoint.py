@@ -113,6 +113,11 @@ class Endpoint:
         """Requests that may be in flight at present."""
         return self._pace.limit
 
+    @property
+    def answered(self) -> bool:
+        """True when a request was answered since the beginning."""
+        return self._pace.answered > 0
+
     def each(self, jobs: Iterable[Job], ask: Callable[[Job], Awaitable[Result]]) -> Iterator[Result]:
         """What came of each job, as it comes. Giving it up cancels what is under way.
 
