@@ -83,6 +83,24 @@ def test_a_picture_that_is_replaced_is_judged_anew(
     assert made(back, out) == first and asked(back) == (0, 0, 0)  # what was paid for is still there
 
 
+@pytest.mark.parametrize("changed", ["instruction", "source", "reference"])
+def test_another_request_under_an_id_is_judged_anew_though_edits_and_principles_stay(
+    kit: Any, samples: list[Sample], folder: Path, tmp_path: Path, changed: str
+) -> None:
+    out = tmp_path / "out"
+    first = made(stage(kit, samples, folder), out)
+    new = {"instruction": "Make it green.", "source": kit.picture(300), "references": (kit.picture(301),)}
+    field = {"reference": "references"}.get(changed, changed)
+    others = [*samples[:2], replace(samples[2], **{field: new[field]}), *samples[3:]]
+    other = stage(kit, others, folder)
+    again = made(other, out)
+    assert asked(other) == (1, 2, 2)
+    assert again["hashes"]["candidates"] == first["hashes"]["candidates"]
+    assert again == made(stage(kit, others, folder), tmp_path / "anew")
+    selected = {row.context.sample for row in curate(stage(kit, others, folder), out).selected}
+    assert selected == set(others[:4])
+
+
 def test_candidates_of_an_earlier_version_are_not_judged_again_and_lie_there_once(
     kit: Any, samples: list[Sample], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,8 @@ class _Chunk:
         self.work, self.keeping, self.stage = work, keeping, keeping.stage
         self.number, self.edition, self.contents, self.file, self.tell = number, edition, contents, file, tell
         self.told: dict[str, Any] = {"run": work.run_key, "key": key, "ids": [], "steps": {}, "done": False}
+        self.identities: dict[str, str] = {}
+        """Of the samples, by id."""
         self.started = time.monotonic()
 
     def run(self, found: Sequence[Sample | Failure]) -> dict[str, Any]:
@@ -194,10 +196,9 @@ class _Chunk:
     # Each step: its rows, in the order of the samples.
 
     def samples(self, found: Sequence[Sample | Failure]) -> list[Sample]:
-        wanted: dict[str, Sample | Failure] = {}
-        for one in found:
-            wanted[unit_key(identity(one) if isinstance(one, Sample) else asdict(one))] = one
-        self.told["ids"] = [one.id for one in found if isinstance(one, Sample)]
+        wanted = {unit_key(identity(one) if isinstance(one, Sample) else asdict(one)): one for one in found}
+        self.identities = {one.id: key for key, one in wanted.items() if isinstance(one, Sample)}
+        self.told["ids"] = list(self.identities)
 
         def make(given: list[Sample | Failure]) -> list[Made[Sample]]:
             made = []
@@ -300,7 +301,7 @@ class _Chunk:
                 check_outage([failure for one in made for failure in one.failures], {t.judge for t in readable(new)})
                 return made
 
-            wanted = {unit_key(actor, two.id, asked(one)): (one, two, ()) for one, two in pairs}
+            wanted = {unit_key(actor, *self.judged(one, two)): (one, two, ()) for one, two in pairs}
             paid = isinstance(given_member.vlm, PaidVLM)
             fill = partial(self.fill, "traces", actor, wanted, make, again=_but_readable if paid else None)
             parts.append((paid, fill))
@@ -341,7 +342,7 @@ class _Chunk:
             return [made_of(one) for one in verify_read(given, verifier, stage.variant, stage.verify_sampling)]
 
         wanted = {
-            unit_key(actor, candidate.id, asked(context), references_of(traces[candidate.id])): (
+            unit_key(actor, *self.judged(context, candidate), references_of(traces[candidate.id])): (
                 context, candidate, traces[candidate.id]
             )
             for context, candidate in pairs
@@ -378,7 +379,7 @@ class _Chunk:
             chosen = select(own, truth, stage.tie_break, stage.filter_on, stage.seed)
             tally.add_candidate(context, candidate, own, truth, chosen.decisions, stage.filter_on)
             tally.verifiers.add_votes(context, votes.get(candidate.id, ()), truth)
-            key = unit_key(rules, candidate.id, asked(context), [asdict(t) for t in own], truth and asdict(truth))
+            key = unit_key(rules, *self.judged(context, candidate), [asdict(t) for t in own], truth and asdict(truth))
             decisions[key] = Made(tuple(chosen.decisions))
             if chosen.selected is not None and isinstance(chosen.selected.outcome, Trace):
                 kept[key] = Made((Quadruple(context, candidate, chosen.selected.outcome),))
@@ -391,6 +392,11 @@ class _Chunk:
         return tally
 
     # ---
+
+    def judged(self, context: Context, candidate: Candidate) -> tuple[Any, ...]:
+        """What a judgment depends on. The sample's id may be its owner's own, and an edit that lay ready stay as it was
+        while source or instruction were changed."""
+        return candidate.id, self.identities[candidate.sample_id], asked(context)
 
     def family(self, actor: str) -> str:
         return f"{actor[:12]}-{self.number:06d}"
