@@ -79,7 +79,11 @@ def run(*arguments: object) -> int:
 
 
 def test_from_photographs_to_a_trained_verifier(
-    photographs: Path, fake_openai: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photographs: Path,
+    fake_openai: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = Model()
     monkeypatch.setenv("CURATE_ENDPOINT", fake_openai(model).url)
@@ -110,6 +114,8 @@ def test_from_photographs_to_a_trained_verifier(
     assert run("curate", "run", recipe, "--out", out) == 0
     assert model.asked == {"decompose": 6, "trace": 12, "gold": 6}
 
+    assert run("train", "sft", "tiny_sft", "--data", out, "--out", tmp_path / "whole") == 1
+    assert f"is a whole curation: give its quadruples, {out / 'selected'}" in capsys.readouterr().err
     assert run(
         "train", "sft", "tiny_sft", "--data", out / "selected", "--out", tmp_path / "sft", "--steps", 2,
         "--batch-size", 2,
