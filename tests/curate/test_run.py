@@ -432,11 +432,13 @@ def test_status_of_a_folder(stage: CurateStage, kit: Any, tmp_path: Path) -> Non
     status = read_status(tmp_path)
     chunks = {row["step"]: row["chunks"] for row in status["steps"]}
     assert chunks == {step: 2 if step in STEPS[:3] else 1 for step in STEPS}
-    assert not status["finished"] and status["seconds_left"] > 0
-    curate(stage, tmp_path)
+    assert not status["finished"] and status["seconds_left"] > 0 and not status["at_work"]
+    meanwhile: list[bool] = []
+    curate(stage, tmp_path, lambda *_: meanwhile.append(read_status(tmp_path)["at_work"]))
+    assert meanwhile and all(meanwhile)
     status = read_status(tmp_path)
     rows = status["steps"]
-    assert status["finished"] and status["seconds_left"] == 0
+    assert status["finished"] and not status["at_work"] and status["seconds_left"] == 0
     assert [row["step"] for row in rows] == list(STEPS) and all(row["chunks"] == row["of"] == 4 for row in rows)
     assert {row["step"]: row["rows"] for row in rows} == summary_of(tmp_path)["rows"]
     assert {row["step"]: row["failed"] for row in rows} == summary_of(tmp_path)["failed"]

@@ -16,6 +16,8 @@ from edit_r1.store import StoreError, read_json
 
 RUN = Path(".work") / "run.json"
 """What is run, in an output's folder."""
+LOCK = Path(".work") / "lock"
+"""Held by the run that is at work in it."""
 Contents = dict[str, dict[str, str]]
 """By editor and sample, the hash of a picture that is ready."""
 
