@@ -455,7 +455,9 @@ def test_bad_stages_are_refused(stage: CurateStage, kit: Any) -> None:
         GivenSamples((*first(stage, 4).samples, first(stage, 1).samples[0]))
     with pytest.raises(ValueError, match="in the same way"):
         replace(stage, pool=(stage.pool[0], PoolMember(kit.judge("j1"), 1, WARM)))
-    with pytest.raises(ValueError, match="at least one of each"):
+    with pytest.raises(
+        ValueError, match="no editors: a curation needs at least one of each of samples, editors, judges"
+    ):
         replace(stage, editors=())
     with pytest.raises(ValueError, match="chunk_size=0"):
         replace(stage, chunk_size=0)
