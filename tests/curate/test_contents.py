@@ -54,6 +54,21 @@ def made(stage: CurateStage, out: Path) -> dict[str, Any]:
     return summary
 
 
+@pytest.mark.parametrize("change", ["source", "instruction"])
+def test_a_target_holds_the_source_and_instruction_of_today(
+    kit: Any, samples: list[Sample], folder: Path, tmp_path: Path, change: str
+) -> None:
+    """A row of a ready edit keeps its id, and the decomposer writes the same principles for it."""
+    whole = stage(kit, samples, folder)
+    curate(replace(whole, editors=whole.editors[:1], candidates_per_context=1), tmp_path / "out")
+    value = {"source": kit.picture(300), "instruction": "Make the circle red."}[change]
+    others = [*samples[:1], replace(samples[1], **{change: value}), *samples[2:4]]
+    again = stage(kit, others, folder)
+    found = curate(replace(again, editors=again.editors[:1], candidates_per_context=1), tmp_path / "out")
+    assert asked(again)[0] == 1
+    assert [row.context.sample for row in found.selected] == others
+
+
 def test_ready_edits_of_no_sample_are_told_before_anything_is_paid_for(
     kit: Any, samples: list[Sample], folder: Path, tmp_path: Path
 ) -> None:

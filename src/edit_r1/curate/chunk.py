@@ -372,13 +372,17 @@ class _Chunk:
         stage, tally = self.stage, Tally(self.stage.seed)
         decisions: dict[str, Made[Decision]] = {}
         kept: dict[str, Made[Quadruple]] = {}
+        before: set[str] = set()
+        """Keys of earlier versions."""
         rules = [stage.tie_break, stage.filter_on, stage.seed, *([self.edition] if self.edition else [])]
         for context, candidate in pairs:
             own, truth = traces[candidate.id], gold.get(candidate.id)
             chosen = select(own, truth, stage.tie_break, stage.filter_on, stage.seed)
             tally.add_candidate(context, candidate, own, truth, chosen.decisions, stage.filter_on)
             tally.verifiers.add_votes(context, votes.get(candidate.id, ()), truth)
-            key = unit_key(rules, candidate.id, asked(context), [asdict(t) for t in own], truth and asdict(truth))
+            about = asked(context), [asdict(t) for t in own], truth and asdict(truth)
+            before.add(unit_key(rules, candidate.id, *about))
+            key = unit_key(rules, candidate.id, identity(context.sample), *about)  # a target holds its sample
             decisions[key] = Made(tuple(chosen.decisions))
             if chosen.selected is not None and isinstance(chosen.selected.outcome, Trace):
                 kept[key] = Made((Quadruple(context, candidate, chosen.selected.outcome),))
@@ -386,8 +390,9 @@ class _Chunk:
                 parsed = any(decision.cause != "unparsed" for decision in chosen.decisions)
                 cause = "no gold to select by" if parsed else "no trace could be parsed"
                 kept[key] = Made((), (Failure("select", candidate.id, "selector", cause),))
-        self.done("decisions", [self.work.shards["decisions"].fill(self.family("selector"), decisions, ready)])
-        self.done("selected", [self.work.shards["selected"].fill(self.family("selector"), kept, ready)])
+        family, shards = self.family("selector"), self.work.shards
+        self.done("decisions", [shards["decisions"].fill(family, decisions, ready, covered=before)])
+        self.done("selected", [shards["selected"].fill(family, kept, ready, covered=before)])
         return tally
 
     # ---
