@@ -42,6 +42,8 @@ def photographs() -> CurateStage:
     editors: list[Editor] = [_editor()] if "CURATE_EDITOR" in os.environ else []
     if (DATA / "edits").is_dir():
         editors.append(folder_edits(DATA / "edits"))
+    if not editors:
+        raise ValueError(f"no edits: set CURATE_EDITOR, or put ready ones into {DATA / 'edits'}")
     return cold_start(samples, _model(), editors)
 
 
@@ -54,8 +56,14 @@ def imgedit() -> CurateStage:
 
 
 def _model() -> OpenAIVLM:
-    return OpenAIVLM(os.environ["CURATE_ENDPOINT"], os.environ["CURATE_MODEL"])
+    return OpenAIVLM(_set("CURATE_ENDPOINT"), _set("CURATE_MODEL"))
 
 
 def _editor() -> HttpEditor:
-    return HttpEditor(os.environ["CURATE_EDITOR"], HttpEditorSettings(), "editor")
+    return HttpEditor(_set("CURATE_EDITOR"), HttpEditorSettings(), "editor")
+
+
+def _set(name: str) -> str:
+    if name not in os.environ:
+        raise ValueError(f"{name} is not set: the head of {Path(__file__).name} tells what to export")
+    return os.environ[name]

@@ -54,6 +54,24 @@ def made(stage: CurateStage, out: Path) -> dict[str, Any]:
     return summary
 
 
+def test_ready_edits_of_no_sample_are_told_before_anything_is_paid_for(
+    kit: Any, samples: list[Sample], folder: Path, tmp_path: Path
+) -> None:
+    first, *others = sorted(folder.iterdir())
+    for path in others:
+        path.unlink()
+    kept = first.rename(tmp_path / "elsewhere.png")
+    whole = stage(kit, samples, folder)
+    ready = replace(whole, editors=whole.editors[:1], candidates_per_context=1)
+    with pytest.raises(ValueError, match=r"no sample has a ready edit; of the first, row-0000: no 'row-0000' \(.png"):
+        curate(ready, tmp_path / "out")
+    assert asked(ready) == (0, 0, 0)
+    assert made(whole, tmp_path / "painted")["rows"]["candidates"] == 4  # another editor makes some
+
+    kept.rename(folder / f"{samples[3].id}.png")
+    assert made(ready, tmp_path / "out")["rows"]["selected"] == 1
+
+
 def test_a_picture_that_is_replaced_is_judged_anew(
     kit: Any, samples: list[Sample], folder: Path, tmp_path: Path
 ) -> None:

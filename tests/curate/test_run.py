@@ -432,11 +432,13 @@ def test_status_of_a_folder(stage: CurateStage, kit: Any, tmp_path: Path) -> Non
     status = read_status(tmp_path)
     chunks = {row["step"]: row["chunks"] for row in status["steps"]}
     assert chunks == {step: 2 if step in STEPS[:3] else 1 for step in STEPS}
-    assert not status["finished"] and status["seconds_left"] > 0
-    curate(stage, tmp_path)
+    assert not status["finished"] and status["seconds_left"] > 0 and not status["at_work"]
+    meanwhile: list[bool] = []
+    curate(stage, tmp_path, lambda *_: meanwhile.append(read_status(tmp_path)["at_work"]))
+    assert meanwhile and all(meanwhile)
     status = read_status(tmp_path)
     rows = status["steps"]
-    assert status["finished"] and status["seconds_left"] == 0
+    assert status["finished"] and not status["at_work"] and status["seconds_left"] == 0
     assert [row["step"] for row in rows] == list(STEPS) and all(row["chunks"] == row["of"] == 4 for row in rows)
     assert {row["step"]: row["rows"] for row in rows} == summary_of(tmp_path)["rows"]
     assert {row["step"]: row["failed"] for row in rows} == summary_of(tmp_path)["failed"]
@@ -453,7 +455,9 @@ def test_bad_stages_are_refused(stage: CurateStage, kit: Any) -> None:
         GivenSamples((*first(stage, 4).samples, first(stage, 1).samples[0]))
     with pytest.raises(ValueError, match="in the same way"):
         replace(stage, pool=(stage.pool[0], PoolMember(kit.judge("j1"), 1, WARM)))
-    with pytest.raises(ValueError, match="at least one of each"):
+    with pytest.raises(
+        ValueError, match="no editors: a curation needs at least one of each of samples, editors, judges"
+    ):
         replace(stage, editors=())
     with pytest.raises(ValueError, match="chunk_size=0"):
         replace(stage, chunk_size=0)

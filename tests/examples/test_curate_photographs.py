@@ -79,7 +79,11 @@ def run(*arguments: object) -> int:
 
 
 def test_from_photographs_to_a_trained_verifier(
-    photographs: Path, fake_openai: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photographs: Path,
+    fake_openai: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = Model()
     monkeypatch.setenv("CURATE_ENDPOINT", fake_openai(model).url)
@@ -110,12 +114,30 @@ def test_from_photographs_to_a_trained_verifier(
     assert run("curate", "run", recipe, "--out", out) == 0
     assert model.asked == {"decompose": 6, "trace": 12, "gold": 6}
 
+    assert run("train", "sft", "tiny_sft", "--data", out, "--out", tmp_path / "whole") == 1
+    assert f"is a whole curation: give its quadruples, {out / 'selected'}" in capsys.readouterr().err
     assert run(
         "train", "sft", "tiny_sft", "--data", out / "selected", "--out", tmp_path / "sft", "--steps", 2,
         "--batch-size", 2,
     ) == 0  # fmt: skip
     assert (tmp_path / "sft" / "model" / "model.safetensors").exists()
     assert "licence of their picture and text: CC-BY-4.0 6" in (tmp_path / "sft" / "data_card.md").read_text()
+
+
+def test_what_the_example_lacks_is_one_line(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("CURATE_ENDPOINT", "CURATE_MODEL", "CURATE_EDITOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CURATE_DATA", str(photographs))
+    recipe = ROOT / "examples" / "curate_photographs.py"
+    command = ("curate", "run", f"{recipe}:photographs", "--out", tmp_path / "out")
+    assert run(*command) == 1
+    assert "CURATE_ENDPOINT is not set: the head of curate_photographs.py tells" in capsys.readouterr().err
+    (photographs / "edits").rename(tmp_path / "elsewhere")
+    assert run(*command) == 1
+    assert f"no edits: set CURATE_EDITOR, or put ready ones into {photographs / 'edits'}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_recipe_of_the_guide_word_for_word(

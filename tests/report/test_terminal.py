@@ -113,12 +113,18 @@ def test_a_status_shows_every_step_and_failures_by_cause() -> None:
         {"step": "candidates", "finished": False, "chunks": 1, "of": 3, "rows": 40, "per_second": 9.0, "failed": {}},
         {"step": "traces", "finished": False, "chunks": 0, "of": 3, "rows": 0, "per_second": None, "failed": {}},
     ]
-    text = shown(status_table({"finished": False, "seconds_left": 7200.0, "steps": rows, "spent": {"models": {}}}))
+    status = {"finished": False, "at_work": True, "seconds_left": 7200.0, "steps": rows, "spent": {"models": {}}}
+    text = shown(status_table(status))
     states = {words[0]: words[1] for words in map(str.split, text.splitlines()) if len(words) > 4}
     assert states.items() >= {"contexts": "done", "candidates": "under", "traces": "waiting"}.items()
     assert "about 2.0 h left" in text and "7.25" in text and "1 of 3" in text
     assert "contexts: 52 failed" in text
     assert "10 judge: cause 0" in text and "12 of 3 other causes" in text
+    text = shown(status_table(status | {"at_work": False}))
+    assert "no run is at work here; the same command goes on, with about 2.0 h left" in text
+    assert "stopped" in text and "under way" not in text
+    text = shown(status_table(status | {"at_work": False, "seconds_left": None}))
+    assert "goes on\n" in text and " left" not in text
 
 
 def test_pairs_show_all_numbers_and_the_weakest_category_first() -> None:

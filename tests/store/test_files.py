@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from edit_r1.store import StoreError, new_folder, writing
+from edit_r1.store import StoreError, is_locked, locked, new_folder, writing
 
 FULL = Path("/dev/full")
 
@@ -78,3 +78,21 @@ def test_a_new_folder_where_none_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"), new_folder(tmp_path / "file" / "model"):
         pass
+
+
+def test_who_looks_at_a_lock_sees_who_holds_it_and_refuses_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "lock"
+    assert not is_locked(path)
+    with locked(path, "busy"):
+        assert is_locked(path)
+        with pytest.raises(StoreError, match="lock: busy"), locked(path, "busy"):
+            pass
+    assert not is_locked(path)
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr("edit_r1.store.files.time.sleep", lambda _: os.close(looking))  # the look ends meanwhile
+    with locked(path, "busy"):
+        assert is_locked(path)

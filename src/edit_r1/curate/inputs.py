@@ -16,6 +16,8 @@ from edit_r1.store import StoreError, read_json
 
 RUN = Path(".work") / "run.json"
 """What is run, in an output's folder."""
+LOCK = Path(".work") / "lock"
+"""Held by the run that is at work in it."""
 Contents = dict[str, dict[str, str]]
 """By editor and sample, the hash of a picture that is ready."""
 
@@ -44,6 +46,25 @@ def contents_of(editors: Sequence[Editor], found: Sequence[Sample | Failure]) ->
     ready = {editor.name: editor for editor in editors if isinstance(editor, HoldsEdits)}
     read = {name: {one.id: editor.content_of(one) for one in samples} for name, editor in ready.items()}
     return {name: there for name, own in read.items() if (there := {key: value for key, value in own.items() if value})}
+
+
+def check_ready(stage: CurateStage) -> None:
+    """Raises ValueError where all editors give ready edits and no sample has one: principles would be paid for in vain.
+
+    Samples are read up to the first that has one.
+    """
+    ready = [editor for editor in stage.editors if isinstance(editor, HoldsEdits)]
+    if len(ready) < len(stage.editors):
+        return
+    without: Sample | None = None
+    for sample in stage.samples.rows(0, len(stage.samples)):
+        if isinstance(sample, Sample):
+            if any(editor.content_of(sample) for editor in ready):
+                return
+            without = without or sample
+    if without is not None:
+        [first] = stage.editors[0].edit([without], [0])
+        raise ValueError(f"no sample has a ready edit; of the first, {without.id}: {first.error}")
 
 
 def read_run(out: Path) -> dict[str, Any] | None:

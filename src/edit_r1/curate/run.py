@@ -20,7 +20,7 @@ from edit_r1.curate.chunk import BESIDE, TABLES
 from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.engine import Engine, Local
 from edit_r1.curate.failures import Failure, by_cause
-from edit_r1.curate.inputs import RUN, read_run, with_weights
+from edit_r1.curate.inputs import LOCK, RUN, check_ready, read_run, with_weights
 from edit_r1.curate.keeping import budget_row, budget_told, drop_leftovers, open_ledger, spent_table
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
@@ -76,6 +76,7 @@ def curate(
         retry: ask again for what failed.
 
     Raises:
+        ValueError: when there is nothing to be made: no sample, or ready edits of none.
         StoreError: when `out` cannot be written, holds something else, or another process is at work on it.
         OutageError: when a model answers nothing at all; the next run asks again for what it left.
         BudgetError: when `stage.budget` is spent; the next run with a higher one goes on.
@@ -93,6 +94,7 @@ def curate(
     with at_work(out), budget_told(out):
         stage.prepare(out, retry, None if progress is None else partial(progress, "intake"), ledger)
         ledger.close()
+        check_ready(stage)
         stage = with_weights(stage, out)
         moved = _begin(stage, out, engine.at_once)
         engine.run(stage, out, retry, moved, done)
@@ -105,7 +107,7 @@ def curate(
 
 def at_work(out: Path) -> AbstractContextManager[None]:
     """Inside, no other process works on `out`: two would pay for the same, and remove what the other has kept."""
-    return locked(out / ".work" / "lock", "another run is at work here: wait for it, or choose another --out")
+    return locked(out / LOCK, "another run is at work here: wait for it, or choose another --out")
 
 
 def refuse_foreign(out: Path) -> None:

@@ -128,10 +128,10 @@ class CurateStage:
 
     def __post_init__(self) -> None:
         samples = 1 if isinstance(self.samples, Prepared) else len(self.samples)  # those are counted when prepared
-        if not samples or not self.editors or not self.pool:
+        given = {"samples": samples, "editors": self.editors, "judges": self.pool}
+        if lacking := [name for name, there in given.items() if not there]:
             raise ValueError(
-                f"{samples} samples, {len(self.editors)} editors, {len(self.pool)} judges: "
-                "a curation needs at least one of each"
+                f"no {' and no '.join(lacking)}: a curation needs at least one of each of {', '.join(given)}"
             )
         if self.chunk_size < 1 or self.candidates_per_context < 1:
             raise ValueError(

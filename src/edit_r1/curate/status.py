@@ -9,13 +9,16 @@ from typing import Any
 from edit_r1.curate.chunk import STEPS
 from edit_r1.curate.chunk_file import chunk_file
 from edit_r1.curate.failures import by_cause
-from edit_r1.curate.inputs import read_run
+from edit_r1.curate.inputs import LOCK, read_run
 from edit_r1.curate.keeping import spent_table, spent_whole
+from edit_r1.store import is_locked
 
 
 def read_status(out: Path) -> dict[str, Any]:
-    """{"finished", "seconds_left", "spent", "steps": [...]}, one per step: finished or not, chunks done of all, rows so
-    far, rows a second and failures by cause.
+    """{"finished", "at_work", "seconds_left", "spent", "steps": [...]}, one per step: finished or not, chunks done of
+    all, rows so far, rows a second and failures by cause.
+
+    `at_work` is False when no run is, as far as the file system can tell.
 
     `per_second` is of the rows that were made and not found, while their step was at work; None where none was.
     `seconds_left` takes as much time for each chunk that is left as the others took, and as many chunks at once as the
@@ -77,6 +80,7 @@ def read_status(out: Path) -> dict[str, Any]:
     whole = None if spent["cost"] is None or not known else spent["cost"] + cost_left
     return {
         "finished": finished,
+        "at_work": is_locked(out / LOCK),
         "seconds_left": left / run["at_once"] if known else None,
         "spent": spent | {"budget": run.get("budget"), "whole_cost": whole},
         "steps": steps,

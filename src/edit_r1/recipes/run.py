@@ -315,6 +315,8 @@ def _read(folder: str, table: Any) -> list[Any]:
 def _open(folder: str) -> Sequence[Quadruple]:
     """A curation's quadruples: some millions with two pictures each are more than memory holds."""
     path = Path(folder)
+    if (path / "selected.done.json").exists():
+        raise ValueError(f"{folder}: is a whole curation: give its quadruples, {path / 'selected'}")
     return open_dataset(path.parent, path.name, QUADRUPLES)
 
 

@@ -176,8 +176,12 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
     for heading in ("chunks", "rows", "rows/s", "failed"):
         table.add_column(heading, justify="right", no_wrap=True)
     parts: list[RenderableType] = [table]
-    if status["seconds_left"]:
-        parts.append(Text(f"about {_duration(status['seconds_left'])} left"))
+    left = f"about {_duration(status['seconds_left'])} left" if status["seconds_left"] else ""
+    stopped = not (status["finished"] or status["at_work"])
+    if stopped:
+        parts.append(Text(f"no run is at work here; the same command goes on{left and f', with {left}'}"))
+    elif left:
+        parts.append(Text(left))
     if status["spent"]["models"]:
         parts += [Text(), spent_grid(status["spent"])]
     for row in status["steps"]:
@@ -186,7 +190,8 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
         if row["finished"]:
             state = Text("done", "green")
         else:
-            state = Text("under way", "yellow") if row["chunks"] else Text("waiting", "dim")
+            begun = Text("stopped" if stopped else "under way", "yellow")
+            state = begun if row["chunks"] else Text("waiting", "dim")
         table.add_row(
             Text(plain(row["step"])),
             state,

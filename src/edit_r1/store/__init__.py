@@ -9,7 +9,17 @@ A killed stage leaves its finished parts and goes on after the last one (`Datase
 dataset is that of its sorted row hashes, so neither the order nor the cut into parts changes it.
 """
 
-from edit_r1.store.files import StoreError, locked, new_folder, read_json, write_bytes, write_json, write_text, writing
+from edit_r1.store.files import (
+    StoreError,
+    is_locked,
+    locked,
+    new_folder,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+    writing,
+)
 from edit_r1.store.mapped import open_dataset
 from edit_r1.store.parquet import Feature, Features, Row, dataset_hash, read_rows, row_hash, stream_rows, write_rows
 from edit_r1.store.stages import Dataset, Stage, Table, read_dataset, write_dataset
@@ -40,6 +50,7 @@ __all__ = [
     "StoreError",
     "Table",
     "dataset_hash",
+    "is_locked",
     "locked",
     "new_folder",
     "open_dataset",

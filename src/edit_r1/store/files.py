@@ -8,8 +8,9 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+_ASKED_S = 0.1
+"""How long a look at a lock may take, seconds."""
 
 
 class StoreError(ValueError):
@@ -78,7 +83,7 @@ def locked(path: str | Path, busy: str) -> Iterator[None]:
     try:
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file)
             except BlockingIOError as error:
                 raise StoreError(f"{path}: {busy}") from error
             except OSError:
@@ -86,6 +91,29 @@ def locked(path: str | Path, busy: str) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def _lock(file: int) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_ASKED_S)  # somebody may be asking `is_locked`
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_locked(path: str | Path) -> bool:
+    """Whether a process is inside `locked` with this file. True as well where locks do not tell; False without it."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    held = True
+    with suppress(OSError):
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            held = False
+    os.close(file)
+    return held
 
 
 _OF_THE_DISK = re.compile(r"[^:]*\(os error \d+\)|PytorchStreamWriter|iostream error|inline_container")

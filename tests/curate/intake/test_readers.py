@@ -125,6 +125,17 @@ def test_parquet_rows_in_any_order(tmp_path: Path, data_kit: Any) -> None:
     assert [read_category(reader, number) for number in (0, 96)] == ["", ""]  # the column is not there
 
 
+def test_an_output_among_the_data_is_refused(tmp_path: Path, data_kit: Any) -> None:
+    """Its own files would be rows of the next run."""
+    data = tmp_path / "data"
+    write_parquet(data / "a.parquet", data_kit, 3)
+    inside = data / "runs" / "cold" / ".work" / "intake"
+    with pytest.raises(ValueError, match=f"{data}: .* choose an --out that is not in it"):
+        ParquetRows(data).prepare(inside)
+    ParquetRows(data / "a.parquet").prepare(inside)
+    ParquetRows(data).prepare(tmp_path / "data-runs" / ".work" / "intake")
+
+
 def test_parquet_of_paths_and_lists(folder: Path, data_kit: Any) -> None:
     rows = [
         {"images": ["pictures/0.jpg", "pictures/1.jpg"], "prompt": "Swap them.", "out": ["pictures/2.jpg"], "n": 4},

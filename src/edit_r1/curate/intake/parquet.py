@@ -32,10 +32,11 @@ class ParquetRows:
         instruction."""
         self.columns = columns or Columns()
         self.pictures: Pictures = pictures or FolderPictures()
-        self.root = path if path.is_dir() else path.parent
+        self._whole = path.is_dir()
+        self.root = path if self._whole else path.parent
         # Folders may be called x.parquet (Spark's are), and macOS writes ._x.parquet beside x.parquet.
         found = (file for file in path.rglob("*.parquet") if file.is_file() and not file.name.startswith("."))
-        self.files = sorted(found) if path.is_dir() else [path]
+        self.files = sorted(found) if self._whole else [path]
         if not self.files:
             raise ValueError(f"{path}: holds no Parquet file: check the path")
         footers = [_footer(file, (self.columns.source, self.columns.instruction)) for file in self.files]
@@ -51,6 +52,8 @@ class ParquetRows:
         return unit_key(files_fingerprint(self.files), columns_key(self.columns), self.pictures.fingerprint)
 
     def prepare(self, kept: Path) -> None:
+        if self._whole and kept.resolve().is_relative_to(self.root.resolve()):
+            raise ValueError(f"{self.root}: every Parquet file in it is data: choose an --out that is not in it")
         self.pictures.prepare(kept)
 
     def __len__(self) -> int:
