@@ -7,7 +7,8 @@ anew, so every cell learns from the same quadruples.
 
 - mode: a selected trace projected onto what it saw and a score (think), bare verdicts and a score (verify), or all
   (both). Matched by samples (as many traces, so as many updates) or by tokens of answers (shorter ones for more
-  passes). Tokens and updates cannot both be matched: "both" for as many updates as "verify" takes then is the control.
+  passes). Tokens and updates cannot both be matched, so "both" and "think" are also trained long, for as many updates
+  as "verify" takes then; and so are the filters, as a few hundred updates may hide what the data are worth.
 - both, shuffled: verdicts and score stay, what was seen comes from another quadruple's trace with as many principles.
 - filter: off (any parsed trace), on with the neutral tie-break, on with the draft's lenient one.
 - pool: the demo's three judges with two traces each; or half bad: each judge's second trace is one that it wrote about
@@ -66,7 +67,7 @@ class Cell:
     @property
     def name(self) -> str:
         parts = [self.mode + (", shuffled" if self.shuffled else ""), f"filter {self.filter}"]
-        parts += {"samples": [], "tokens": ["as many tokens"], "long": ["as many updates as that"]}[self.length]
+        parts += {"samples": [], "tokens": ["as many tokens"], "long": ["long"]}[self.length]
         parts += ["half of the pool bad"] if self.half_bad else []
         return "; ".join(parts)
 
@@ -87,21 +88,21 @@ CELLS: tuple[Cell, ...] = (
     Cell("verify", "neutral", half_bad=True), Cell("verify", "off", half_bad=True),
     Cell("think", "lenient", half_bad=True), Cell("verify", "lenient", half_bad=True),
     Cell("think", "neutral", length="tokens"),
+    Cell("think", "neutral", length="long"), Cell("both", "off", length="long"), Cell("both", "lenient", length="long"),
 )  # fmt: skip
 """The most telling first, for studies in pieces."""
 
 
 def questions() -> dict[str, list[tuple[Cell, Cell]]]:
     """What is asked of the study: (cell, what it is compared with) under each question."""
-    asked: dict[str, list[tuple[Cell, Cell]]] = {"mode": [], "filter": [], "pool": []}
+    asked: dict[str, list[tuple[Cell, Cell]]] = {"mode": [], "length": [], "filter": [], "pool": []}
     for cell in CELLS:
-        plain = replace(cell, mode="both", shuffled=False)
-        if cell.length == "tokens" and cell.mode == "verify":
-            asked["mode"].append((cell, replace(plain, length="long")))
-        elif cell.length == "long":
-            asked["mode"].append((cell, BASE))
-        elif cell.mode != "both" or cell.shuffled:
-            asked["mode"].append((cell, replace(plain, length="samples")))
+        if cell.mode != "both" or cell.shuffled:
+            longer = cell.length == "long" or cell == VERIFY_TOKENS
+            length: Literal["long", "samples"] = "long" if longer else "samples"
+            asked["mode"].append((cell, replace(cell, mode="both", shuffled=False, length=length)))
+        if cell == replace(BASE, length="long"):
+            asked["length"].append((cell, BASE))
         if cell.filter != "neutral":
             asked["filter"].append((cell, replace(cell, filter="neutral")))
         if cell.half_bad:

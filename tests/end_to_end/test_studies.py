@@ -119,6 +119,8 @@ def test_every_question_of_the_ablation_is_about_cells_it_has(monkeypatch: pytes
     assert all((a.mode, a.half_bad) == (b.mode, b.half_bad) and b.filter == "neutral" for a, b in asked["filter"])
     assert all((a.mode, a.filter) == (b.mode, b.filter) and not b.half_bad for a, b in asked["pool"])
     assert (bench["VERIFY_TOKENS"], cells[10]) in asked["mode"], "as many updates on both sides"
+    assert asked["length"] == [(cells[10], bench["BASE"])]
+    assert all({a.length, b.length} != {"samples", "long"} for a, b in [*asked["mode"], *asked["filter"]])
 
 
 def test_a_generation_on_a_demos_model_and_pairs_is_clocked(
