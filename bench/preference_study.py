@@ -13,11 +13,13 @@ averaging, replays the same traces of SFT beside its loss, and differs in what a
 - DPO: each candidate's best trace is preferred to its worst (beta 0.1, the SFT model as reference), on-policy
 - GCPO, 10/20/30 % flipped: that share of the labels is turned round before training
 
-Resumable: what is trained and judged is only read. Prints Markdown and writes study.json.
+Resumable: what is trained and judged is only read. Prints Markdown, writes study.json and flipped.png (the curve over
+flipped labels).
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 import tyro
@@ -97,6 +104,7 @@ def main(
             found.setdefault(name, {})[seed] = read_json(path)
     rows = {name: row(by_seed, found, resamples) for name, by_seed in found.items()}
     write_json(out / "study.json", {"seeds": list(seeds), "size": size, "ways": rows})
+    curve(rows, out / "flipped.png")
     print("\n".join(table(rows)))
 
 
@@ -231,6 +239,31 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         ]
         told += ["", *markdown((f"minus {other}", *DIFFERENCES), above)]
     return told
+
+
+def curve(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """What GCPO adds to SFT in half credit and TNR, over the share of flipped labels, with intervals."""
+    gains = {way.flipped: rows[way.name]["minus_sft"] for way in (Way("GCPO"), *WAYS)
+             if way.objective == "gcpo" and way.name in rows}  # fmt: skip
+    shares = [100 * share for share in gains]
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.4))
+    for axis, measure, name in zip(axes, ("half_credit", "tnr"), ("half credit", "TNR"), strict=True):
+        known = {share: gain[measure] for share, gain in zip(shares, gains.values(), strict=True) if gain[measure]}
+        means = [100 * one["mean"] for one in known.values()]
+        low, high = ([100 * (one["ci95"] or (math.nan,) * 2)[end] for one in known.values()] for end in (0, 1))
+        reach = [[mean - one for mean, one in zip(means, low, strict=True)],
+                 [one - mean for mean, one in zip(means, high, strict=True)]]  # fmt: skip
+        axis.errorbar(list(known), means, reach, color="C0", marker="o", capsize=3, label="all seeds, 95 %")
+        axis.axhline(0, color="#adb5bd", linewidth=1)
+        axis.set(xlabel="flipped labels, %", ylabel=f"{name} above SFT, points", xticks=shares)
+        axis.spines[["top", "right"]].set_visible(False)
+    for number, each in enumerate(zip(*(gain["by_seed"] for gain in gains.values()), strict=True)):
+        told = "each seed" if number == 0 else None
+        axes[0].plot(shares, [100 * value for value in each], color="C0", alpha=0.4, linewidth=1, label=told)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def test_preferences_are_learned_from_in_every_way(
     names = ["SFT", "GCPO", "GRPO, 0/1", "rejection SFT", "DPO", "GCPO, 20 % flipped"]
     assert list(ways) == names and all(ways[name]["pairs"] == ways["SFT"]["pairs"] > 0 for name in names)
     assert ways["SFT"]["minus_sft"]["half_credit"]["mean"] == 0 == ways["GCPO"]["minus_gcpo"]["half_credit"]["mean"]
+    assert (out / "flipped.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert all(f"| {name} |" in printed for name in names)
     trained = (out / "seed-0/dpo/model/model.safetensors").stat().st_mtime_ns
