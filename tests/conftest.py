@@ -32,6 +32,14 @@ examples = int(os.environ.get("EDIT_R1_EXAMPLES", "20000"))
 settings.register_profile("fuzz", deadline=None, max_examples=examples, database=None)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @dataclass
 class Reply:
     """What the fake server does with a request."""

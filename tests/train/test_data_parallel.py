@@ -215,3 +215,34 @@ def test_the_adapter_is_saved_from_parts(tmp_path: Path, model: Path) -> None:
     untouched = FluxKontextEditor.from_pretrained(model, FluxKontextSettings(steps=4))
     before = decode_rgb(untouched.edit([_contexts()[0].sample], [1])[0].image or b"").astype(int)
     assert np.abs(edits[0] - edits[1]).mean() < 0.1 * np.abs(edits[0] - before).mean()
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "backend", "taken"),
+    [("cpu", 1, "gloo", None), ("cuda", 2, "cpu:gloo,cuda:nccl", 1), (None, 2, "cpu:gloo,cuda:nccl", 1),
+     (None, 1, "gloo", None), (torch.device("cpu"), 2, "gloo", None)],
+)  # fmt: skip
+def test_a_team_exchanges_by_what_its_editor_is_on(
+    device: str | torch.device | None, gpus: int, backend: str, taken: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes of a CPU on a machine with one GPU must not ask for a second one."""
+    joined: list[str] = []
+    used: list[int] = []
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", joined.append)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert Team.current(device) == Team(1, 2)
+    assert (joined, used) == ([backend], [] if taken is None else [taken])
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="LOCAL_RANK=1 and 1 GPUs: start one process a GPU"):
+        Team.current("cuda")

@@ -180,10 +180,10 @@ def test_fault_12_evaluation_takes_the_editors_own_number_of_steps(make_editor, 
 
 
 def test_fault_10_a_compiled_transformer_is_not_sharded(make_editor):
-    transformer = make_editor().transformer
-    transformer.transformer_blocks[0].compile()
+    editor = make_editor()
+    editor.transformer.transformer_blocks[0].compile()
     with pytest.raises(ValueError, match="can hang"):
-        shard(transformer)
+        shard(editor.transformer, editor.device)
 
 
 @pytest.mark.parametrize("inner_updates", [1, 2])

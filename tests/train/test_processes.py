@@ -50,6 +50,18 @@ def test_each_process_knows_its_place_and_the_first_one_is_heard(tmp_path: Path)
     assert heard == [(1, 2, {"loss": 3.0})]
 
 
+def _gpus(folder: Path, *, progress: Progress | None) -> Path:
+    (folder / os.environ["RANK"]).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    return folder
+
+
+def test_processes_of_the_cpu_leave_gpus_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    in_processes(2, partial(_gpus, tmp_path))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "", "1": ""}
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
 def test_what_a_training_raises_is_raised_here() -> None:
     with pytest.raises(ValueError, match="steps=0: must be above 0"):
         in_processes(2, _refuses)

@@ -106,7 +106,8 @@ class PipelineEditor(ABC, Generic[E, S]):
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline.transformer.device
+        """The VAE's: with `waits` the transformer comes to it only when it is sharded."""
+        return self.pipeline.vae.device
 
     @property
     def multiple(self) -> int:

@@ -205,7 +205,7 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
     has changed (`recipes.resumed`).
     """
     check_trackers(recipe.tracking)
-    team, out = Team.current(), Path(recipe.out)
+    team, out = Team.current(getattr(recipe.load, "device", None)), Path(recipe.out)
     refuse_earlier_run(out, resume)
     trackers = Trackers({}, out, print)
     task = bar.add_task("editor", total=recipe.stage.steps)

@@ -28,14 +28,20 @@ class Team:
     size: int = 1
 
     @classmethod
-    def current(cls) -> Team:
-        """The team that `torchrun`, `accelerate launch` or `in_processes` has started, joined if need be."""
+    def current(cls, device: str | torch.device | None = None) -> Team:
+        """The team that `torchrun`, `accelerate launch` or `in_processes` has started, joined if need be.
+
+        device: what the editor is trained on; a CPU's team leaves this machine's GPUs alone. None, where that is not
+        known yet: GPUs, if there is one for each process.
+        Raises ValueError for a GPU that this machine does not have.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
-            if torch.cuda.is_available():
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            on_gpu = _gpu_each() if device is None else torch.device(device).type == "cuda"
+            if on_gpu:
+                _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -96,6 +102,18 @@ class Team:
         """Until all are here."""
         if self.size > 1:
             dist.barrier()
+
+
+def _gpu_each() -> bool:
+    here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+    return int(here) <= torch.cuda.device_count()
+
+
+def _take_gpu(index: int) -> None:
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise ValueError(f"LOCAL_RANK={index} and {count} GPUs: start one process a GPU, or load the editor on the cpu")
+    torch.cuda.set_device(index)
 
 
 ALONE = Team()

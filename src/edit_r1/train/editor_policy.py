@@ -71,9 +71,9 @@ class EditorPolicy(Generic[E]):
             transformer.enable_gradient_checkpointing()
         check_float32(_trained(transformer))
         if self.sharded:
-            shard(transformer)
+            shard(transformer, editor.device)
             if self._frozen is not None:
-                shard(self._frozen.transformer)
+                shard(self._frozen.transformer, editor.device)
         self.parameters = _trained(transformer)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=stage.updates.learning_rate, weight_decay=0.0)
         self._average: dict[str, Tensor] | None = None

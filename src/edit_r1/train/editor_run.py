@@ -123,7 +123,7 @@ class TrainingRun:
         guard: Guard | None = None,
     ) -> None:
         plan_iteration(stage, 0, len(contexts))  # refuses too few contexts before anything is written
-        self.team = Team.current()
+        self.team = Team.current(editor.device)
         self.team.share(stage.contexts_per_step)
         self.stage, self.contexts, self.out = stage, contexts, out
         self.evaluate, self.progress, self.guard = evaluate, progress, guard

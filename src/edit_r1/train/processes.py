@@ -30,8 +30,9 @@ class Training(Protocol):
 def in_processes(count: int, training: Training, progress: Progress | None = None) -> Path:
     """Run a training on `count` processes of one thread each; 1 runs it here, on the threads there are.
 
-    The processes find each other by torch's environment variables, so that transformers' trainers distribute the
-    work. They end with the caller, however it ends. `progress` is called here with what the first one reports.
+    Several are for a CPU: they do not see this machine's GPUs, which want `torchrun`. They find each other by torch's
+    environment variables, so that transformers' trainers distribute the work, and end with the caller, however it ends.
+    `progress` is called here with what the first one reports.
 
     Raises:
         ValueError: what the training raises.
@@ -90,6 +91,8 @@ def _member(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller is interrupted too, and ends its processes
     end_with_starter()
     one_core()  # also keeps accelerate from setting as many threads as there are cores
+    # Before anything asks for a GPU: two processes on one of them cannot exchange, and each would fill a part of it.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )

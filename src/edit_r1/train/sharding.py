@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from peft import LoraConfig
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(transformer: nn.Module) -> None:
-    """In place: each block is one unit of exchange, what lies outside the blocks another.
+def shard(transformer: nn.Module, device: torch.device) -> None:
+    """In place: each block is one unit of exchange, what lies outside the blocks another. The parts are on `device`.
 
     Blocks are the entries of the transformer's `ModuleList`s. Call it when weights, adapters and their
     `requires_grad` are final, and make the optimiser afterwards: its parameters are then DTensors.
@@ -26,13 +28,15 @@ def shard(transformer: nn.Module) -> None:
     """
     if any(module._compiled_call_impl is not None for module in transformer.modules()):
         raise ValueError("shard=True with a compiled transformer can hang: leave torch.compile or shard out")
+    # Without a mesh torch takes the GPUs of any machine that has some, for weights on the CPU too.
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for child in transformer.children():
         if isinstance(child, nn.ModuleList):
             for block in child:
-                fully_shard(block)
+                fully_shard(block, mesh=mesh)
     # By default the outermost unit stays together after a forward, and a forward without a gradient would leave it so
     # for the next one, which may have other weights (averaged ones, or those after a step).
-    fully_shard(transformer, reshard_after_forward=True)
+    fully_shard(transformer, mesh=mesh, reshard_after_forward=True)
 
 
 def part(tensor: Tensor) -> Tensor:

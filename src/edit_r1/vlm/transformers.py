@@ -396,6 +396,7 @@ def _merge_adapter(model: Any, adapter: str) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        # By default PEFT loads an adapter onto the first GPU, wherever the model is.
+        return PeftModel.from_pretrained(model, adapter, torch_device=str(model.device)).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{adapter}: not an adapter of this model ({_one_line(error)})") from error
