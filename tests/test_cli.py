@@ -582,6 +582,9 @@ def test_what_another_model_wrote_is_kept_under_that_model(
         (("--principles-endpoint", "http://127.0.0.1:1"), "--principles-model NAME"),
         (("--endpoint", "http://127.0.0.1:1", "--model", "m", "--price-in", "1"), "--price-out"),
         (("--model", "a/model", "--server-sampling"), "--server-sampling is for a served model: add --endpoint"),
+        (("--model", "a", "--backend", "vllm", "--device", "cuda:1"), "say which by CUDA_VISIBLE_DEVICES"),
+        (("--model", "a", "--backend", "vllm", "--device", "cuda", "--principles-model", "b"), "--principles-device"),
+        (("--model", "a/model", "--principles-device", "cuda:1"), "add --principles-model PATH"),
         (("--limit-key", "max_completion_tokens"), "--limit-key max_completion_tokens is for a served model"),
     ],
 )

@@ -82,8 +82,11 @@ def build_preferences(count: int) -> list[Preference]:
     return made
 
 
-def build_checkpoint(folder: Path, dtype: str = "bfloat16", generation: dict | None = None) -> Path:
-    """A random model in Hugging Face layout, with whatever generation_config a fine-tune might ship."""
+def build_checkpoint(folder: Path, dtype: str = "bfloat16", generation: dict | None = None, tied: bool = True) -> Path:
+    """A random model in Hugging Face layout, with whatever generation_config a fine-tune might ship.
+
+    tied: the LM head is the embedding, as in a 3B model; a 7B model has a head of its own.
+    """
     import json
 
     import torch
@@ -122,7 +125,7 @@ def build_checkpoint(folder: Path, dtype: str = "bfloat16", generation: dict | N
             "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 1024,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
             "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"], "tie_word_embeddings": True, "initializer_range": 0.15,
+            "pad_token_id": ids["<|endoftext|>"], "tie_word_embeddings": tied, "initializer_range": 0.15,
         },
         vision_config={
             "depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8,
@@ -131,7 +134,7 @@ def build_checkpoint(folder: Path, dtype: str = "bfloat16", generation: dict | N
         },
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )  # fmt: skip
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(config)
@@ -157,6 +160,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["HF_HUB_OFFLINE"] = "1"
     hostile = {"do_sample": True, "top_k": 1, "repetition_penalty": 1.5, "temperature": 0.1}
     return build_checkpoint(tmp_path_factory.mktemp("verifier"), generation=hostile)
+
+
+@pytest.fixture(scope="session")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_checkpoint(tmp_path_factory.mktemp("untied"), tied=False)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from edit_r1.records import Preference
 from edit_r1.train.gcpo import GCPOTrainer, build_trainer, train_gcpo, until_end
 from edit_r1.train.gcpo_stage import GCPOStage, GCPOUpdates, SamplingSettings
 from edit_r1.train.pairs import pairs_of
-from edit_r1.train.rollout import rows_that_teach, runs_of, without_padding
+from edit_r1.train.rollout import own_precision, rows_that_teach, runs_of, without_padding
 from edit_r1.train.settings import changed
 from edit_r1.train.shared_prompt import shared_prompts
 from edit_r1.train.shared_vision import distinct_pictures
@@ -397,3 +398,32 @@ def test_the_config_is_small_and_checked() -> None:
     for name, value in (("temperature", math.nan), ("learning_rate", math.inf), ("correction_cap", math.nan)):
         with pytest.raises(ValueError, match=f"{name}={value}"):
             changed(GCPOStage("m", "o"), **{name: value})
+
+
+@pytest.mark.parametrize("on", ["cpu", "cuda"])
+def test_weights_are_not_cast_for_every_token(on: str) -> None:
+    """A stand-in for a model that accelerate has wrapped: on a CPU without its autocast, else within one around all."""
+
+    class Model:
+        device = torch.device(on)
+
+        def _original_forward(self) -> str:
+            return "plain"
+
+        def forward(self) -> str:
+            return "in autocast"
+
+    model, seen = Model(), []
+    model.__dict__["_original_forward"] = model._original_forward
+    model.__dict__["forward"] = model.forward
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        seen.append("begin")
+        yield
+        seen.append("end")
+
+    with own_precision(model, around()):
+        seen.append(model.forward())
+    assert seen == (["plain"] if on == "cpu" else ["begin", "in autocast", "end"])
+    assert model.forward() == "in autocast"

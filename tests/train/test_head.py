@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,20 @@ from safetensors.torch import load_file
 
 from edit_r1.cli import main
 from edit_r1.evaluate.judges import cache_identity, judge_kind, open_judge
-from edit_r1.records import Preference
+from edit_r1.records import Preference, Quadruple
 from edit_r1.store import PREFERENCES, write_dataset
+from edit_r1.train import gcpo, head, sft
+from edit_r1.train.gcpo import train_gcpo
+from edit_r1.train.gcpo_stage import GCPOStage
 from edit_r1.train.head import HeadStage, bradley_terry_loss, train_head
+from edit_r1.train.sft import SFTStage, train_sft
 from edit_r1.train.verifier_run import read_curves
 from edit_r1.verifier.cards import read_card
 from edit_r1.verifier.choice import ModelChoice
 from edit_r1.verifier.head_judge import HeadJudge, head_request, score_of
 from edit_r1.verifier.items import ScoreItem
 from edit_r1.verifier.scoring import Verifier
+from edit_r1.vlm import scalar_head
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.scalar_head import MARKER, WEIGHTS, ScalarVLM, encode
 from edit_r1.vlm.transformers import TransformersVLM
@@ -220,3 +226,45 @@ def test_train_and_evaluate_from_the_command_line(
         main([*commands[1], "--traces", "2"])
     assert ended.value.code == 1
     assert "samples nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fits", [2, 1, 0])
+def test_a_batch_that_memory_does_not_hold_is_halved(
+    trained: Path, preferences: list[Preference], monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    judge = HeadJudge(ScalarVLM.load(trained))
+    wanted = [one.score for one in judge.score_many(items(preferences))]
+    whole, refused = scalar_head.last_hidden_BD, []
+
+    def sparing(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        if len(inputs["input_ids"]) > fits:
+            refused.append(len(inputs["input_ids"]))
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        return whole(model, inputs)
+
+    monkeypatch.setattr(scalar_head, "last_hidden_BD", sparing)
+    found = judge.score_many(items(preferences))
+    assert refused
+    if fits:
+        assert [one.score for one in found] == pytest.approx(wanted, abs=1e-5)
+    else:
+        assert all("out of memory (CUDA out of memory. Tried to allocate 2 GiB)" in str(one) for one in found)
+
+
+@pytest.mark.parametrize("stage", ["sft", "gcpo", "head"])
+def test_one_process_that_sees_several_gpus_is_refused(
+    stage: str, checkpoint: Path, quadruples: list[Quadruple], preferences: list[Preference], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Before a model is opened: transformers would wrap it in `nn.DataParallel`."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for module in (sft, gcpo, head):
+        monkeypatch.setattr(module, "load_trainable", lambda *_: pytest.fail("the model was opened"))
+    out = str(tmp_path / "run")
+    work: dict[str, Callable[[], Path]] = {
+        "sft": lambda: train_sft(SFTStage(str(checkpoint), out, variant="compact"), quadruples),
+        "gcpo": lambda: train_gcpo(GCPOStage(str(checkpoint), out, variant="compact", pairs_per_step=4), preferences),
+        "head": lambda: train_head(HeadStage(str(checkpoint), out), preferences),
+    }
+    with pytest.raises(ValueError, match=r"sees 2 GPUs: start one for each \(torchrun --nproc-per-node 2"):
+        work[stage]()

@@ -6,7 +6,7 @@ pytest tests/train/test_on_gpu.py -m gpu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ from edit_r1.vlm.transformers import TransformersVLM
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Convolutions of pictures as exact as on the CPU: by default a GPU rounds their factors to 10 bits."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield request.param
-    torch.backends.cudnn.allow_tf32 = before
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One GPU, and convolutions of pictures as exact as on the CPU: by default it rounds their factors to 10 bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    if request.param == "cuda":
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    return request.param
 
 
 def _requests(quadruples: list[Quadruple]) -> list[Request]:
@@ -83,7 +83,7 @@ def test_sft_learns_as_on_the_cpu(
         model = train_sft(SFTStage(str(checkpoint), str(tmp_path / f"{len(curves)}"), **changes), quadruples)
         curves.append([line["loss"] for line in read_curves(model.parent / "curves.jsonl")])
     assert curves[1] == pytest.approx(curves[0], rel=0.05)
-    assert curves[1][-1] < curves[1][0]
+    assert curves[1][-1] < 0.9 * curves[1][0]
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])

@@ -111,6 +111,18 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert train_sft(stage, quadruples, resume=True) == resumed  # done: at once
 
 
+def test_a_killed_run_of_lora_resumes_to_the_same_weights(
+    checkpoint: Path, quadruples: list[Quadruple], sft_settings: dict, tmp_path: Path
+) -> None:
+    changes = {**sft_settings, "steps": 4, "log_every": 1, "save_every": 2, "lora_rank": 2}
+    straight = weights(train_sft(SFTStage(str(checkpoint), str(tmp_path / "straight"), **changes), quadruples))
+    stage = SFTStage(str(checkpoint), str(tmp_path / "killed"), **changes)
+    with pytest.raises(Killed):
+        train_sft(stage, quadruples, progress=kill_at(3))
+    again = weights(train_sft(stage, quadruples, resume=True))
+    assert all(torch.equal(straight[name], again[name]) for name in straight)
+
+
 def test_a_run_is_resumed_by_as_many_processes(checkpoint: Path, quadruples: list[Quadruple], tmp_path: Path) -> None:
     """Rows, random numbers and averaged weights are shared out among them: others would go on with another run."""
     stage = SFTStage(str(checkpoint), str(tmp_path / "run"), variant="compact", steps=2, batch_size=2, log_every=1,

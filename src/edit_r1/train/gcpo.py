@@ -41,6 +41,7 @@ from edit_r1.train.alarms import Alarms
 from edit_r1.train.averaging import TailAverage
 from edit_r1.train.gcpo_arguments import grpo_arguments, pictures_tokens
 from edit_r1.train.gcpo_stage import GCPOStage
+from edit_r1.train.machine import check_one_gpu
 from edit_r1.train.pairs import (
     Comparison,
     Pair,
@@ -141,6 +142,7 @@ def build_trainer(
     """Model, data and trainer of a run. Raises ValueError as `train_gcpo`, for settings before the model is opened."""
     check_enough(len(pairs), stage.pairs_per_step)
     grpo_arguments(stage, folder, suppressed=[])
+    check_one_gpu(stage.cpu)
     set_up(stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels, stage.machine.frozen)
     share_vision(model)
@@ -277,7 +279,7 @@ class GCPOTrainer(ExactResume, GRPOTrainer):
                 generation_kwargs=self.generation_kwargs,
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
-            own_precision(model),
+            own_precision(model, None if self.sharded else self.accelerator.autocast()),
             torch.no_grad(),
         ):
             for first in range(0, len(starts), per_batch):

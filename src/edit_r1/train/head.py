@@ -25,6 +25,7 @@ from transformers import Trainer, TrainingArguments
 from edit_r1.images import judged_pictures
 from edit_r1.records import Candidate, Preference
 from edit_r1.store import write_text
+from edit_r1.train.machine import check_one_gpu
 from edit_r1.train.pairs import Pair, check_one_aspect, pairs_of
 from edit_r1.train.trainer_arguments import supervised_arguments
 from edit_r1.train.verifier_card import VerifierFacts, head_card, preferences_card
@@ -213,6 +214,7 @@ def train_head(
     if folder.model.exists():
         return folder.model
     card = read_card(stage.model)
+    check_one_gpu(stage.cpu)
     set_up(stage.seed)
     backbone, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels)
 

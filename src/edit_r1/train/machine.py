@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from edit_r1.train.verifier_run import Precision, check_numbers
 
 
@@ -37,6 +39,17 @@ def check_machine(machine: MachineSettings, lora_rank: int) -> None:
         )
 
 
+def check_one_gpu(cpu: bool) -> None:
+    """Raises ValueError where a process that was started alone sees several GPUs: transformers would copy the model to
+    all of them by threads (`nn.DataParallel`), which cuts pictures in the middle and multiplies the batch."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone and not cpu and (count := torch.cuda.device_count()) > 1:
+        raise ValueError(
+            f"one process that sees {count} GPUs: start one for each (torchrun --nproc-per-node {count} -m edit_r1 "
+            "...), or show it one (CUDA_VISIBLE_DEVICES=0)"
+        )
+
+
 def fsdp_arguments(machine: MachineSettings) -> dict[str, Any]:
     """Arguments of transformers' trainer that shard as `machine` says.
 
@@ -58,4 +71,6 @@ def fsdp_arguments(machine: MachineSettings) -> dict[str, Any]:
         "state_dict_type": "SHARDED_STATE_DICT",
         "cpu_ram_efficient_loading": False,
     }
-    return {"fsdp": True, "fsdp_config": config}
+    # Otherwise the whole gradient of every weight lies in every process until its last micro-batch.
+    each = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
+    return {"fsdp": True, "fsdp_config": config, "accelerator_config": each}

@@ -10,7 +10,7 @@ Legend: U distinct prompts, B rollouts, L tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -79,14 +79,17 @@ def _sample_repeated(model: Any, inputs_U: dict[str, Tensor], copies_U: list[int
 
 
 @contextmanager
-def own_precision(model: Any) -> Iterator[None]:
-    """Takes off the autocast that accelerate put around a model's forward, where it stands on a CPU.
+def own_precision(model: Any, autocast: AbstractContextManager[Any] | None = None) -> Iterator[None]:
+    """Keeps weights from being cast anew for every token, as the autocast does that accelerate puts around a forward.
 
-    Autocast casts the weights anew for every token there; log-probabilities are computed under it all the same.
+    On a CPU it is taken off: log-probabilities are computed under it all the same. Elsewhere `autocast`, the same kind
+    around all forwards, keeps what is cast once, a 16-bit copy of the trained weights (autocast's cache lives as long
+    as the outermost context). None for a sharded model: the cache would hold the whole of it.
     """
     original = model.__dict__.get("_original_forward")
     if original is None or model.device.type != "cpu":
-        yield
+        with autocast or nullcontext():
+            yield
         return
     wrapped = model.forward
     model.forward = original

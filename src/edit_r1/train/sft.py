@@ -21,7 +21,7 @@ from edit_r1.images import MAX_JUDGED_PIXELS, image_size
 from edit_r1.records import OutputMode, Quadruple, Unparsed
 from edit_r1.store import write_text
 from edit_r1.train.length_batches import LengthBatches
-from edit_r1.train.machine import MachineSettings, check_machine, fsdp_arguments
+from edit_r1.train.machine import MachineSettings, check_machine, check_one_gpu, fsdp_arguments
 from edit_r1.train.optimizers import trainer_optimizer
 from edit_r1.train.settings import Unprefixed
 from edit_r1.train.trainer_arguments import supervised_arguments
@@ -161,6 +161,7 @@ def train_sft(
     folder.check(stage, data, resume)
     if folder.model.exists():
         return folder.model
+    check_one_gpu(stage.cpu)
     set_up(stage.seed)
     model, processor = load_trainable(stage.model, stage.freeze_vision, stage.max_pixels, stage.machine.frozen)
 

@@ -236,7 +236,9 @@ def _memory(
         prompts = max(1, stage.sampling.decode_batch // stage.traces)
         tokens = prompts * batch.prompt + prompts * stage.traces * batch.trace
         size = 2 if stage.machine.frozen == "bf16" else 4
-        phases["sample"] = size * counts.cache_values * tokens + together
+        # Beside the cache: trained weights as they are multiplied (`rollout.own_precision`).
+        cast = 2.0 * counts.trained if stage.precision == "bf16" and shards == 1 else 0.0
+        phases["sample"] = size * counts.cache_values * tokens + cast + together
     host = {
         "weights while loading": held * counts.parameters,
         "result while saving": 4.0 * counts.parameters if stage.machine.shard != "none" or held == 2 else 0.0,

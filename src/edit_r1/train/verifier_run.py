@@ -41,6 +41,7 @@ from edit_r1.store import StoreError, new_folder, read_json, write_json, write_t
 from edit_r1.train.alarms import Alarms
 from edit_r1.train.learned_tokens import score_learned_tokens
 from edit_r1.train.settings import flat
+from edit_r1.train.sharded_verifier import train_in_parts
 from edit_r1.verifier.cards import ModelCard, read_card, write_card
 from edit_r1.verifier.items import context_key, examples_of
 from edit_r1.verifier.prompts import Variant, decompose_request, judge_request
@@ -364,7 +365,14 @@ class ExactResume:
     is_fsdp_enabled: bool
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+        if isinstance(self.model, PeftModel):
+            # As transformers, but for the device: PEFT would load the adapters of all processes onto the first GPU.
+            where = str(self.model.device)
+            self.model.load_adapter(
+                resume_from_checkpoint, self.model.active_adapter, is_trainable=True, torch_device=where
+            )
+            return
+        if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         stored = type(self.model).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
@@ -389,6 +397,7 @@ def run_trainer(trainer: Trainer, folder: RunFolder) -> None:
             f"{checkpoint}: written by {written} processes, and this run has {trainer.accelerator.num_processes}: "
             "start as many, or a new run in another folder"
         )
+    train_in_parts(trainer)
     with writing(folder.checkpoints):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 

@@ -45,6 +45,8 @@ class ModelChoice:
     """What a trace holds; by default what the model's edit_r1.json says, else both."""
     principles_model: str | None = None
     """Another model that writes the principles: a folder, or with --principles-endpoint a served model's name."""
+    principles_device: str | None = None
+    """Where a local --principles-model is; by default the first of --device."""
     principles_endpoint: str | None = None
     """Address of the server of --principles-model."""
     concurrency: int = 16
@@ -76,6 +78,16 @@ class ModelChoice:
             raise ValueError("--backend vllm runs a local model: leave --endpoint out, or leave --backend out")
         if self.backend == "vllm" and not all(device.startswith("cuda") for device in self.device.split(",")):
             raise ValueError(f"--backend vllm with --device {self.device}: vLLM needs a GPU, add --device cuda")
+        if self.backend == "vllm" and ":" in self.device:
+            raise ValueError(
+                f"--backend vllm with --device {self.device}: vLLM takes the first GPUs that it sees; give cuda "
+                "(cuda,cuda for two) and say which by CUDA_VISIBLE_DEVICES"
+            )
+        if self.backend == "vllm" and self._writes_here and self.principles_device is None:
+            raise ValueError(
+                "--principles-model beside --backend vllm, which fills the GPUs that it takes: add --principles-device "
+                "(cpu, or a GPU that vLLM does not take), or --principles-endpoint"
+            )
         if self.attention is not None and self.backend == "vllm":
             raise ValueError(f"--attention {self.attention}: vLLM chooses its own kernels: leave it out")
         if self.attention is not None and self.endpoint is not None and not self._writes_here:
@@ -87,6 +99,10 @@ class ModelChoice:
             ):
                 if given:
                     raise ValueError(f"{flag} is for a served model: add --endpoint URL, or leave it out")
+        if self.principles_device is not None and not self._writes_here:
+            raise ValueError(
+                f"--principles-device {self.principles_device}: nothing to put there; add --principles-model PATH"
+            )
         if self.principles_endpoint is not None and self.principles_model is None:
             raise ValueError("--principles-endpoint needs a served model: add --principles-model NAME")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
@@ -100,6 +116,7 @@ class ModelChoice:
             "api_key_env",
             "limit_key",
             "device",
+            "principles_device",
             "attention",
             "concurrency",
             "timeout",
@@ -121,7 +138,8 @@ class ModelChoice:
             return self._served(self.principles_endpoint, self.principles_model)
         from edit_r1.vlm.transformers import TransformersVLM  # here alone: endpoints need no torch
 
-        return TransformersVLM.load(self.principles_model, self.device.split(",")[0], self.dtype, self.attention)
+        device = self.principles_device or self.device.split(",")[0]
+        return TransformersVLM.load(self.principles_model, device, self.dtype, self.attention)
 
     def cache(self) -> PrinciplesCache | Literal["default"] | None:
         """Where principles are kept on disk: that of --principles-model names this model, not the judge."""

@@ -26,7 +26,8 @@ class GrowingLayer(DynamicLayer):
         used = self.get_seq_length()
         total = used + key_states.shape[-2]
         if not self._fits(key_states, total):
-            shape = (*key_states.shape[:2], total + max(64, total // 2))
+            spare = max(64, total // 2) if used else 0  # a prompt is mostly read once, and its cache large
+            shape = (*key_states.shape[:2], total + spare)
             keys = key_states.new_empty((*shape, key_states.shape[-1]))
             values = value_states.new_empty((*shape, value_states.shape[-1]))
             if self.keys is not None and self.values is not None and used:

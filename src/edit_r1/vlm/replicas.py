@@ -14,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edit_r1.processes import end_at_interrupt, end_with_starter, one_core, process_context
+import torch
+
+from edit_r1.processes import cores, end_at_interrupt, end_with_starter, one_core, process_context
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.protocol import Completion, Request, Sampling
 from edit_r1.vlm.transformers import Progress, TransformersVLM
@@ -43,7 +45,7 @@ class TransformersReplicas:
         context = process_context()
         given = {**options, "batch_size": batch_size}
         self._replicas = [
-            ProcessPoolExecutor(1, context, initializer=_load, initargs=(str(path), device, given))
+            ProcessPoolExecutor(1, context, initializer=_load, initargs=(str(path), device, len(devices), given))
             for device in devices
         ]
         self._lock = threading.Lock()
@@ -115,12 +117,14 @@ class TransformersReplicas:
         )
 
 
-def _load(path: str, device: str, options: dict[str, Any]) -> None:
+def _load(path: str, device: str, replicas: int, options: dict[str, Any]) -> None:
     global _replica, _problem
     end_with_starter()
     end_at_interrupt()
     if device == "cpu":
         one_core()
+    else:  # pictures are prepared by the CPU, and the fork server has told torch of one thread
+        torch.set_num_threads(max(1, cores() // replicas))
     try:
         _replica = TransformersVLM.load(path, device=device, **options)
     except (ValueError, RuntimeError, OSError) as error:  # asked for by `_why_not`: what an initializer raises is lost

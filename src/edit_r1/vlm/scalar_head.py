@@ -136,20 +136,28 @@ class ScalarVLM:
 
     def logits(self, requests: Sequence[Request]) -> list[float | str]:
         """A number per request, in order, higher is better; a text says why there is none."""
-        import torch
-
         found: list[float | str] = []
         for start in range(0, len(requests), self.vlm.batch_size):
-            batch = requests[start : start + self.vlm.batch_size]
-            try:
-                inputs = encode(self.vlm.processor, batch)
-            except ValueError as error:  # the processor refuses some pictures, such as a strip of one pixel
-                found += [f"the model's processor refuses this request: {error}"] if len(batch) == 1 else [
-                    one for request in batch for one in self.logits([request])
-                ]  # fmt: skip
-                continue
-            model = self.vlm.model
+            found += self._logits(requests[start : start + self.vlm.batch_size])
+        return found
+
+    def _logits(self, batch: Sequence[Request]) -> list[float | str]:
+        """`logits` of one batch, in halves where the processor refuses it or the GPU's memory does not hold it."""
+        import torch
+
+        model = self.vlm.model
+        try:
+            inputs = encode(self.vlm.processor, batch)
             with torch.inference_mode():
                 hidden_BD = last_hidden_BD(model, dict(inputs.to(model.device, dtype=model.dtype)))
-                found += head_logits_B(hidden_BD, self.weight_1D).cpu().tolist()
-        return found
+                return list(head_logits_B(hidden_BD, self.weight_1D).cpu().tolist())
+        except ValueError as error:  # the processor refuses some pictures, such as a strip of one pixel
+            why = f"the model's processor refuses this request: {error}"
+        except torch.OutOfMemoryError as error:
+            why = f"out of memory ({' '.join(str(error).split())}): use smaller pictures or --dtype bfloat16"
+        # Only here, where the failed pass and its tensors are no longer held by the exception.
+        torch.cuda.empty_cache()
+        if len(batch) == 1:
+            return [why]
+        half = len(batch) // 2
+        return [*self._logits(batch[:half]), *self._logits(batch[half:])]
