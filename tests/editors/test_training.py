@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from edit_r1.algo.group_advantage import group_advantage
+from edit_r1.editors.flow import generator
 from edit_r1.editors.flux2_klein import Flux2KleinEditor, Flux2KleinSettings
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.editors.qwen_image_edit import QwenImageEditor, QwenImageEditSettings
@@ -155,3 +158,38 @@ def test_embedded_guidance_stays_in_every_policy(make_editor, klein_pipeline):
     qwen = make_editor("qwen")
     assert qwen.classifier_free and qwen.guided_edits
     assert policy_of(settled(STAGE, "flow-grpo"), qwen).guidance == STAGE.guidance
+
+
+class Packed(nn.Linear):
+    """As bitsandbytes' 4-bit layers: integers for a weight, products in bf16, the result in its input's precision."""
+
+    def __init__(self, matrix: nn.Linear, seen: set[torch.dtype]) -> None:
+        super().__init__(matrix.in_features, matrix.out_features, bias=False, device="meta")
+        self.weight = nn.Parameter(matrix.weight.detach().bfloat16().view(torch.uint8), requires_grad=False)
+        self.bias = matrix.bias
+        self.seen = seen
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        self.seen.add(input.dtype)
+        weight = self.weight.view(torch.bfloat16)
+        return nn.functional.linear(input.bfloat16(), weight, self.bias).to(input.dtype)
+
+
+@pytest.mark.parametrize("backbone", ["kontext", "qwen", "klein"])
+def test_a_packed_base_is_trained_in_its_own_precision(make_editor, backbone):
+    """FLUX.2 has no biases: the first floating weight of a packed one with an adapter is the adapter's, float32."""
+    made, seen = make_editor(backbone), set()
+    pipeline = made.pipeline.to(torch.bfloat16)
+    for name, module in list(pipeline.transformer.named_modules()):
+        if type(module) is nn.Linear:
+            pipeline.transformer.set_submodule(name, Packed(module, seen))
+    editor = type(made)(pipeline, made.settings)
+    stage = changed(STAGE, lora_rank=2, save_as="adapter", kl_beta=0.0)
+    policy = EditorPolicy(editor, stage)
+    [(_, contexts)] = editor.encode([_contexts(backbone, 1)[0].sample])
+    velocity = editor.velocity(editor.noise(contexts, [generator(0)]), torch.tensor([500.0]), contexts, 1.0)
+    velocity.square().mean().backward()
+    assert seen == {torch.bfloat16}
+    assert any(bool(weight.grad.any()) for weight in policy.parameters.values())
+    # Whoever wraps the trained transformer finds the same.
+    assert editor.with_transformer(editor.transformer).dtype == torch.bfloat16

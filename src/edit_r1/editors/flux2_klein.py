@@ -232,8 +232,8 @@ class Flux2KleinEditor(PipelineEditor[Flux2Contexts, Flux2KleinSettings]):
         if len(parts) > 1 and not self._packs:
             return [self._predicted([part], [text])[0] for part, text in zip(parts, texts, strict=True)]
         transformer, contexts = self.pipeline.transformer, [part.contexts for part in parts]
-        edits = [part.latents_BLC.to(transformer.dtype) for part in parts]
-        inputs_BNC = aligned(edits, [each.source_BRC.to(transformer.dtype) for each in contexts])
+        edits = [part.latents_BLC.to(self.dtype) for part in parts]
+        inputs_BNC = aligned(edits, [each.source_BRC.to(self.dtype) for each in contexts])
         timestep_B = torch.cat([part.timestep_B for part in parts]).to(inputs_BNC.dtype)
         counts, image_ids_NA, attention = [len(edit) for edit in edits], contexts[0].image_ids_NA, None
         if len(parts) > 1:

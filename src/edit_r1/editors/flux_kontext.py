@@ -166,7 +166,7 @@ class FluxKontextEditor(PipelineEditor[KontextContexts, FluxKontextSettings]):
         if len(parts) > 1 and not self._packs:
             return [self.velocities([part], guidance)[0] for part in parts]
         transformer = self.pipeline.transformer
-        edits = [part.latents_BLC.to(transformer.dtype) for part in parts]
+        edits = [part.latents_BLC.to(self.dtype) for part in parts]
         inputs_BNC = aligned(edits, [part.contexts.source_BRC for part in parts])
         timestep_B = torch.cat([part.timestep_B for part in parts]).to(inputs_BNC.dtype)
         counts, text_ids_T3, attention = [len(edit) for edit in edits], parts[0].contexts.text_ids_T3, None

@@ -58,6 +58,15 @@ def quantising(quantise: Quantisation, device: str, dtype: torch.dtype) -> dict[
     return {"quantization_config": PipelineQuantizationConfig(quant_mapping={"transformer": four_bits})}
 
 
+def input_dtype(transformer: Any) -> torch.dtype:
+    """Of a transformer's inputs: as its own weights are stored, whatever an adapter's are. Those are float32 on any
+    base, and the first floating ones of a base without biases whose matrices are packed into 4 bits."""
+    weights = dict(transformer.named_parameters())
+    own = (weight.dtype for name, weight in weights.items() if "lora_" not in name and weight.is_floating_point())
+    stored: torch.dtype = transformer.dtype
+    return next(own, stored) if any("lora_" in name for name in weights) else stored
+
+
 def freeze(parts: Sequence[nn.Module]) -> None:
     for part in parts:
         part.eval()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edit_r1.editors.batching import Layout, edit_in_batches
 from edit_r1.editors.flow import E, FlowRows, Schedule
 from edit_r1.editors.packing import use_packed_attention
-from edit_r1.editors.parts import Quantisation, check_scheduler, freeze, place, quantising, save_lora
+from edit_r1.editors.parts import Quantisation, check_scheduler, freeze, input_dtype, place, quantising, save_lora
 from edit_r1.editors.protocol import EditedImage
 from edit_r1.records import Sample
 from edit_r1.vlm.weights import files_key
@@ -62,6 +62,8 @@ class PipelineEditor(ABC, Generic[E, S]):
         self.pipeline, self.settings, self.name = pipeline, settings, name or self.default_name
         self.weights_key = ""
         """See `vlm.weights.Loaded`; "" too with a transformer that is another one than the folder's."""
+        self.dtype = input_dtype(pipeline.transformer)
+        """Of the transformer's inputs, settled before training changes it."""
         self._packs = use_packed_attention(pipeline.transformer, dict(self.packed_attention))
         freeze([pipeline.transformer, pipeline.vae, *self._encoders])
 

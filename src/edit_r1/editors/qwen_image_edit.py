@@ -228,9 +228,9 @@ class QwenImageEditor(PipelineEditor[QwenContexts, QwenImageEditSettings]):
         if len(parts) > 1 and not self._packs:
             return [self._predicted([part], negative)[0] for part in parts]
         transformer = self.pipeline.transformer
-        edits = [part.latents_BLC.to(transformer.dtype) for part in parts]
-        sources = [part.contexts.source_BRC.to(transformer.dtype) for part in parts]
-        timestep_B = torch.cat([part.timestep_B for part in parts]).to(transformer.dtype)
+        edits = [part.latents_BLC.to(self.dtype) for part in parts]
+        sources = [part.contexts.source_BRC.to(self.dtype) for part in parts]
+        timestep_B = torch.cat([part.timestep_B for part in parts]).to(self.dtype)
         shapes, mask_BT, packing = self._shapes(parts[0].contexts.layout), texts[0][1], None
         if len(parts) > 1:
             shapes, mask_BT, packing = self._padded_shapes(parts), None, self._packing(parts, texts)
