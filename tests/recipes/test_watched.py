@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edit_r1.editors.checkpoint import EditorCheckpoint
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.recipes.run import EditorRecipe, judge_of, run_training
@@ -118,6 +119,14 @@ def test_principles_are_held_out_unless_a_judge_is(judges, monkeypatch):
     opened = len(judges)
     assert open_watched(RewardSettings(), GuardSettings(), JudgeSettings("dark"), 0.34, *given)[2].heldout is None
     assert len(judges) == opened + 1  # the training reward's
+
+
+def test_an_editor_that_cannot_train_here_is_refused_before_anything_is_opened(judges, tmp_path):
+    load = EditorCheckpoint("nowhere", FluxKontextSettings(), "cpu", "float32", waits=True)
+    recipe = EditorRecipe("nowhere", "model", changed(STAGE, shard=True), load, out=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="waits=True in one process"):
+        run_training("editor", recipe, resume=False)
+    assert not judges and not (tmp_path / "run").exists()
 
 
 def test_a_recipe_trains_under_guard(judges, tmp_path):

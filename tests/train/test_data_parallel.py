@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -233,11 +234,15 @@ def test_a_team_exchanges_by_what_its_editor_is_on(
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", used.append)
-    monkeypatch.setattr(torch.distributed, "init_process_group", joined.append)
+    waits: list[timedelta] = []
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda kind, timeout: (joined.append(kind), waits.append(timeout))
+    )
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     assert Team.current(device) == Team(1, 2)
     assert (joined, used) == ([backend], [] if taken is None else [taken])
+    assert waits == [timedelta(hours=2)]
 
 
 def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,3 +251,44 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="LOCAL_RANK=1 and 1 GPUs: start one process a GPU"):
         Team.current("cuda")
+
+
+@pytest.mark.parametrize(("device", "taken"), [("cuda:1", [1]), ("cuda", []), ("cpu", []), (None, [])])
+def test_one_process_works_on_the_gpu_that_it_is_given(
+    device: str | None, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    assert Team.current(device) == Team() and used == taken
+    with pytest.raises(ValueError, match="device='cuda:2' and 2 GPUs"):
+        Team.current("cuda:2")
+    with pytest.raises(ValueError, match="device='gpu': no device"):
+        Team.current("gpu")
+
+
+def test_processes_that_would_share_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all of them alike; the first of two nodes has ranks 0 and 1."""
+
+    def found(*devices: str) -> list[str]:
+        """What each rank says, two on a node."""
+        everyone: dict[int, Any] = {}
+        said: list[str] = []
+        unheard: list[str] = []
+        monkeypatch.setattr(Team, "gathered", lambda team, own: everyone.update(own) or dict(everyone))
+        for told in (unheard, said):  # the first time round each only tells where it is
+            for rank, device in enumerate(devices):
+                monkeypatch.setenv("LOCAL_RANK", str(rank % 2))
+                try:
+                    Team(rank, len(devices)).check_own_gpu(device)
+                    told.append("")
+                except ValueError as error:
+                    told.append(str(error))
+        return said
+
+    assert found("cuda", "cuda") == found("cpu", "cpu") == ["", ""]
+    assert found("cuda:0", "cuda:1", "cuda:0", "cuda:1") == [""] * 4
+    for message in found("cuda:0", "cuda:0", "cuda:0", "cuda:1"):
+        assert "device='cuda:0' in 2 processes of one machine" in message and "device='cuda'" in message

@@ -65,6 +65,11 @@ def test_fault_1_master_weights_are_float32(make_editor):
     editor.pipeline.transformer.to(torch.bfloat16)
     with pytest.raises(ValueError, match=r"not float32.*dtype=torch.float32"):
         EditorPolicy(editor, STAGE)
+    # A transformer that waits for being sharded has nowhere to go in one process.
+    waiting = make_editor()
+    waiting.pipeline.vae.to("meta")
+    with pytest.raises(ValueError, match="the transformer is on cpu and the rest of the editor on meta: with waits"):
+        EditorPolicy(waiting, STAGE)
     # LoRA on a bf16 base is fine: its own weights are float32, and a small update is kept.
     lora = EditorPolicy(editor, changed(STAGE, lora_rank=2, learning_rate=1e-6))
     assert {parameter.dtype for parameter in lora.parameters.values()} == {torch.float32}

@@ -10,7 +10,7 @@ import pytest
 
 from edit_r1.images import decode_rgb
 from edit_r1.records import CATEGORIES, Principle
-from edit_r1.train.judges import JudgeSettings, ServedJudge, VerifierJudge, open_judge, split_device
+from edit_r1.train.judges import JudgeSettings, ServedJudge, VerifierJudge, open_judge, shared_gpu, split_device
 from edit_r1.verifier.scoring import ScoreItem, Verifier
 from edit_r1.verifier.traces import write_trace
 
@@ -110,6 +110,30 @@ def test_addresses(tmp_path):
     served = open_judge(JudgeSettings("http://127.0.0.1:9/v1#rrm"))  # asked only when it judges
     assert isinstance(served, VerifierJudge) and served.apart and "rrm" in served.identity
     served.close()
+
+
+@pytest.mark.parametrize(("device", "apart"), [("cuda:0", False), ("cuda:1", True), ("cuda", False), ("cpu", False)])
+def test_a_judge_on_the_editors_gpu_is_not_apart(kit, tmp_path, monkeypatch, device, apart):
+    monkeypatch.setattr(Verifier, "load", lambda *_, **__: Verifier(kit.FakeVLM(), variant="compact"))
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    assert open_judge(JudgeSettings(f"{tmp_path}@{device}")).apart is apart
+
+
+@pytest.mark.parametrize(
+    ("processes", "address", "told"),
+    [
+        ("8", "runs/rrm@cuda:1", "all 8 processes of this machine load the judge on cuda:1: runs/rrm@cuda is"),
+        ("8", "runs/rrm@cuda", None),
+        ("8", "runs/rrm", None),
+        ("8", "http://10.0.0.7:8000/v1#rrm", None),
+        ("1", "runs/rrm@cuda:1", None),
+    ],
+)
+def test_a_gpu_that_all_processes_would_load_the_judge_on_is_told(monkeypatch, processes, address, told):
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    found = shared_gpu(address)
+    assert found is None if told is None else str(found).startswith(told)
 
 
 def test_the_identity_tells_judges_apart(kit):

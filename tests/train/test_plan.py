@@ -151,6 +151,7 @@ def test_what_cannot_run_is_refused(source: EditorCheckpoint) -> None:
         (STAGE, replace(source, quantise="nf4"), "4-bit weights train as LoRA"),
         (replace(STAGE, lora_rank=0), replace(source, dtype="bfloat16"), "full training needs"),
         (STAGE, replace(source, waits=True), "without shard=True"),
+        (replace(STAGE, shard=True), replace(source, waits=True), "waits=True in one process"),
     ):
         with pytest.raises(ValueError, match=message):
             plan(stage, other, JudgeSettings(), OPTIONS)

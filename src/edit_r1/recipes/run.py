@@ -27,13 +27,13 @@ from edit_r1.train.editor import train_editor
 from edit_r1.train.editor_card import CardFacts, plain, public_name, write_editor_card
 from edit_r1.train.editor_policy import contexts_digest
 from edit_r1.train.editor_run import EditorTraining, refuse_earlier_run
-from edit_r1.train.editor_stage import Algorithm, EditorRLStage, left_aside, settled
+from edit_r1.train.editor_stage import Algorithm, EditorRLStage, check_checkpoint, left_aside, settled
 from edit_r1.train.editor_state import has_state
 from edit_r1.train.gcpo import train_gcpo
 from edit_r1.train.gcpo_stage import GCPOStage
 from edit_r1.train.guards import GuardSettings
 from edit_r1.train.head import HeadStage, train_head
-from edit_r1.train.judges import JudgeSettings
+from edit_r1.train.judges import JudgeSettings, shared_gpu
 from edit_r1.train.nft import train_nft
 from edit_r1.train.rewards import CombinedReward, RewardSettings
 from edit_r1.train.settings import Unprefixed
@@ -207,6 +207,7 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
     check_trackers(recipe.tracking)
     team, out = Team.current(getattr(recipe.load, "device", None)), Path(recipe.out)
     refuse_earlier_run(out, resume)
+    check_loading(recipe, team)
     trackers = Trackers({}, out, print)
     task = bar.add_task("editor", total=recipe.stage.steps)
 
@@ -257,6 +258,15 @@ def train_watched(recipe: EditorRecipe, resume: bool, bar: Progress) -> Path:
     return done.result
 
 
+def check_loading(recipe: EditorRecipe, team: Team) -> None:
+    """Raises ValueError for an editor that could not be trained where it would be loaded, before it is."""
+    from edit_r1.editors.checkpoint import EditorCheckpoint
+
+    if isinstance(recipe.load, EditorCheckpoint):
+        check_checkpoint(recipe.stage, recipe.load, team.size)
+        team.check_own_gpu(recipe.load.device)
+
+
 def _settled(recipe: EditorRecipe, tell: Callable[[str], None]) -> tuple[EditorRecipe, RewardSettings]:
     """The recipe with its algorithm's own values where it has none, and its reward with its judge, both checked."""
     if recipe.train in ALGORITHMS:
@@ -267,6 +277,8 @@ def _settled(recipe: EditorRecipe, tell: Callable[[str], None]) -> tuple[EditorR
     reward = replace(recipe.reward, judge=judge_of(recipe))
     reward.judge.check_address()
     recipe.heldout.check_address()
+    if shared := shared_gpu(reward.judge.address):
+        tell(shared)
     if recipe.require_ready is not None:
         check_ready(recipe.require_ready, reward, recipe.ready)
     return recipe, reward

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,8 @@ import torch.distributed as dist
 from torch import nn
 
 Item = TypeVar("Item")
+PATIENCE = timedelta(hours=2)
+"""For the process that writes a result or judges while the others wait; torch gives NCCL 10 minutes, gloo 30."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +35,41 @@ class Team:
         """The team that `torchrun`, `accelerate launch` or `in_processes` has started, joined if need be.
 
         device: what the editor is trained on; a CPU's team leaves this machine's GPUs alone. None, where that is not
-        known yet: GPUs, if there is one for each process.
-        Raises ValueError for a GPU that this machine does not have.
+        known yet: GPUs, if there is one for each process. One process alone makes a GPU with a number its current one.
+        Raises ValueError for a GPU that this machine does not have, and for what is no device.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            index = _gpu_index(device)
+            if index is not None and torch.cuda.is_available():
+                _take_gpu(index, f"device={str(device)!r}")
             return cls()
         if not dist.is_initialized():
-            on_gpu = _gpu_each() if device is None else torch.device(device).type == "cuda"
+            on_gpu = _gpu_each() if device is None else _named(device).type == "cuda"
             if on_gpu:
-                _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+                local = os.environ.get("LOCAL_RANK", "0")
+                _take_gpu(int(local), f"LOCAL_RANK={local}")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
+
+    def check_own_gpu(self, device: str | torch.device | None) -> None:
+        """Raises ValueError, in all processes alike, for a GPU that several of them would train on.
+
+        device: of this process's editor; a GPU without a number is its own.
+        """
+        index = _gpu_index(device)
+        node = self.rank - int(os.environ.get("LOCAL_RANK", "0"))
+        places = [place for place in self.gathered({self.rank: (node, index)}).values() if place[1] is not None]
+        for place in places:
+            if places.count(place) > 1:
+                raise ValueError(
+                    f"device='cuda:{place[1]}' in {places.count(place)} processes of one machine, which would share "
+                    "that GPU: write device='cuda', each process's own"
+                )
 
     def share(self, contexts: int) -> range:
         """Places of this process among the contexts of an iteration.
@@ -105,15 +127,32 @@ class Team:
 
 
 def _gpu_each() -> bool:
-    here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
-    return int(here) <= torch.cuda.device_count()
+    return local_processes() <= torch.cuda.device_count()
 
 
-def _take_gpu(index: int) -> None:
+def _gpu_index(device: str | torch.device | None) -> int | None:
+    """The number of a GPU; None for one without, and for anything else."""
+    named = _named(device or "cpu")
+    return named.index if named.type == "cuda" else None
+
+
+def _named(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r}: no device; use cpu, cuda or, of several, cuda:1") from error
+
+
+def _take_gpu(index: int, told: str) -> None:
     count = torch.cuda.device_count()
     if index >= count:
-        raise ValueError(f"LOCAL_RANK={index} and {count} GPUs: start one process a GPU, or load the editor on the cpu")
+        raise ValueError(f"{told} and {count} GPUs: start one process a GPU, or load the editor on the cpu")
     torch.cuda.set_device(index)
+
+
+def local_processes() -> int:
+    """How many processes of this training run on this machine, by what their launcher has set."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "1"))
 
 
 ALONE = Team()

@@ -46,8 +46,8 @@ class EditorPolicy(Generic[E]):
     the reference is the same transformer with the adapter off. With 0 every weight is trained and the
     reference is a frozen copy, made only when `kl_beta` needs it. With `shard` on several processes each holds a part
     of the transformer and of that copy; then all methods below are called by all processes alike.
-    Raises ValueError for trainable weights that are not float32, and for a quantised transformer that cannot be trained
-    so (`check_quantised`).
+    Raises ValueError for trainable weights that are not float32, for a quantised transformer that cannot be trained so
+    (`check_quantised`), and for one that is not on the editor's device (`check_place`).
     """
 
     def __init__(self, editor: FlowEditor[E], stage: EditorRLStage, team: Team = ALONE) -> None:
@@ -70,6 +70,7 @@ class EditorPolicy(Generic[E]):
         if stage.checkpointing:
             transformer.enable_gradient_checkpointing()
         check_float32(_trained(transformer))
+        check_place(transformer, editor.device, self.sharded)
         if self.sharded:
             shard(transformer, editor.device)
             if self._frozen is not None:
@@ -270,6 +271,16 @@ def check_float32(parameters: dict[str, nn.Parameter]) -> None:
             f"{len(wrong)} trainable weights are not float32 (first: {name}, {dtype}), so that small "
             "updates would be lost: load the editor with dtype=torch.float32, or train LoRA "
             "(lora_rank > 0), whose weights are float32 on any base"
+        )
+
+
+def check_place(transformer: nn.Module, device: torch.device, sharded: bool) -> None:
+    """Raise ValueError for a transformer that is not where the editor is and will not come there."""
+    here = next(transformer.parameters()).device
+    if here != device and not sharded:
+        raise ValueError(
+            f"the transformer is on {here} and the rest of the editor on {device}: with waits=True it comes there when "
+            "it is sharded, which takes shard=True and several processes; start them, or set waits off"
         )
 
 

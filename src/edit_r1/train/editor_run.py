@@ -124,6 +124,7 @@ class TrainingRun:
     ) -> None:
         plan_iteration(stage, 0, len(contexts))  # refuses too few contexts before anything is written
         self.team = Team.current(editor.device)
+        self.team.check_own_gpu(editor.device)
         self.team.share(stage.contexts_per_step)
         self.stage, self.contexts, self.out = stage, contexts, out
         self.evaluate, self.progress, self.guard = evaluate, progress, guard

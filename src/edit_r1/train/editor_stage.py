@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from edit_r1.algo.group_advantage import Spread
 from edit_r1.editors.flow import FlowEditor
 from edit_r1.records import Context
 from edit_r1.train.settings import Unprefixed, flat
+
+if TYPE_CHECKING:  # its module loads every backbone's
+    from edit_r1.editors.checkpoint import EditorCheckpoint
 
 Algorithm = Literal["flow-grpo", "diffusion-nft"]
 OWN: Mapping[Algorithm, Mapping[str, Any]] = {
@@ -257,6 +260,26 @@ def policy_of(stage: EditorRLStage, editor: FlowEditor[Any]) -> EditorRLStage:
             "trained, or guided=True in the stage"
         )
     return replace(stage, guidance=1.0)
+
+
+def check_checkpoint(stage: EditorRLStage, source: EditorCheckpoint, processes: int) -> None:
+    """Raise ValueError for a stage and a checkpoint that do not go together, before it is opened."""
+    if source.quantise != "none" and (stage.lora_rank == 0 or stage.shard or stage.save_as != "adapter"):
+        raise ValueError(
+            f"quantise={source.quantise!r}: 4-bit weights train as LoRA, unsharded, saved as save_as='adapter'; "
+            "set lora_rank, shard and save_as so, or quantise='none'"
+        )
+    if stage.lora_rank == 0 and source.dtype != "float32":
+        raise ValueError(f"dtype={source.dtype!r} with lora_rank=0: full training needs dtype='float32'")
+    if source.waits and not stage.shard:
+        raise ValueError(
+            "waits=True without shard=True: the transformer would stay on the CPU; set shard, or waits off"
+        )
+    if source.waits and processes == 1:
+        raise ValueError(
+            "waits=True in one process, where nothing is sharded: the transformer would stay on the CPU; start several "
+            "(torchrun; --plan has --processes), or set waits off"
+        )
 
 
 def left_aside(stage: EditorRLStage, algorithm: Algorithm) -> str | None:

@@ -222,7 +222,33 @@ def open_judge(settings: JudgeSettings) -> Judge:
         mode=settings.mode, variant=settings.variant,
         max_new_tokens=settings.max_new_tokens, max_pixels=settings.max_pixels,
     )  # fmt: skip
-    return VerifierJudge(verifier, settings, checkpoint_identity(path), apart=device.startswith("cuda:"))
+    return VerifierJudge(verifier, settings, checkpoint_identity(path), apart=_another_gpu(device))
+
+
+def shared_gpu(address: str) -> str | None:
+    """One line on a judge's GPU with a number, in which every process of this machine loads it; None without that."""
+    from edit_r1.train.data_parallel import local_processes
+
+    processes = local_processes()
+    if processes == 1 or address.startswith(("http://", "https://")):
+        return None
+    path, device = split_device(address)
+    if not device.startswith("cuda:"):
+        return None
+    return (
+        f"all {processes} processes of this machine load the judge on {device}: {path}@cuda is each one's own GPU, and "
+        "a server can be asked by all"
+    )
+
+
+def _another_gpu(device: str) -> bool:
+    """Whether a judge there works while this process's own GPU, which `Team.current` has made the current one, does."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not index:
+        return False
+    import torch
+
+    return int(index) != torch.cuda.current_device()
 
 
 def split_device(address: str) -> tuple[str, str]:

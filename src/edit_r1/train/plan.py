@@ -21,7 +21,7 @@ from edit_r1.editors.checkpoint import EditorCheckpoint
 from edit_r1.editors.flux2_klein import Flux2KleinSettings
 from edit_r1.editors.flux_kontext import FluxKontextSettings
 from edit_r1.editors.qwen_image_edit import QwenImageEditSettings
-from edit_r1.train.editor_stage import Algorithm, EditorRLStage, left_aside, plan_iteration, settled
+from edit_r1.train.editor_stage import Algorithm, EditorRLStage, check_checkpoint, left_aside, plan_iteration, settled
 from edit_r1.train.judges import JudgeSettings
 from edit_r1.train.plan_measure import (
     Footprint,
@@ -98,7 +98,7 @@ def plan(
     options = options or DeviceOptions()
     ignored, stage = left_aside(stage, algorithm), settled(stage, algorithm)
     architecture = architecture_of(source.path)
-    _check(stage, source)
+    check_checkpoint(stage, source, options.processes)
     guidance = stage.guidance if stage.guided else 1.0
     shape, guided, assumptions = shape_of(source, architecture, guidance, options.pixels)
     assumptions += [ignored] if ignored else []
@@ -146,21 +146,6 @@ def _algorithm(stage: EditorRLStage, algorithm: Algorithm) -> tuple[int, int, in
     old = int(stage.ema_decay > 0 or inner > 1)
     # All noise is drawn, and the others' velocities are computed, before the first update.
     return levels, inner * (old + reference), 1 + levels * inner * (1 + old + reference)
-
-
-def _check(stage: EditorRLStage, source: EditorCheckpoint) -> None:
-    """Raise ValueError for a stage and a checkpoint that do not go together."""
-    if source.quantise != "none" and (stage.lora_rank == 0 or stage.shard or stage.save_as != "adapter"):
-        raise ValueError(
-            f"quantise={source.quantise!r}: 4-bit weights train as LoRA, unsharded, saved as save_as='adapter'; "
-            "set lora_rank, shard and save_as so, or quantise='none'"
-        )
-    if stage.lora_rank == 0 and source.dtype != "float32":
-        raise ValueError(f"dtype={source.dtype!r} with lora_rank=0: full training needs dtype='float32'")
-    if source.waits and not stage.shard:
-        raise ValueError(
-            "waits=True without shard=True: the transformer would stay on the CPU; set shard, or waits off"
-        )
 
 
 def shape_of(
@@ -225,7 +210,7 @@ def _memory(
         "average": (trained if stage.ema_decay > 0 else 0.0) / processes,
         "encoders": 0.0 if source.settings.offload_encoders else encoders,
         "VAE": float(architecture.parts["vae"].parameters() * size),
-        "judge": _judge_bytes(judge),
+        "judge": _judge_bytes(judge, source.device),
         "contexts": float(work.contexts * encoded * size),
         "rollouts": 4.0 * latents * shape.tokens * channels,
         "gradients that wait": trained / processes if stage.updates.accumulate > 1 else 0.0,
@@ -271,10 +256,11 @@ def _unit_sizes(transformer: torch.nn.Module) -> tuple[int, int]:
     return max(blocks), sum(weight.numel() for weight in transformer.parameters()) - sum(blocks)
 
 
-def _judge_bytes(judge: JudgeSettings) -> float:
-    """Weights of a judge on this process's GPU; 0 for one elsewhere. Raises ValueError when it cannot be read."""
+def _judge_bytes(judge: JudgeSettings, editor: str) -> float:
+    """Weights of a judge on the GPU of the editor; 0 for one elsewhere. Raises ValueError when it cannot be read."""
     path, _, device = judge.address.rpartition("@")
-    if judge.address.startswith("http") or device not in ("cuda", "cuda:0"):
+    own = editor if editor.startswith("cuda:") else "cuda:0"
+    if judge.address.startswith("http") or device not in ("cuda", own):
         return 0.0
     config = read_json(Path(path) / "config.json")
     names = config.get("architectures") or [""]
