@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from peft import get_peft_model_state_dict
 from torch import nn
 
 from edit_r1.algo.group_advantage import group_advantage
@@ -17,6 +19,7 @@ from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
 from edit_r1.editors.qwen_image_edit import QwenImageEditor, QwenImageEditSettings
 from edit_r1.images import decode_rgb, encode_png
 from edit_r1.records import Context, Principle, Sample
+from edit_r1.train.adapter import lora_config
 from edit_r1.train.editor import train_editor, update
 from edit_r1.train.editor_policy import EditorPolicy
 from edit_r1.train.editor_rollout import sample_edits
@@ -24,6 +27,7 @@ from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration, p
 from edit_r1.train.editor_state import newest_state
 from edit_r1.train.nft import train_nft
 from edit_r1.train.reward_queue import Judging
+from edit_r1.train.sharding import shard, whole_transformer
 
 BACKBONES = ("kontext", "qwen", "plus", "plus 2511", "klein")
 STAGE = changed(EditorRLStage(),
@@ -158,6 +162,34 @@ def test_embedded_guidance_stays_in_every_policy(make_editor, klein_pipeline):
     qwen = make_editor("qwen")
     assert qwen.classifier_free and qwen.guided_edits
     assert policy_of(settled(STAGE, "flow-grpo"), qwen).guidance == STAGE.guidance
+
+
+@pytest.mark.parametrize("backbone", ["kontext", "qwen", "klein"])
+def test_a_sharded_transformer_is_put_together(make_editor, backbone):
+    """Whole it computes what it did, and the adapter alone has no other weights in memory; one process holds all."""
+    editor = make_editor(backbone)
+    policy = EditorPolicy(editor, changed(STAGE, lora_rank=2, kl_beta=0.0))
+    for name, weight in policy.parameters.items():
+        weight.data.normal_(std=0.1, generator=generator(len(name)))
+    [(_, contexts)] = editor.encode([_contexts(backbone, 1)[0].sample])
+    inputs = editor.noise(contexts, [generator(0)]), torch.tensor([500.0]), contexts, 1.0
+    expected = editor.velocity(*inputs)
+    adapter = get_peft_model_state_dict(editor.transformer)
+    config = lora_config(editor.lora_targets, 2)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        shard(editor.transformer, editor.device)
+        before = torch.random.get_rng_state()
+        whole, alone = (whole_transformer(editor.transformer, config, True, adapter_alone=one) for one in (False, True))
+        assert torch.equal(torch.random.get_rng_state(), before)  # no weight was drawn just to be replaced
+        assert whole_transformer(editor.transformer, config, keep=False) is None
+    finally:
+        dist.destroy_process_group()
+    assert torch.equal(editor.with_transformer(whole).velocity(*inputs), expected)
+    in_memory = {name for name, weight in alone.named_parameters() if not weight.is_meta}
+    assert in_memory == set(policy.parameters)
+    found = get_peft_model_state_dict(editor.with_transformer(alone).transformer)
+    assert found.keys() == adapter.keys() and all(torch.equal(found[name], adapter[name]) for name in adapter)
 
 
 class Packed(nn.Linear):

@@ -117,6 +117,14 @@ def test_shards_and_processes_share_memory_and_work(source: EditorCheckpoint) ->
     assert (
         plan(STAGE, source, JudgeSettings(), replace(OPTIONS, processes=2)).resident["LoRA"] == alone.resident["LoRA"]
     )
+    small = replace(STAGE, lora_rank=1)
+    held = plan(small, source, JudgeSettings(), OPTIONS).resident
+    states = 4 * held["LoRA"]  # weights, two moments, average
+    for save_as, result in (("adapter", held["LoRA"]), ("merged", held["transformer"] + held["LoRA"])):
+        stage = replace(small, shard=True, save_as=save_as)
+        host = plan(stage, source, JudgeSettings(), replace(OPTIONS, processes=2)).host
+        assert host["first process, while saving"] == pytest.approx(max(states, result))
+    assert result > states
 
 
 def test_what_does_not_fit_is_told_with_a_remedy(source: EditorCheckpoint) -> None:

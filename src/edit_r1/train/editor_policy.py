@@ -159,7 +159,8 @@ class EditorPolicy(Generic[E]):
         with self.averaged():
             editor = self.editor
             if self.sharded:
-                transformer = whole_transformer(editor.transformer, self._lora, keep=self.team.first)
+                alone = self.stage.save_as == "adapter"
+                transformer = whole_transformer(editor.transformer, self._lora, self.team.first, adapter_alone=alone)
                 editor = editor.with_transformer(transformer) if self.team.first else editor
             if self.team.first:
                 with new_folder(path) as partial:

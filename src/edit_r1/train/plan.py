@@ -236,11 +236,13 @@ def _memory(
         "save": waiting + (weights + lora if stage.save_as == "merged" and stage.lora_rank and processes == 1 else 0.0),
     }
     copies = 3 + (stage.ema_decay > 0)
+    result = lora if stage.save_as == "adapter" else weights + lora
     host = {
         "encoders": encoders if source.settings.offload_encoders else 0.0,
         "transformer while loading": weights if source.waits else 0.0,
         "reference while loading": weights if source.waits and resident["reference"] else 0.0,
-        "first process, while saving": copies * trained if processes > 1 else 0.0,
+        # States, and after the last one the result.
+        "first process, while saving": max(copies * trained, result) if processes > 1 else 0.0,
     }
     return gib(resident), gib(phases), gib(host)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import init_empty_weights
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -66,12 +67,14 @@ def parted_like(full: Tensor, like: Tensor) -> Tensor:
     return full.to(like.device)
 
 
-def whole_transformer(transformer: Any, lora: LoraConfig | None, keep: bool) -> Any:
+def whole_transformer(transformer: Any, lora: LoraConfig | None, keep: bool, adapter_alone: bool = False) -> Any:
     """An ordinary transformer on the CPU with the weights of a sharded one, adapter included; None unless `keep`.
 
-    transformer: of a diffusers class. All processes must call this alike.
+    transformer: of a diffusers class. adapter_alone: put together and keep the adapter's weights only; the others stay
+    on "meta", without memory. All processes must call this alike.
     """
-    weights = wholes(transformer.state_dict(), keep)
+    parts = {name: weight for name, weight in transformer.state_dict().items() if "lora_" in name or not adapter_alone}
+    weights = wholes(parts, keep)
     if not keep:
         return None
     # fully_shard gives an instance a class of its own, derived from the one it had.
@@ -80,10 +83,13 @@ def whole_transformer(transformer: Any, lora: LoraConfig | None, keep: bool) -> 
         for kind in type(transformer).__mro__
         if kind.__module__.startswith("diffusers.") and "forward" in vars(kind)
     )
-    copy: Any = original.from_config(dict(transformer.config))
-    if lora is not None:
-        copy.add_adapter(lora)
-    copy.load_state_dict(weights, assign=True)
+    # Weights alone are left empty: tables that are none, such as Qwen-Image's of positions, are in no state dict.
+    with init_empty_weights(include_buffers=False):
+        copy: Any = original.from_config(dict(transformer.config))
+        if lora is not None:
+            copy.add_adapter(lora)
+    left = copy.load_state_dict(weights, strict=not adapter_alone, assign=True)
+    assert not left.unexpected_keys and not any("lora_" in name for name in left.missing_keys)
     return copy.eval().requires_grad_(False)
 
 
