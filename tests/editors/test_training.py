@@ -26,6 +26,7 @@ from edit_r1.train.editor_rollout import sample_edits
 from edit_r1.train.editor_stage import EditorRLStage, changed, plan_iteration, policy_of, settled
 from edit_r1.train.editor_state import newest_state
 from edit_r1.train.nft import train_nft
+from edit_r1.train.plan_measure import LiveBytes
 from edit_r1.train.reward_queue import Judging
 from edit_r1.train.sharding import shard, whole_transformer
 
@@ -190,6 +191,30 @@ def test_a_sharded_transformer_is_put_together(make_editor, backbone):
     assert in_memory == set(policy.parameters)
     found = get_peft_model_state_dict(editor.with_transformer(alone).transformer)
     assert found.keys() == adapter.keys() and all(torch.equal(found[name], adapter[name]) for name in adapter)
+
+
+@pytest.mark.parametrize("backbone", ["kontext", "qwen", "plus 2511", "klein"])
+def test_no_bf16_copy_of_a_weight_outlives_its_product(make_editor, monkeypatch, backbone):
+    """Beside autocast's cache of copies: the same velocity and gradients, and less held while edits are drawn."""
+    found = []
+    for cached in (False, True):
+        editor = make_editor(backbone)
+        editor.settings = replace(editor.settings, bf16_products=True)
+        if cached:
+            monkeypatch.setattr(editor, "_products", lambda: torch.autocast("cpu", torch.bfloat16))
+        policy = EditorPolicy(editor, changed(STAGE, kl_beta=0.0))
+        [(_, contexts)] = editor.encode([_contexts(backbone, 2)[1].sample])
+        inputs = editor.noise(contexts, [generator(0)]), torch.tensor([500.0]), contexts, 3.0
+        with LiveBytes() as live, torch.no_grad():
+            editor.velocity(*inputs)
+        velocity = editor.velocity(*inputs)
+        velocity.square().mean().backward()
+        gradients = {name: weight.grad for name, weight in policy.parameters.items() if weight.grad is not None}
+        found.append((velocity.detach(), gradients, live.peak))
+    (own, gradients, peak), (expected, others, higher) = found
+    assert torch.equal(own, expected) and gradients.keys() == others.keys()
+    assert all(torch.equal(gradient, others[name]) for name, gradient in gradients.items())
+    assert peak < higher
 
 
 class Packed(nn.Linear):

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edit_r1.algo.step_cost import grown
 from edit_r1.editors.architecture import KNOWN, Architecture, Part, architecture_of
 from edit_r1.train.plan_measure import (
     LiveBytes,
@@ -120,11 +119,9 @@ def most(name: str, training: Training, blocks: Sequence[int]) -> int:
 
 @pytest.mark.parametrize("guided", [False, True])
 def test_an_update_holds_no_more_than_is_told(guided: bool) -> None:
-    """Its peak moves as blocks are added: a line through small transformers lies below it, by a sixth here."""
+    """A peak may move as blocks are added, and then lies above any line through small transformers."""
     training = Training(torch.float32, 0, True, True, 2, 4, guided)
-    one, two, six = (most("qwen", training, (blocks,)) for blocks in (1, 2, 6))
-    if not guided:
-        assert six > 1.1 * grown(one, [two], (6,))
+    six = most("qwen", training, (6,))
     assert six <= update_bound(TINY["qwen"], training, SHAPE, (6,)) <= (1.2 if guided else 1.1) * six
 
 

@@ -242,7 +242,7 @@ class Flux2KleinEditor(PipelineEditor[Flux2Contexts, Flux2KleinSettings]):
                 [each.image_ids_NA for each in contexts], [edit.shape[1] for edit in edits], counts,
             )}  # fmt: skip
             image_ids_NA = image_ids_NA.new_zeros(inputs_BNC.shape[1], 4)  # unused: positions are the packing's
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16_products):
+        with self._products():
             velocity_BNC = transformer(
                 hidden_states=inputs_BNC,
                 timestep=timestep_B / 1000,

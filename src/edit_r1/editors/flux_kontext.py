@@ -181,7 +181,7 @@ class FluxKontextEditor(PipelineEditor[KontextContexts, FluxKontextSettings]):
         guidance_B = None
         if transformer.config.guidance_embeds:
             guidance_B = torch.full([len(timestep_B)], guidance, device=self.device, dtype=torch.float32)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16_products):
+        with self._products():
             velocity_BNC = transformer(
                 hidden_states=inputs_BNC,
                 timestep=timestep_B / 1000,

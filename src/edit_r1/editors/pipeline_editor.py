@@ -41,6 +41,8 @@ class SamplerSettings(Protocol):
     def padding(self) -> float: ...
     @property
     def offload_encoders(self) -> bool: ...
+    @property
+    def bf16_products(self) -> bool: ...
 
 
 S = TypeVar("S", bound=SamplerSettings)
@@ -189,6 +191,13 @@ class PipelineEditor(ABC, Generic[E, S]):
     def save_lora(self, path: Path) -> None:
         """The LoRA adapter alone; the pipeline's `load_lora_weights(path)` reads it."""
         save_lora(self.pipeline, path)
+
+    def _products(self) -> torch.autocast:
+        """What a forward runs in: bf16 products where the settings ask for them. Without autocast's cache, which would
+        hold a bf16 copy of every trained weight until the forward ends, of a sharded transformer too; each is used once
+        in it."""
+        enabled = self.settings.bf16_products
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
     # --- of the pipeline ------------------------------------------------------------------------------
 

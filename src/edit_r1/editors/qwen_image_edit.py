@@ -235,7 +235,7 @@ class QwenImageEditor(PipelineEditor[QwenContexts, QwenImageEditSettings]):
         if len(parts) > 1:
             shapes, mask_BT, packing = self._padded_shapes(parts), None, self._packing(parts, texts)
         longest = max(text_BTD.shape[1] for text_BTD, _ in texts)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16_products):
+        with self._products():
             velocity_BNC = transformer(
                 hidden_states=aligned(edits, sources),
                 timestep=timestep_B / 1000,

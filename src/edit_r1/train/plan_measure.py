@@ -160,7 +160,7 @@ class Held:
     first: int
     """When the first forward of several ends."""
     inside: int
-    """When the transformer's last forward ends: what waits for the backward pass, and autocast's copies of weights."""
+    """When the transformer's last forward ends."""
     waiting: int
     """When the loss is there: what waits for the backward pass."""
     forward: int
@@ -214,7 +214,6 @@ def bounded(one: Held, more: Sequence[Held], blocks: Sequence[int], twice: bool)
     for each, count in zip(more, blocks, strict=True):
         forward += (count - 1) * (each.inside - one.inside)
         waiting = each.waiting - one.waiting
-        # When the first forward ends autocast's copies of weights are there too, which do not wait.
         kept = min(waiting, each.first - one.first) + each.gradients - one.gradients if twice else 0
         backward += (count - 1) * max(waiting, kept)
     return max(forward, backward)
@@ -321,7 +320,8 @@ def run_forward(transformer: Any, training: Training, shape: Shape, rows: int, d
         inputs |= {"guidance": torch.ones(rows, device=device) if config.guidance_embeds else None}
     if kind == "FluxTransformer2DModel":
         inputs |= {"pooled_projections": empty(rows, config.pooled_projection_dim)}
-    with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=training.bf16_products):
+    on = device.split(":")[0]
+    with torch.autocast(on, torch.bfloat16, enabled=training.bf16_products, cache_enabled=False):  # as an editor's
         velocity_BNC: Tensor = transformer(**inputs)[0]
     return velocity_BNC[:, : shape.tokens].float()
 
