@@ -8,6 +8,7 @@ import torch
 
 from edit_r1.editors.flow import FlowRows, check_window, generator, replay, sample_trajectory
 from edit_r1.editors.flux_kontext import FluxKontextEditor, FluxKontextSettings
+from edit_r1.editors.parts import encoders_on, make_current
 from edit_r1.images import decode_pil, decode_rgb, encode_png
 from edit_r1.records import Sample
 
@@ -147,6 +148,27 @@ def test_off_loaded_encoders_rest_on_the_cpu_and_change_nothing(kontext_pipeline
         monkeypatch.setattr(encoder, "to", lambda device, encoder=encoder: moves.append(str(device)) or encoder)
     assert [edit.image for edit in editor.edit(samples, [1, 2])] == expected
     assert len(moves) == 4
+
+
+def test_off_loaded_weights_are_not_copied_back():
+    """Two layers share a weight; "meta" stands for a GPU, whose weights are gone afterwards."""
+    encoder = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)).requires_grad_(False)
+    encoder[1].weight = encoder[0].weight
+    before = {name: (weight, weight.data_ptr(), weight.clone()) for name, weight in encoder.named_parameters()}
+    with encoders_on(torch.device("meta"), [encoder], offload=True):
+        assert all(weight.is_meta for weight in encoder.parameters())
+    assert encoder[1].weight is encoder[0].weight
+    for name, weight in encoder.named_parameters():
+        same, place, values = before[name]
+        assert weight is same and weight.data_ptr() == place and torch.equal(weight, values)
+
+
+@pytest.mark.parametrize(("device", "taken"), [("cuda:1", [1]), ("cuda", [])])
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch, device, taken):
+    used = []
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    make_current(device)
+    assert used == taken
 
 
 def test_size_settings(kontext_pipeline):

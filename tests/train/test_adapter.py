@@ -51,6 +51,26 @@ def _gradients(policy, inputs):
     return velocity.detach(), {name: parameter.grad for name, parameter in policy.parameters.items()}
 
 
+def test_an_adapter_is_its_seeds_and_asks_no_gpu(make_editor, monkeypatch):
+    expected = make_editor()
+    torch.manual_seed(7)
+    expected.transformer.add_adapter(adapter.lora_config(expected.lora_targets, 2))
+    state = torch.random.get_rng_state()
+
+    def refuse(*_):
+        raise AssertionError("a GPU was asked for the state of its generator")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", refuse)
+    editor = make_editor()
+    torch.random.set_rng_state(state)
+    adapter.add_lora(editor.transformer, adapter.lora_config(editor.lora_targets, 2), seed=7)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    found = dict(editor.transformer.named_parameters())
+    for name, weight in expected.transformer.named_parameters():
+        assert torch.equal(found[name], weight), name
+
+
 @pytest.mark.parametrize("bf16_products", [False, True])
 def test_no_product_is_float32_on_a_bf16_base(make_editor, bf16_products):
     editor = make_editor(dtype=torch.bfloat16)

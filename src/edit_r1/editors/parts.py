@@ -51,7 +51,7 @@ def quantising(quantise: Quantisation, device: str, dtype: torch.dtype) -> dict[
     from diffusers import BitsAndBytesConfig
     from diffusers.quantizers import PipelineQuantizationConfig
 
-    torch.cuda.set_device(device)  # bitsandbytes quantises on the current device
+    make_current(device)  # where bitsandbytes quantises
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
@@ -65,6 +65,13 @@ def input_dtype(transformer: Any) -> torch.dtype:
     own = (weight.dtype for name, weight in weights.items() if "lora_" not in name and weight.is_floating_point())
     stored: torch.dtype = transformer.dtype
     return next(own, stored) if any("lora_" in name for name in weights) else stored
+
+
+def make_current(device: str) -> None:
+    """Of a GPU with a number; "cuda" is the current one."""
+    index = torch.device(device).index
+    if index is not None:
+        torch.cuda.set_device(index)
 
 
 def freeze(parts: Sequence[nn.Module]) -> None:
@@ -86,17 +93,27 @@ def place(
 
 @contextmanager
 def encoders_on(device: torch.device, encoders: Sequence[nn.Module], offload: bool) -> Iterator[None]:
-    """Inside, the text encoders are on `device`; with `offload` they go back to the CPU afterwards."""
+    """Inside, the text encoders are on `device`; with `offload` they are on the CPU again afterwards, where their
+    frozen weights have stayed, so that none is copied back."""
     if not offload:
         yield
         return
+    kept = [
+        (module, name, weight, weight.data)
+        for encoder in encoders
+        for module in encoder.modules()
+        for name, weight in module.named_parameters(recurse=False)
+    ]
     try:
         for encoder in encoders:
             encoder.to(device)
         yield
     finally:
+        for module, name, weight, data in kept:
+            weight.data = data
+            module.register_parameter(name, weight)
         for encoder in encoders:
-            encoder.to("cpu")
+            encoder.to("cpu")  # its buffers
 
 
 def save_lora(pipeline: Any, path: Path) -> None:

@@ -24,7 +24,9 @@ def lora_config(targets: tuple[str, ...], rank: int) -> LoraConfig:
 
 def add_lora(transformer: Any, config: LoraConfig, seed: int) -> None:
     """A fresh adapter in float32; B starts at 0, so that the policy starts as the reference."""
-    with torch.random.fork_rng():
+    device = next(transformer.parameters()).device
+    # By default torch keeps the state of every GPU, for which it takes some memory on each.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         transformer.add_adapter(config)
     for name, parameter in transformer.named_parameters():

@@ -45,7 +45,7 @@ def train_editor(
     sample with the full number of steps, which the editor's own `edit` does. progress: gets every line of
     the metrics, in the first process. guard: watches for reward hacking and may stop the run
     (`train.guards`). resume: continue from the newest whole state in `out/state`, if there is one; the run
-    then ends with the same weights and metrics as an uninterrupted one. In several processes
+    then ends with the same weights and metrics as an uninterrupted one, on a CPU bit for bit. In several processes
     (`train.data_parallel`) each calls this with a reward and a guard of its own. Raises ValueError for unfit
     weights, contexts or saved states, and when several iterations in a row have no judgment at all.
     """

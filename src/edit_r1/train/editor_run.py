@@ -3,7 +3,7 @@
 With `ahead` the next iteration's edits are drawn while this one's are judged, and judged while the optimiser works: a
 judge that computes elsewhere never waits for the trainer. The edits are then one update older than the weights that
 learn from them, which the probability ratio accounts for. Before a state is saved nothing is drawn ahead, so that a
-resumed run is the uninterrupted one.
+resumed run is the uninterrupted one: bit for bit on a CPU, on a GPU up to kernels that sum in no fixed order.
 """
 
 from __future__ import annotations

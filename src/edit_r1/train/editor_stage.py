@@ -1,6 +1,7 @@
 """The configuration of editor training, and which contexts, seeds and steps an iteration takes.
 
-Everything random is a function of (seed, iteration): nothing has to be remembered to resume exactly.
+Everything random is a function of (seed, iteration): nothing has to be remembered to resume exactly
+(on a GPU: as exactly as its kernels repeat themselves).
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class LossSettings:
     """"guard" takes GRPO-Guard's ratio and divides a step's surrogate by its |dt| (arXiv 2510.22319); its clip_range
     is another (2e-6), and it is published for the kinds "flow" and "dance"."""
     clip_range: float = 1e-4
-    """eps of the clipped surrogate. With one inner update the ratio is 1 and the clip never acts."""
+    """eps of the clipped surrogate. With one inner update the ratio is 1 up to rounding and the clip hardly acts."""
     advantage_std: Spread = "group"
     """Population std that a reward's distance from its group's mean is divided by: its group's, or the batch's (as in
     the published settings of DiffusionNFT)."""
@@ -107,7 +108,8 @@ class UpdateSettings:
     learning_rate: float = 3e-4
     """3e-4 suits LoRA; full training wants less (2e-4 at 5 M parameters)."""
     inner_updates: int = 1
-    """Optimiser steps per iteration, each over all its trained edits. 1: the ratio is 1 and the clip never acts."""
+    """Optimiser steps per iteration, each over all its trained edits. 1: the ratio is 1, up to the rounding of kernels
+    that are chosen by shape, and the clip hardly acts."""
     accumulate: int = 1
     """Iterations of sampling per optimiser step, each with a window, contexts and a mean of its own, which count
     alike; needs inner_updates=1. (Micro-batches of `train_batch` edits are summed within an iteration in any case.)"""
