@@ -89,6 +89,7 @@ CELLS: tuple[Cell, ...] = (
     Cell("think", "lenient", half_bad=True), Cell("verify", "lenient", half_bad=True),
     Cell("think", "neutral", length="tokens"),
     Cell("think", "neutral", length="long"), Cell("both", "off", length="long"), Cell("both", "lenient", length="long"),
+    Cell("think", "lenient", length="long"),
 )  # fmt: skip
 """The most telling first, for studies in pieces."""
 
