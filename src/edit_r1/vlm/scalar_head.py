@@ -148,15 +148,17 @@ class ScalarVLM:
         model = self.vlm.model
         try:
             inputs = encode(self.vlm.processor, batch)
-            with torch.inference_mode():
-                hidden_BD = last_hidden_BD(model, dict(inputs.to(model.device, dtype=model.dtype)))
-                return list(head_logits_B(hidden_BD, self.weight_1D).cpu().tolist())
         except ValueError as error:  # the processor refuses some pictures, such as a strip of one pixel
             why = f"the model's processor refuses this request: {error}"
-        except torch.OutOfMemoryError as error:
-            why = f"out of memory ({' '.join(str(error).split())}): use smaller pictures or --dtype bfloat16"
-        # Only here, where the failed pass and its tensors are no longer held by the exception.
-        torch.cuda.empty_cache()
+        else:
+            try:
+                with torch.inference_mode():
+                    hidden_BD = last_hidden_BD(model, dict(inputs.to(model.device, dtype=model.dtype)))
+                    return list(head_logits_B(hidden_BD, self.weight_1D).cpu().tolist())
+            except torch.OutOfMemoryError as error:
+                why = f"out of memory ({' '.join(str(error).split())}): use smaller pictures or --dtype bfloat16"
+            # Only here, where the failed pass and its tensors are no longer held by the exception.
+            torch.cuda.empty_cache()
         if len(batch) == 1:
             return [why]
         half = len(batch) // 2
