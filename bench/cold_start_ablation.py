@@ -16,14 +16,15 @@ anew, so every cell learns from the same quadruples.
 
 Every cell is a verifier trained from the pretrained one and judged greedily, in its own mode, on its seed's held-out
 pairs. Resumable, and in pieces: `--minutes` begins no further cell after so long; several calls with one `--out` share
-the cells. A cell that fails is told, and the others go on. Prints Markdown and writes `study.json`.
+the cells. A cell that fails is told, and the others go on. Prints Markdown for `--sizes`, and writes `study.json`, both
+of all that is judged in `--out`, whichever call did it: `--minutes 0` judges nothing and makes them anew.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -38,7 +39,9 @@ from edit_r1.curate.select import TieBreak, select
 from edit_r1.recipes.tiny import SIZES, tiny_sft
 from edit_r1.records import Candidate, Context, GoldVerdicts, OutputMode, PoolTrace, Quadruple, Trace, Verdict
 from edit_r1.report.terminal import quiet_libraries
-from edit_r1.store import CANDIDATES, CONTEXTS, GOLD_VERDICTS, POOL_TRACES, locked, read_dataset, read_json, write_json
+from edit_r1.store import CANDIDATES, CONTEXTS, GOLD_VERDICTS, POOL_TRACES, read_dataset, read_json, write_json
+from edit_r1.store.files import BusyError, locked
+from edit_r1.store.fingerprints import fingerprint
 from edit_r1.train.processes import in_processes
 from edit_r1.train.sft import trace_text, train_sft
 from edit_r1.train.verifier_run import Progress
@@ -47,7 +50,8 @@ from edit_r1.zoo.packaged import weights
 
 Filter = Literal["off", "neutral", "lenient"]
 Found = dict[str, dict["Cell", dict[int, Any]]]
-"""Of each verifier's cells by seed: what `held_out.judged` gives, and of what it was made."""
+"""Of each verifier's cells by seed: what `held_out.judged` gives, and of what it was made; seeds ascend."""
+VERIFIERS: tuple[Literal["small", "base"], ...] = ("small", "base")
 RULES: dict[Filter, tuple[TieBreak, bool]] = {
     "off": ("neutral", False), "neutral": ("neutral", True), "lenient": ("lenient", True),
 }  # fmt: skip
@@ -114,7 +118,7 @@ def questions() -> dict[str, list[tuple[Cell, Cell]]]:
 def main(
     runs: Path,
     out: Path,
-    sizes: tuple[Literal["small", "base"], ...] = ("small", "base"),
+    sizes: tuple[Literal["small", "base"], ...] = VERIFIERS,
     seeds: tuple[int, ...] = (0, 1, 2),
     which: tuple[int, ...] = tuple(range(len(CELLS))),
     steps: int = 500,
@@ -127,32 +131,56 @@ def main(
     processes: of each training, a core each; two calls at once with 1 do more in an hour than one with 2."""
     quiet_libraries()
     deadline = time.monotonic() + 60 * minutes
-    found: Found = {one: defaultdict(dict) for one in sizes}
-    failed = 0
-    for cell, seed, verifier in ((CELLS[n], seed, one) for n in which for seed in seeds for one in sizes):
+
+    def job(cell: Cell, verifier: str, seed: int) -> Job:
         folder = out / verifier / cell.folder / f"seed-{seed}"
-        name = f"{verifier}, {cell.name}, seed {seed}"
-        job = Job(cell, verifier, runs / f"seed-{seed}", folder, steps, processes, size, seed)
-        try:
-            if not (folder / "judged.json").exists() and time.monotonic() > deadline:
-                print(f"left for another call: {name}", flush=True)
-                continue
-            with locked(out / verifier / cell.folder / f"seed-{seed}.lock", "another call is at it"):
-                found[verifier][cell][seed] = judged_cell(job, name)
-        except Exception as error:  # one cell of a night's work: told, and the others go on
-            print(f"FAILED: {name}: {type(error).__name__}: {error}", flush=True)
-            failed += 1
-    study: dict[str, Any] = {"steps": steps, "seeds": list(seeds), "sizes": {}}
-    for verifier, by_cell in found.items():
-        results = {cell.name: pooled(by_seed, resamples) for cell, by_seed in by_cell.items()}
-        differences = compared(by_cell, resamples)
-        data = {cell.name: mean_facts([one["facts"] for one in by_seed.values()]) for cell, by_seed in by_cell.items()}
-        study["sizes"][verifier] = {"data": data, "results": results, "differences": differences}
-        print("\n".join([f"\nverifier-{verifier}\n", *data_table(data), "", *results_table(results)]))
-        print("\n".join(["", *differences_table(differences)]))
-    write_json(out / "study.json", study)
-    if failed:
-        raise SystemExit(f"{failed} cells failed: see above; the same call tries them again")
+        return Job(cell, verifier, runs / f"seed-{seed}", folder, steps, processes, size, seed)
+
+    jobs = [job(CELLS[n], one, seed) for n in which for seed in seeds for one in sizes]
+    failed = sum(not worked_at(one, deadline) for one in jobs)
+    found, refused = judged_in(out, job)
+    by_size = {verifier: verifier_study(by_cell, resamples) for verifier, by_cell in found.items()}
+    for verifier in (one for one in by_size if one in sizes):
+        print(f"\nverifier-{verifier}\n\n{tables(by_size[verifier])}", flush=True)
+    if not refused:  # a call with other settings must not replace what was found with these
+        all_seeds = {seed for by_cell in found.values() for by_seed in by_cell.values() for seed in by_seed}
+        write_json(out / "study.json", {"steps": steps, "seeds": sorted(all_seeds), "sizes": by_size})
+    if failed or refused:
+        raise SystemExit(f"{failed + refused} cells failed: see above; the same call tries them again")
+
+
+def worked_at(job: Job, deadline: float) -> bool:
+    """Judges the cell, or leaves it for another call. False when it failed, which is told."""
+    try:
+        if (job.out / "judged.json").exists():
+            return True
+        if time.monotonic() > deadline:
+            print(f"left for another call: {job.name}", flush=True)
+            return True
+        with locked(job.out.with_name(f"{job.out.name}.lock"), "another call is at it"):
+            judge_cell(job)
+    except BusyError:
+        print(f"another call is at it: {job.name}", flush=True)
+    except Exception as error:  # one cell of a night's work: told, and the others go on
+        print(f"FAILED: {job.name}: {type(error).__name__}: {error}", flush=True)
+        return False
+    return True
+
+
+def judged_in(out: Path, job: Callable[[Cell, str, int], Job]) -> tuple[Found, int]:
+    """Every result that lies in `out`, cells and seeds in order, and how many are of other settings, which is told."""
+    found: Found = {}
+    refused = 0
+    for verifier, cell in ((one, cell) for one in VERIFIERS for cell in CELLS):
+        folders = (out / verifier / cell.folder).glob("seed-*/judged.json")
+        # In order: tables list them by seed, and calls that share the cells from both ends name seeds in any order.
+        for seed in sorted(int(path.parent.name.removeprefix("seed-")) for path in folders):
+            try:
+                found.setdefault(verifier, {}).setdefault(cell, {})[seed] = result_of(job(cell, verifier, seed))
+            except ValueError as error:
+                print(f"FAILED: {job(cell, verifier, seed).name}: {type(error).__name__}: {error}", flush=True)
+                refused += 1
+    return found, refused
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
@@ -290,31 +318,46 @@ class Job:
     seed: int
 
     @property
+    def name(self) -> str:
+        return f"{self.verifier}, {self.cell.name}, seed {self.seed}"
+
+    @property
     def made(self) -> dict[str, Any]:
         """What shapes its result, and cannot be seen from its folder's name."""
-        return {
-            "steps": self.steps,
-            "size": self.size,
-            "data": read_json(self.run / "data/cold/selected.done.json")["meta"]["hash"],
-        }
+        data = read_json(self.run / "data/cold/selected.done.json")["meta"]["hash"]
+        return {"steps": self.steps, "size": self.size, "data": data, "weights": pretrained(self.verifier)}
 
 
-def judged_cell(job: Job, name: str) -> dict[str, Any]:
-    """Trained and judged, or what was found. Raises ValueError for a result of other settings or data."""
+@cache
+def pretrained(verifier: str) -> str:
+    """Which weights every cell begins with."""
+    return fingerprint(weights(f"verifier-{verifier}"))
+
+
+def judge_cell(job: Job) -> None:
+    """Trains and judges, and writes what was found; nothing where another call has done so."""
     path = job.out / "judged.json"
-    if not path.exists():
-        in_processes(job.processes, partial(train, job), partial(told, name))
-        result = judged(job.run, job.out / "model", job.size, job.seed, job.cell.mode, job.processes)
-        data = curated(job.run)
-        rows, base = quadruples(job.cell, data, job.seed), quadruples(BASE, data, job.seed)
-        steps = updates(job, base)
-        passes = {"updates": steps, "passes": steps * SIZES[job.size].sft_batch / len(rows)}
-        learned = facts(job.cell.mode, data, rows, base) | passes
-        write_json(path, result | {"facts": learned, "made": job.made})
-    result = read_json(path)
-    if result["made"] != job.made:
-        raise ValueError(f"{path}: was made with {result['made']}, this is {job.made}: choose another --out")
-    return cast(dict[str, Any], result)
+    if path.exists():
+        return
+    in_processes(job.processes, partial(train, job), partial(told, job.name))
+    result = judged(job.run, job.out / "model", job.size, job.seed, job.cell.mode, job.processes)
+    data = curated(job.run)
+    rows, base = quadruples(job.cell, data, job.seed), quadruples(BASE, data, job.seed)
+    steps = updates(job, base)
+    passes = {"updates": steps, "passes": steps * SIZES[job.size].sft_batch / len(rows)}
+    learned = facts(job.cell.mode, data, rows, base) | passes
+    write_json(path, result | {"facts": learned, "made": job.made})
+
+
+def result_of(job: Job) -> dict[str, Any]:
+    """What `judge_cell` wrote. Raises ValueError for a result of other settings, data or pretrained weights."""
+    path = job.out / "judged.json"
+    result: dict[str, Any] = read_json(path)
+    made = job.made
+    # Results before 2026-11-23 do not tell their weights: they are taken to be of these.
+    if {"weights": made["weights"], **result["made"]} != made:
+        raise ValueError(f"{path}: was made with {result['made']}, this is {made}: choose another --out")
+    return result
 
 
 def train(job: Job, *, progress: Progress | None) -> Path:
@@ -349,8 +392,23 @@ def told(name: str, done: int, total: int, numbers: Mapping[str, float]) -> None
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def mean_facts(by_seed: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: fmean(one[name] for one in by_seed) for name in by_seed[0]}
+def verifier_study(by_cell: Mapping[Cell, Mapping[int, Any]], resamples: int) -> dict[str, Any]:
+    """Of one verifier, cells by name: what they learned from, what came of it, and the differences asked for."""
+    return {
+        "data": {cell.name: mean_facts(list(by_seed.values())) for cell, by_seed in by_cell.items()},
+        "results": {cell.name: pooled(by_seed, resamples) for cell, by_seed in by_cell.items()},
+        "differences": compared(by_cell, resamples),
+    }
+
+
+def tables(study: Mapping[str, Any]) -> str:
+    """Of `verifier_study`, as Markdown."""
+    parts = data_table(study["data"]), results_table(study["results"]), differences_table(study["differences"])
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def mean_facts(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {name: fmean(one["facts"][name] for one in results) for name in results[0]["facts"]}
 
 
 def compared(by_cell: Mapping[Cell, Mapping[int, Any]], resamples: int) -> list[dict[str, Any]]:

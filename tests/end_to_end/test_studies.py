@@ -92,10 +92,11 @@ def test_the_ablation_is_trained_judged_and_resumed(
     bench["main"](runs, out, which=(0, 3, 9), minutes=0.0, steps=1, **common)
     assert capsys.readouterr().out.count("left for another call") == 3
     taken = out / "small" / bench["CELLS"][3].folder / "seed-0.lock"
-    with locked(taken, "the test is at it"), pytest.raises(SystemExit, match="1 cells failed"):
+    with locked(taken, "the test is at it"):  # as another call holds a cell that the two share: no failure
         bench["main"](runs, out, which=(0, 3, 9), steps=1, **common)
-    assert "FAILED: small, think; filter neutral, seed 0: StoreError" in capsys.readouterr().out
-    bench["main"](runs, out, which=(0, 3, 9), steps=1, **common)
+    printed = capsys.readouterr().out
+    assert "another call is at it: small, think; filter neutral, seed 0" in printed and "FAILED" not in printed
+    bench["main"](runs, out, which=(3,), steps=1, **common)  # the others' results stay in the study
     printed = capsys.readouterr().out
     names = ["both; filter neutral", "think; filter neutral", "verify; filter neutral; as many tokens"]
     assert all(f"| {name} |" in printed for name in names)
@@ -108,6 +109,7 @@ def test_the_ablation_is_trained_judged_and_resumed(
     assert (difference["cell"], difference["minus"], difference["tnr"]) == (names[1], names[0], None)
     with pytest.raises(SystemExit, match="3 cells failed"):  # results of one step are not those of two
         bench["main"](runs, out, which=(0, 3, 9), steps=2, **common)
+    assert json.loads((out / "study.json").read_text())["sizes"]["small"] == found, "nor do they replace them"
 
 
 def test_every_question_of_the_ablation_is_about_cells_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

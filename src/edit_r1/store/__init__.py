@@ -10,6 +10,7 @@ dataset is that of its sorted row hashes, so neither the order nor the cut into 
 """
 
 from edit_r1.store.files import (
+    BusyError,
     StoreError,
     is_locked,
     locked,
@@ -42,6 +43,7 @@ __all__ = [
     "PREFERENCES",
     "QUADRUPLES",
     "SAMPLES",
+    "BusyError",
     "Dataset",
     "Feature",
     "Features",

@@ -28,6 +28,10 @@ class StoreError(ValueError):
     """Something on disk cannot be written or read: one line that names the path and the remedy."""
 
 
+class BusyError(StoreError):
+    """Another process is inside `locked` with the same file."""
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes a file whole or not at all; folders are made as needed.
 
@@ -72,7 +76,8 @@ def locked(path: str | Path, busy: str) -> Iterator[None]:
     A file system that knows no locks, and a system without `flock`, let everybody in.
 
     Raises:
-        StoreError: when another process is inside: `busy`, after the path; or when the path cannot be written.
+        BusyError: when another process is inside: `busy`, after the path.
+        StoreError: when the path cannot be written.
     """
     path = Path(path)
     try:
@@ -85,7 +90,7 @@ def locked(path: str | Path, busy: str) -> Iterator[None]:
             try:
                 _lock(file)
             except BlockingIOError as error:
-                raise StoreError(f"{path}: {busy}") from error
+                raise BusyError(f"{path}: {busy}") from error
             except OSError:
                 pass  # no locks there
         yield
