@@ -15,7 +15,7 @@ import pytest
 from edit_r1.preferences.importing import ImportOptions, import_preferences
 from edit_r1.preferences.pairs import training_pairs
 from edit_r1.records import Preference
-from edit_r1.store import PREFERENCES, Dataset, dataset_hash, read_dataset
+from edit_r1.store import PREFERENCES, Dataset, RowHashes, read_dataset, row_hash
 
 Paint = Callable[..., bytes]
 SKIP = ImportOptions(broken="skip")
@@ -68,7 +68,7 @@ def test_editreward_from_parquet_parts(tmp_path: Path, paint: Paint) -> None:
     assert [one.choice for one in found] == ["first", "second", "same"] * 2
     assert found[0].first.image == paint(0) and len(found[0].ratings) == 3
     assert len({one.context.sample.id for one in found}) == 3
-    assert summary.hash == dataset_hash([PREFERENCES.to_row(one) for one in found])
+    assert summary.hash == RowHashes(row_hash(PREFERENCES.to_row(one)) for one in found).digest()
     assert len(training_pairs(found).pairs) == 4, '"same" stays in the data and out of training'
 
 

@@ -144,26 +144,26 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
     chunks, tally = [], Tally(stage.seed)
     for number in range(stage.chunks):
         chunk = chunk_file(out, number).read()
-        tally.add_counts(chunk.pop("tally"))  # taken out: thousands of them would not be small
-        chunks.append(chunk)
+        tally.add_counts(chunk["tally"])
+        chunks.append(chunk["steps"])  # no more than that: there are thousands of chunks
     metas = {}
     for step, table in (TABLES | BESIDE).items():
-        if not all(step in chunk["steps"] for chunk in chunks):  # of a stage before this one
+        if not all(step in chunk for chunk in chunks):  # of a stage before this one
             if (marker := Dataset(out, step, table).stage.marker).exists():
                 shutil.rmtree(out / step, ignore_errors=True)
                 shutil.rmtree(out / f"{step}.failures", ignore_errors=True)
                 marker.unlink()
             continue
-        shards = [[out / name for name in chunk["steps"][step]["shards"]] for chunk in chunks]
+        shards = [[out / name for name in chunk[step]["shards"]] for chunk in chunks]
         shutil.rmtree(out / f"{step}.failures", ignore_errors=True)
         failed: Counter[str] = Counter()
         for number, paths in enumerate(shards):
             failures = [failure for path in paths for failure in read_shard_failures(path)]
             if failures:
                 write_json(out / f"{step}.failures" / f"part-{number:05d}.json", [asdict(one) for one in failures])
-            failed.update(chunks[number]["steps"][step]["failed"])
+            failed.update(chunks[number][step]["failed"])
         dataset: Dataset[Any] = Dataset(out, step, table)
-        parts = [(path, read_shard_hashes(path)) for paths in shards for path in paths]
+        parts = ((path, read_shard_hashes(path)) for paths in shards for path in paths)
         dataset.assemble(parts, {"failed": by_cause(failed)})
         metas[step] = dataset.meta()
     write_json(

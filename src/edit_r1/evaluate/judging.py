@@ -15,7 +15,7 @@ from edit_r1.evaluate.judges import EditJudge, check_endpoints
 from edit_r1.evaluate.judgment_cache import Grade, JudgmentCache, grade_from_row, grade_of, judgment_key
 from edit_r1.images import decode_pil, encode_png, image_size
 from edit_r1.records import CATEGORIES, FEATURE_PRESERVATION, IMAGE_QUALITY, INSTRUCTION_FOLLOWING
-from edit_r1.store.parquet import hash_of_hashes
+from edit_r1.store.hashes import RowHashes
 from edit_r1.verifier.items import ScoreItem, check_item
 
 CHUNK = 32
@@ -118,14 +118,14 @@ def judge_benchmark(
             answering: what is judged is kept, and the same call goes on.
     """
     judged: list[JudgedPair] = []
-    hashes: list[str] = []
+    hashes = RowHashes()
     dimensions: set[str] = set()
     seen: dict[str, Grade] = {}
     opener = _Once(open_judge)
     done = 0
     try:
         for chunk in _chunks(opened.pairs):
-            hashes += [pair.hash for pair in chunk]
+            hashes.add(pair.hash for pair in chunk)
             dimensions |= {pair.dimension for pair in chunk}
             kept = [pair for pair in chunk if not dimension or pair.dimension == dimension]
             asked = [_questions(pair, benchmark.resize, identity, options) for pair in kept]
@@ -148,7 +148,7 @@ def judge_benchmark(
         len(seen),
         {key: grade.reason or "part of the traces never came" for key, grade in seen.items() if grade.failed},
         dict(sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))),
-        hash_of_hashes(hashes),
+        hashes.digest(),
     )
 
 

@@ -21,8 +21,9 @@ from edit_r1.store.files import (
     write_text,
     writing,
 )
+from edit_r1.store.hashes import RowHashes
 from edit_r1.store.mapped import open_dataset
-from edit_r1.store.parquet import Feature, Features, Row, dataset_hash, read_rows, row_hash, stream_rows, write_rows
+from edit_r1.store.parquet import Feature, Features, Row, read_rows, row_hash, stream_rows, write_rows
 from edit_r1.store.stages import Dataset, Stage, Table, read_dataset, write_dataset
 from edit_r1.store.streaming import stream_dataset
 from edit_r1.store.tables import (
@@ -48,10 +49,10 @@ __all__ = [
     "Feature",
     "Features",
     "Row",
+    "RowHashes",
     "Stage",
     "StoreError",
     "Table",
-    "dataset_hash",
     "is_locked",
     "locked",
     "new_folder",

@@ -61,11 +61,6 @@ def completed(row: Row, features: Features) -> Row | None:
     return row | dict.fromkeys(missing)
 
 
-def dataset_hash(rows: Iterable[Mapping[str, Any]]) -> str:
-    """SHA-256 of the sorted row hashes: the same rows in any order give the same hash. Raises as `row_hash`."""
-    return hash_of_hashes([row_hash(row) for row in rows])
-
-
 def write_rows(path: str | Path, rows: Sequence[Row], features: Features, key: str = "") -> None:
     """One Parquet file with Hugging Face features; `key` is kept in its metadata (see `Dataset`).
 
@@ -231,8 +226,3 @@ def _hash_bytes(value: object) -> dict[str, str]:
     if isinstance(value, bytes):
         return {"sha256": hashlib.sha256(value).hexdigest()}
     raise TypeError(f"{value!r} of type {type(value).__name__} cannot be stored in a row: convert it to a Python value")
-
-
-def hash_of_hashes(hashes: Iterable[str]) -> str:
-    """SHA-256 of the sorted row hashes."""
-    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from edit_r1.store.files import StoreError, read_json, write_json, writing
+from edit_r1.store.hashes import RowHashes
 from edit_r1.store.parquet import (
     Features,
     Row,
     completed,
-    hash_of_hashes,
     iterate_rows,
     read_columns,
     read_key,
@@ -154,36 +154,40 @@ class Dataset(Generic[T]):
             raise StoreError(f"{self.folder}: no part was written: append (an empty list, if need be) before finishing")
         for leftover in self.folder.glob(".*.tmp"):  # of a killed process
             leftover.unlink(missing_ok=True)
-        hashes = [row_hash(row) for path in self.paths() for row in iterate_rows(path)]
-        digest = hash_of_hashes(hashes)
+        hashes = RowHashes(row_hash(row) for path in self.paths() for row in iterate_rows(path))
+        digest = hashes.digest()
         self.stage.finish({**(meta or {}), "parts": self.parts(), "rows": len(hashes), "hash": digest})
         return digest
 
-    def assemble(self, parts: Sequence[tuple[Path, Sequence[str]]], meta: Mapping[str, Any] | None = None) -> str:
+    def assemble(self, parts: Iterable[tuple[Path, Iterable[str]]], meta: Mapping[str, Any] | None = None) -> str:
         """Makes the dataset of finished files, in order, in place of what stood there; returns its hash.
 
         The files stay where they are, and are linked here; or copied, where the disk has no links. The marker goes
         first and comes back last, so that a killed call leaves an unfinished dataset.
 
         Args:
-            parts: each file, written by `write_rows`, with the `row_hash` of its rows.
+            parts: each file, written by `write_rows`, with the `row_hash` of its rows; looked at once, and all of them
+                before anything is removed.
 
         Raises:
             StoreError: when the disk refuses.
         """
+        files, hashes = [], RowHashes()
+        for file, own in parts:
+            files.append(file)
+            hashes.add(own)
         with writing(self.folder):
             self.stage.marker.unlink(missing_ok=True)
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            for number, (file, _) in enumerate(parts):
+            for number, file in enumerate(files):
                 target = self.folder / f"part-{number:05d}.parquet"
                 try:
                     os.link(file, target)
                 except OSError:
                     shutil.copyfile(file, target)
-        hashes = [one for _, own in parts for one in own]
-        digest = hash_of_hashes(hashes)
-        self.stage.finish({**(meta or {}), "parts": len(parts), "rows": len(hashes), "hash": digest})
+        digest = hashes.digest()
+        self.stage.finish({**(meta or {}), "parts": len(files), "rows": len(hashes), "hash": digest})
         return digest
 
     def meta(self) -> dict[str, Any]:

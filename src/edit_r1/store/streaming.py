@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 
 from edit_r1.store.files import StoreError, writing
-from edit_r1.store.parquet import ROW_GROUP, Row, hash_of_hashes, parquet_schema, row_hash, row_table
+from edit_r1.store.hashes import RowHashes
+from edit_r1.store.parquet import ROW_GROUP, Row, parquet_schema, row_hash, row_table
 from edit_r1.store.stages import Stage, Table
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ def stream_dataset(
     if folder.exists() or stage.marker.exists():
         raise StoreError(f"{folder}: exists already: remove it (and {stage.marker.name}) or choose another folder")
     partial = folder.with_name(f".{folder.name}.partial")
-    hashes: list[str] = []
+    hashes = RowHashes()
     parts = 0
     with writing(folder):
         shutil.rmtree(partial, ignore_errors=True)  # of a killed process
@@ -54,13 +55,13 @@ def stream_dataset(
             groups = _groups(records, table, group_bytes)
             while (first := next(groups, None)) is not None or parts == 0:
                 path = partial / f"part-{parts:05d}.parquet"
-                hashes += _write_part(path, first or ([], 0), groups, table, part_bytes)
+                _write_part(path, first or ([], 0), groups, table, part_bytes, hashes)
                 parts += 1
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         try:
-            stage.finish({**meta(), "parts": parts, "rows": len(hashes), "hash": hash_of_hashes(hashes)})
+            stage.finish({**meta(), "parts": parts, "rows": len(hashes), "hash": hashes.digest()})
         except BaseException:  # an interrupt too
             shutil.rmtree(folder, ignore_errors=True)  # without its marker it would only be in the way
             raise
@@ -68,22 +69,25 @@ def stream_dataset(
 
 
 def _write_part(
-    path: Path, first: tuple[list[Row], int], groups: Iterator[tuple[list[Row], int]], table: Table[T], part_bytes: int
-) -> list[str]:
-    """One file of `first` and as many further groups as fit; returns the hashes of its rows."""
+    path: Path,
+    first: tuple[list[Row], int],
+    groups: Iterator[tuple[list[Row], int]],
+    table: Table[T],
+    part_bytes: int,
+    hashes: RowHashes,
+) -> None:
+    """One file of `first` and as many further groups as fit; adds the hashes of its rows."""
     schema = parquet_schema(table.features, "")
-    hashes: list[str] = []
     written = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for rows, size in chain([first], groups):
             writer.write_table(row_table(path, rows, table.features, schema))
-            hashes += [row_hash(row) for row in rows]
+            hashes.add(row_hash(row) for row in rows)
             written += size
             if written >= part_bytes:
                 break
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-    return hashes
 
 
 def _groups(records: Iterable[T], table: Table[T], group_bytes: int) -> Iterator[tuple[list[Row], int]]:

@@ -20,7 +20,7 @@ from edit_r1.evaluate.judging import at_size_of
 from edit_r1.images import image_size
 from edit_r1.records import CATEGORIES, Candidate, Context, Preference, Principle, Sample
 from edit_r1.store import PREFERENCES, write_dataset
-from edit_r1.store.parquet import hash_of_hashes
+from edit_r1.store.hashes import RowHashes
 from edit_r1.store.stages import Dataset
 
 _spec = importlib.util.spec_from_file_location("layouts", Path(__file__).with_name("conftest.py"))
@@ -54,10 +54,10 @@ def test_the_hash_is_of_the_rows_whatever_their_order(tmp_path: Path) -> None:
         table = made.vs_table()
         table = table.select(range(7)[:: 1 if rows is made.VS_ROWS else -1])
         table.save_to_disk(tmp_path / name)
-        hashes.append(hash_of_hashes(one.hash for one in read(VS, tmp_path / name)))
+        hashes.append(RowHashes(one.hash for one in read(VS, tmp_path / name)).digest())
     assert hashes[0] == hashes[1]
     made.vs_table(made.VS_ROWS[:-1]).save_to_disk(tmp_path / "c")
-    assert hash_of_hashes(one.hash for one in read(VS, tmp_path / "c")) != hashes[0]
+    assert RowHashes(one.hash for one in read(VS, tmp_path / "c")).digest() != hashes[0]
 
 
 def test_edits_of_vs_are_brought_to_the_sources_size() -> None:
@@ -164,7 +164,7 @@ def test_our_own_pairs_as_a_stage_and_as_bare_parquet(tmp_path: Path) -> None:
     found = list(own.pairs)
     assert (own.rows, [one.label for one in found]) == (3, ["second", "tie", "first"])
     assert found[0].principles == preferences()[0].context.principles
-    assert hash_of_hashes(one.hash for one in found) == Dataset(tmp_path, "pairs", PREFERENCES).meta()["hash"]
+    assert RowHashes(one.hash for one in found).digest() == Dataset(tmp_path, "pairs", PREFERENCES).meta()["hash"]
     (tmp_path / "pairs.done.json").unlink()
     assert read(PAIRS, tmp_path / "pairs") == found
 
