@@ -52,7 +52,18 @@ def test_weigh_tells_and_writes_weights(out: Path, tmp_path: Path, capsys: pytes
     assert (verifier["verdicts"], verifier["yes_right"], verifier["no_right"]) == (16, 1, 1)
     assert [name for name, _, _ in read_weights(weights)] == ["j1", "j2", "verifier"]
     code, told, _ = run(capsys, "weigh", str(out), "--gold", str(gold))
-    assert code == 0 and "of yes" in told and "j2" in told
+    assert code == 0 and "of yes" in told and "j2" in told and "Left out" not in told and document["left_out"] == []
+
+
+def test_weigh_tells_whom_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = scripted().build(6)
+    stage.verifier.name = "j1"
+    curate(stage, tmp_path / "out")
+    gold = tmp_path / "out" / "gold"
+    code, told, _ = run(capsys, "weigh", str(tmp_path / "out"), "--gold", str(gold))
+    assert code == 0 and "Left out are traces of j1: a verifier has that name" in " ".join(told.split())
+    code, told, _ = run(capsys, "weigh", str(tmp_path / "out"), "--gold", str(gold), "--json")
+    assert json.loads(told)["left_out"] == ["j1"]
 
 
 def test_weigh_says_in_a_line_what_is_wrong(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

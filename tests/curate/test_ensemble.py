@@ -19,7 +19,7 @@ from edit_r1.curate.reason import PoolMember
 from edit_r1.curate.run import Curation, curate, read_failures
 from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.curate.status import read_status
-from edit_r1.curate.weigh import read_gold_set, read_weights, reliabilities, votes_of, weights_of
+from edit_r1.curate.weigh import judges_left_out, read_gold_set, read_weights, reliabilities, votes_of, weights_of
 from edit_r1.records import GoldVerdicts, PoolTrace, Sample, Trace, Unparsed, Verdict
 from edit_r1.store import GOLD_VERDICTS, StoreError, read_dataset, read_json, write_dataset, write_json
 from edit_r1.verifier.traces import write_gold
@@ -271,6 +271,20 @@ def test_only_a_finished_curation_is_weighed(kit: Any, samples: list[Sample], tm
     for folder in (out, tmp_path):
         with pytest.raises(StoreError, match="holds no finished curation"):
             list(votes_of(folder))
+
+
+def test_a_judge_with_a_verifiers_name_is_told_as_left_out(kit: Any, samples: list[Sample], tmp_path: Path) -> None:
+    """One model for everything, as `cold_start` does by default: its row must not be taken for its traces'."""
+    alone = replace(stage_of(kit, samples, None), verifier=verifier(kit, "j1", 2))
+    out = curate(alone, tmp_path / "alone").out
+    assert judges_left_out(out) == ["j1"] and {one.verifier for one in votes_of(out)} == {"j1", "j2"}
+    said = {one.candidate_id: one for one in Curation(out).gold}
+    assert all(one == said[one.candidate_id] for one in votes_of(out) if one.verifier == "j1")
+    two = curate(replace(alone, ensemble=Ensemble((verifier(kit, "v1"),))), tmp_path / "two").out
+    assert judges_left_out(two) == ["j1"]
+    for pool in (False, True):
+        several = curate(stage_of(kit, samples, Ensemble((verifier(kit, "v1"),), pool)), tmp_path / f"pool-{pool}").out
+        assert judges_left_out(several) == []
 
 
 def test_weights_of_a_finished_curation(kit: Any, samples: list[Sample], tmp_path: Path) -> None:

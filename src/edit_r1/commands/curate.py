@@ -139,14 +139,14 @@ def curate_weigh(
     """Tell how far each verifier and judge of a curation is right on known verdicts: weights of an ensemble.
 
     Args:
-        folder: what `curate run` wrote, finished or not.
+        folder: what `curate run` wrote to its end.
         gold: JSONL of {"candidate_id", "gold": [0 or 1, ...]}, or a data set of gold verdicts.
         out: file for the weights, which `curate.weigh.read_weights` reads in a recipe.
         shrinkage: verdicts of either kind, half of them right, that each is taken to have given beside its own.
     """
     from dataclasses import asdict
 
-    from edit_r1.curate.weigh import read_gold_set, reliabilities, votes_of
+    from edit_r1.curate.weigh import judges_left_out, read_gold_set, reliabilities, votes_of
     from edit_r1.report.terminal import reliability_table
     from edit_r1.store import write_json
 
@@ -156,6 +156,7 @@ def curate_weigh(
         "gold": len(known),
         "shrinkage": shrinkage,
         "members": [asdict(one) for one in members],
+        "left_out": judges_left_out(folder),
     }
     if out is not None:
         write_json(out, document)

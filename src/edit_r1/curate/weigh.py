@@ -15,6 +15,7 @@ from edit_r1.curate.ensemble import pool_votes
 from edit_r1.curate.inputs import read_run
 from edit_r1.records import GoldVerdicts, PoolTrace
 from edit_r1.store import GOLD_VERDICTS, POOL_TRACES, Dataset, StoreError, read_json, read_rows
+from edit_r1.store.parquet import iterate_rows
 
 SHRINKAGE = 4.0
 """Verdicts of either kind, half of them right, that every member is taken to have given beside its own: with few gold
@@ -139,20 +140,49 @@ def _gold_line(path: Path, number: int, line: str) -> tuple[str, tuple[int, ...]
 
 
 def votes_of(out: Path) -> Iterator[GoldVerdicts]:
-    """Every vote of a finished curation: of its ensemble, or without one of its verifier and of each of its judges.
+    """Every vote of a finished curation: of its verifier or ensemble, and of each judge but `judges_left_out`.
 
     Raises StoreError for a curation that is not finished.
     """
+    chunks = _finished(out)
+    named: set[str] = set()
+    for vote in _verifiers(out):
+        named.add(vote.verifier)
+        yield vote
+    for own in _by_candidate(out, chunks):
+        yield from (vote for vote in pool_votes(own) if vote.verifier not in named)
+
+
+def judges_left_out(out: Path) -> list[str]:
+    """Judges that have the name of a verifier: weights are by name, and it stands for what the model says as verifier.
+
+    None where the pool voted in an ensemble, whose members have names of their own. Raises as `votes_of`.
+    """
+    if any(_pool_voted(out, number) for number in range(_finished(out))):
+        return []
+    verifiers = {row["verifier"] for path in _verifiers(out).paths() for row in iterate_rows(path, ["verifier"])}
+    traces = Dataset(out, "traces", POOL_TRACES)
+    return sorted(verifiers & {row["judge"] for path in traces.paths() for row in iterate_rows(path, ["judge"])})
+
+
+def _finished(out: Path) -> int:
+    """Chunks of a finished curation."""
     run = read_run(out)
     if run is None or not run["done"]:
         raise StoreError(f"{out}: holds no finished curation: run `edit-r1 curate run RECIPE --out {out}` to its end")
+    return int(run["chunks"])
+
+
+def _verifiers(out: Path) -> Dataset[GoldVerdicts]:
+    """What an ensemble's members said, or without one its only verifier, which is gold."""
     votes = Dataset(out, "votes", GOLD_VERDICTS)
-    named: set[str] = set()
-    for vote in votes if votes.done() else Dataset(out, "gold", GOLD_VERDICTS):
-        named.add(vote.verifier)
-        yield vote
-    for own in _by_candidate(out, run["chunks"]):
-        yield from (vote for vote in pool_votes(own) if vote.verifier not in named)
+    return votes if votes.done() else Dataset(out, "gold", GOLD_VERDICTS)
+
+
+def _pool_voted(out: Path, chunk: int) -> bool:
+    """Whether votes of a chunk were made of the judges' traces: they lie in shards of their own (`curate.chunk`)."""
+    votes = chunk_file(out, chunk).read()["steps"].get("votes", {"shards": ()})
+    return any(Path(shard).parent.name.startswith("pool-") for shard in votes["shards"])
 
 
 def _by_candidate(out: Path, chunks: int) -> Iterator[list[PoolTrace]]:

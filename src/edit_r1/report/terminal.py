@@ -219,7 +219,13 @@ def reliability_table(document: Mapping[str, Any]) -> RenderableType:
         f"{document['gold']} candidates in the gold set. Yes right: share of its 1 that the member said; no right: of "
         f"its 0. Weights are made of these after {document['shrinkage']:g} verdicts of chance were added to each."
     )
-    return Group(table, Text(told, "dim"))
+    parts: list[RenderableType] = [table, Text(told, "dim")]
+    if document["left_out"]:
+        names = ", ".join(map(plain, document["left_out"]))
+        parts.append(
+            Text(f"Left out are traces of {names}: a verifier has that name, and its row is of its gold alone.")
+        )
+    return Group(*parts)
 
 
 def spent_grid(spent: Mapping[str, Any]) -> RenderableType:
