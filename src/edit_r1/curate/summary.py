@@ -1,4 +1,8 @@
-"""What a curation came to: per judge, and per rule by which a trace could have been selected."""
+"""What a curation came to: per judge, and per rule by which a trace could have been selected.
+
+Everything counted is an integer (agreement in millionths, scores in thousandths of a point, as in `curate.filters`), so
+that counts of chunks add up to the same sums in any order and any cut.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ RULES: dict[str, tuple[TieBreak, bool]] = {
     "no filter": ("neutral", False),
 }
 """Name to (tie-break, filter on). All three are measured on the same traces, whichever a curation uses."""
-COUNTED = 6
+COUNTED = 7
 """Version of what is counted of a chunk: one that was counted by an older one is counted anew."""
 
 
@@ -31,7 +35,8 @@ class JudgeCount:
     unparsed: int = 0
     compared: int = 0
     """Traces that could be compared with gold."""
-    agreement_sum: float = 0.0
+    agreement: int = 0
+    """Of these with gold, in millionths."""
     selected: int = 0
 
     def add(self, decision: Decision) -> None:
@@ -40,15 +45,14 @@ class JudgeCount:
         self.selected += decision.cause == "kept"
         if decision.agreement is not None:
             self.compared += 1
-            self.agreement_sum += decision.agreement
+            self.agreement += round(1_000_000 * decision.agreement)
 
     def row(self) -> dict[str, float | None]:
         """Counts, and the mean agreement with gold, 0 to 1; None when nothing could be compared."""
-        agreement = round(self.agreement_sum / self.compared, 4) if self.compared else None
         return {
             "traces": self.traces,
             "unparsed": self.unparsed,
-            "agreement": agreement,
+            "agreement": _share(self.agreement / 1_000_000, self.compared),
             "selected": self.selected,
         }
 
@@ -58,7 +62,8 @@ class RuleCount:
     """What one rule would select."""
 
     selected: int = 0
-    score_sum: float = 0.0
+    score: int = 0
+    """Of these, in thousandths of a point."""
     verdicts: int = 0
     yes: int = 0
     right: int = 0
@@ -69,7 +74,7 @@ class RuleCount:
     def add(self, chosen: Trace, gold: GoldVerdicts) -> None:
         assert chosen.verdicts is not None
         self.selected += 1
-        self.score_sum += chosen.score
+        self.score += round(1000 * chosen.score)
         self.verdicts += len(gold.gold)
         self.yes += sum(verdict.value for verdict in chosen.verdicts)
         self.right += matches(chosen, gold)
@@ -81,7 +86,7 @@ class RuleCount:
         """Mean score (0 to 10) and shares (0 to 1); None without anything to divide by."""
         return {
             "selected": self.selected,
-            "mean_score": _share(self.score_sum, self.selected),
+            "mean_score": _share(self.score / 1000, self.selected),
             "yes": _share(self.yes, self.verdicts),
             "agreement": _share(self.right, self.verdicts),
             "failed_points_passed": _share(self.passed_failed, self.gold_failed),
@@ -186,7 +191,7 @@ class Tally:
         }
 
 
-def _add(count: JudgeCount | RuleCount, more: Mapping[str, float]) -> None:
+def _add(count: JudgeCount | RuleCount, more: Mapping[str, int]) -> None:
     for name, value in more.items():
         setattr(count, name, getattr(count, name) + value)
 
