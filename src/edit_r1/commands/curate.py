@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +14,7 @@ from edit_r1.commands.shared import Json, print_json
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that other commands start without it
     from edit_r1.curate.engine import Engine
+    from edit_r1.curate.stage import CurateStage
 
 Recipe = tyro.conf.Positional[str]
 
@@ -47,26 +49,38 @@ def curate_run(
         budget_requests: likewise, requests to paid models.
         budget_tokens: likewise, tokens of prompts and answers.
     """
-    from edit_r1.curate.failures import told_of_nothing
     from edit_r1.recipes.curated import run_curation
     from edit_r1.recipes.load import load_curation
-    from edit_r1.store import read_json
 
-    if engine == "local" and (address is not None or gpus):
-        raise ValueError("--address and --gpus are Ray's: add --engine ray")
-    if engine == "ray" and chunks_at_once != 1:
-        raise ValueError("--chunks-at-once is of one local process: with --engine ray give more --workers")
     build = partial(load_curation, recipe, budget, budget_requests, budget_tokens)
-    chosen: Engine
-    if engine == "ray":
+    chosen = _engine(engine, build, workers, chunks_at_once, address, gpus)  # first: a recipe may open models
+    run_curation(build(), out, chosen, retry_failed)
+    print(_told(out))
+    return 0
+
+
+def _engine(
+    name: str, build: Callable[[], CurateStage], workers: int, chunks_at_once: int, address: str | None, gpus: float
+) -> Engine:
+    """Raises ValueError for options that are the other engine's."""
+    if name == "ray":
+        if chunks_at_once != 1:
+            raise ValueError("--chunks-at-once is of one local process: with --engine ray give more --workers")
         from edit_r1.curate.ray_engine import OnRay
 
-        chosen = OnRay(build, workers, address, gpus=gpus)
-    else:
-        from edit_r1.curate.engine import Local
+        return OnRay(build, workers, address, gpus=gpus)
+    if address is not None or gpus:
+        raise ValueError("--address and --gpus are Ray's: add --engine ray")
+    from edit_r1.curate.engine import Local
 
-        chosen = Local(workers, chunks_at_once, build if workers > 1 else None)
-    run_curation(build(), out, chosen, retry_failed)
+    return Local(workers, chunks_at_once, build if workers > 1 else None)
+
+
+def _told(out: Path) -> str:
+    """What a finished run holds, in a line. Raises ValueError, with the first cause, where nothing was selected."""
+    from edit_r1.curate.failures import told_of_nothing
+    from edit_r1.store import read_json
+
     summary = read_json(out / "summary.json")
     failed = [(step, *one) for step, causes in summary["failed"].items() for one in causes.items()]
     if not (selected := summary["rows"]["selected"]):
@@ -78,8 +92,7 @@ def curate_run(
     steps = ", ".join(dict.fromkeys(step for step, _, _ in failed))
     count = sum(count for _, _, count in failed)
     told = f" and {count:,} failures in {steps} (--retry-failed asks again)" if failed else ""
-    print(f"done: {out} holds {selected:,} selected edits{told}; `edit-r1 curate status {out}` has the counts")
-    return 0
+    return f"done: {out} holds {selected:,} selected edits{told}; `edit-r1 curate status {out}` has the counts"
 
 
 def curate_status(folder: tyro.conf.Positional[Path], /, json: Json = False) -> int:

@@ -31,55 +31,28 @@ def read_status(out: Path) -> dict[str, Any]:
     Raises:
         ValueError: when `out` holds no curation.
     """
-    run = read_run(out)
-    if run is None and (out / "intake.json").exists():
-        raise ValueError(
-            f"{out}: its data were looked at (intake.json) and no chunk was begun{_paid_for(out)}: go on with "
-            f"`edit-r1 curate run RECIPE --out {out}`"
-        )
-    if run is None and (out / ".work" / "intake").exists():
-        raise ValueError(
-            f"{out}: its data are being looked at, or a run was stopped meanwhile{_paid_for(out)}: ask again when the "
-            "first chunk is at work, or run again"
-        )
-    if run is None:
-        raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
+    run = _begun(out)
     chunks = []
     for number in range(run["chunks"]):
         chunk = chunk_file(out, number).read()
         chunk.pop("tally", None)  # the larger half of it
         if chunk.get("run") == run["run"]:  # the others are of an earlier stage
             chunks.append(chunk)
-    finished = bool(run["done"])
     steps, left, known, cost_left = [], 0.0, True, 0.0
     # Votes cost what gold costs, and are there where several verifiers are asked.
     votes = ("votes",) if any("votes" in chunk["steps"] for chunk in chunks) else ()
     for step in (*STEPS[: STEPS.index("gold")], *votes, *STEPS[STEPS.index("gold") :]):
         done = [chunk["steps"][step] for chunk in chunks if step in chunk["steps"]]
-        failed: Counter[str] = Counter()
-        for one in done:
-            failed.update(one["failed"])
-        worked = [one for one in done if one["new"]]
-        seconds = sum(one["seconds"] for one in worked)
-        if len(done) < run["chunks"]:
+        if missing := run["chunks"] - len(done):
             known = known and bool(done)
-            left += (run["chunks"] - len(done)) * sum(one["seconds"] for one in done) / max(1, len(done))
-            cost_left += (run["chunks"] - len(done)) * _mean_cost(worked)
-        steps.append(
-            {
-                "step": step,
-                "finished": finished,
-                "chunks": len(done),
-                "of": run["chunks"],
-                "rows": sum(one["rows"] for one in done),
-                "per_second": sum(one["new_rows"] for one in worked) / seconds if seconds > 0 else None,
-                "failed": by_cause(failed),
-            }
-        )
+            left += missing * sum(one["seconds"] for one in done) / max(1, len(done))
+            cost_left += missing * _mean_cost([one for one in done if one["new"]])
+        of = {"chunks": len(done), "of": run["chunks"]}
+        steps.append({"step": step, "finished": bool(run["done"]), **of, **_made(done)})
     spent = spent_table(out)
     whole = None if spent["cost"] is None or not known else spent["cost"] + cost_left
     return {
-        "finished": finished,
+        "finished": bool(run["done"]),
         "at_work": is_locked(out / LOCK),
         "seconds_left": left / run["at_once"] if known else None,
         "spent": spent | {"budget": run.get("budget"), "whole_cost": whole},
@@ -87,10 +60,42 @@ def read_status(out: Path) -> dict[str, Any]:
     }
 
 
+def _begun(out: Path) -> dict[str, Any]:
+    """The note of the run. Raises ValueError where there is none, which tells how far it is."""
+    run = read_run(out)
+    if run is not None:
+        return run
+    if (out / "intake.json").exists():
+        raise ValueError(
+            f"{out}: its data were looked at (intake.json) and no chunk was begun{_paid_for(out)}: go on with "
+            f"`edit-r1 curate run RECIPE --out {out}`"
+        )
+    if (out / ".work" / "intake").exists():
+        raise ValueError(
+            f"{out}: its data are being looked at, or a run was stopped meanwhile{_paid_for(out)}: ask again when the "
+            "first chunk is at work, or run again"
+        )
+    raise ValueError(f"{out}: holds no curation; start one with `edit-r1 curate run RECIPE --out {out}`")
+
+
 def _paid_for(out: Path) -> str:
     """What a filter of the samples has cost before there is anything else to tell; "" without one that is paid."""
     spent = spent_whole(out)
     return f" ({spent.told} so far)" if spent.requests else ""
+
+
+def _made(done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of a step, by what the files of the chunks that have done it tell."""
+    failed: Counter[str] = Counter()
+    for one in done:
+        failed.update(one["failed"])
+    worked = [one for one in done if one["new"]]
+    seconds = sum(one["seconds"] for one in worked)
+    return {
+        "rows": sum(one["rows"] for one in done),
+        "per_second": sum(one["new_rows"] for one in worked) / seconds if seconds > 0 else None,
+        "failed": by_cause(failed),
+    }
 
 
 def _mean_cost(worked: list[dict[str, Any]]) -> float:
