@@ -184,6 +184,21 @@ def test_a_mended_row_is_taken_in_by_retry(folder: Path, data_kit: Any, tmp_path
     assert retried.fingerprint != again.fingerprint
 
 
+def test_to_allow_paths_out_of_the_folder_looks_at_refused_rows_anew(
+    folder: Path, data_kit: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere.jpg").write_bytes(data_kit.photograph(50))
+    rows = [
+        {"source": "../elsewhere.jpg", "instruction": "Make it red."},
+        {"source": "pictures/0.jpg", "instruction": "Do."},
+    ]
+    data_kit.write_jsonl(folder / "rows.jsonl", rows)
+    for allowed, expected in ((False, 1), (True, 2), (False, 1)):
+        source = team_samples(folder, allow_outside=allowed)
+        source.prepare(tmp_path / "out")
+        assert len(split(source)[0]) == expected
+
+
 def test_equal_shares_by_a_column(folder: Path, data_kit: Any, tmp_path: Path) -> None:
     rows = [
         {

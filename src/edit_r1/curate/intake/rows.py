@@ -62,7 +62,11 @@ class FolderPictures:
 
     allow_outside: bool = False
     """Follow paths and links out of that folder too; data made by others should not be able to name any file."""
-    fingerprint: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        # Rows that were refused must be looked at anew when it is allowed; the default names nothing, as it always did.
+        return "outside" if self.allow_outside else ""
 
     def prepare(self, kept: Path) -> None:
         """Nothing."""
