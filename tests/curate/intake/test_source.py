@@ -24,7 +24,7 @@ from edit_r1.curate.stage import Prepared
 from edit_r1.curate.tables import PICKS
 from edit_r1.images import decode_rgb
 from edit_r1.records import Sample
-from edit_r1.store import read_dataset, read_json
+from edit_r1.store import Dataset, read_dataset, read_json, write_rows
 from edit_r1.vlm.budget import Budget, BudgetError, Ledger, read_spent
 from edit_r1.vlm.openai import OpenAIVLM
 from edit_r1.vlm.protocol import Completion, Request
@@ -310,6 +310,31 @@ def test_no_decision_is_a_failure_and_is_asked_again_by_retry_alone(many: Path, 
     assert len(mended.calls) == 2 and split(retried)[1] == [] and len(split(retried)[0]) == 15
     picks = read_dataset(tmp_path, "picks", PICKS)
     assert len(picks) == 30 == len({pick.key for pick in picks}) and all(pick.hard is not None for pick in picks)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_retry_that_was_killed_between_its_writes_leaves_every_decision_once(
+    many: Path, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    def source(broken: bool = False, count: int = 0) -> TeamSamples:
+        return team_samples(many, draw=Draw(count), hard=HardFilter(judge(kit, broken=broken)))
+
+    def killed(path: Path, rows: Any, features: Any) -> None:
+        if path.name == "000000.parquet":  # where the older decisions are taken out
+            raise KeyboardInterrupt
+        write_rows(path, rows, features)
+
+    source(broken=True).prepare(tmp_path)
+    with monkeypatch.context() as kill:
+        kill.setattr("edit_r1.curate.intake.hard.write_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            source().prepare(tmp_path, retry=True)
+    after = source() if again else source(count=30)  # the same retried once more, or another draw
+    after.prepare(tmp_path, retry=again)
+    assert isinstance(after.hard, HardFilter) and len(after.hard.judge.calls) == 0  # type: ignore[attr-defined]
+    picks = read_dataset(tmp_path, "picks", PICKS)
+    assert len(picks) == 30 == len({pick.key for pick in picks}) and all(pick.hard is not None for pick in picks)
+    assert Dataset(tmp_path, "picks", PICKS).meta()["failed"] == {} and len(split(after)[0]) == 15
 
 
 def test_an_outage_ends_the_pass_and_keeps_what_was_paid_for(many: Path, kit: Any, tmp_path: Path) -> None:

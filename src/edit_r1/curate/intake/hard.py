@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ from edit_r1.curate.pick import FILTER_SAMPLING, HardVerdict, judge_hard
 from edit_r1.curate.shards import unit_key
 from edit_r1.curate.tables import PICKS, Pick
 from edit_r1.records import Sample
-from edit_r1.store import Dataset, read_rows, row_hash, write_rows
+from edit_r1.store import Dataset, Row, read_rows, row_hash, write_rows
 from edit_r1.verifier.hard_filter import FILTER_VERSION
 from edit_r1.vlm.budget import Ledger
 from edit_r1.vlm.kept import KeptVLM
@@ -106,12 +106,15 @@ class Picks:
         return [failed.get(place) or self._known[key] for place, key in enumerate(keys)]
 
     def assemble(self) -> None:
-        """Writes the data set `picks`. Raises StoreError when the disk refuses."""
+        """Writes the data set `picks`, the last decision of each key. Raises StoreError when the disk refuses."""
         parts: list[tuple[Path, list[str]]] = []
         failed: Counter[str] = Counter()
-        for path in self._paths():
-            rows = read_rows(path)
-            parts.append((path, [row_hash(row) for row in rows]))
+        later: set[str] = set()
+        for path in self._paths()[::-1]:
+            # A retry that was killed after it had written new decisions left the older ones in the files before.
+            rows = self._drop(later, path)
+            later.update(row["key"] for row in rows)
+            parts.insert(0, (path, [row_hash(row) for row in rows]))
             failed.update(f"{row['model']}: {row['reason']}" for row in rows if row["hard"] is None)
         if parts:
             Dataset(self._out, "picks", PICKS).assemble(parts, {"failed": by_cause(failed)})
@@ -147,11 +150,16 @@ class Picks:
         write_rows(self._folder / f"{number:06d}.parquet", [PICKS.to_row(one) for one in made], PICKS.features)
         asked_again = {one.key for one in made} & self._known.keys()
         for path in paths if asked_again else ():
-            rows = read_rows(path)
-            kept = [row for row in rows if row["key"] not in asked_again]
-            if len(kept) < len(rows):
-                write_rows(path, kept, PICKS.features)
+            self._drop(asked_again, path)
         self._add(made)
+
+    def _drop(self, keys: Set[str], path: Path) -> list[Row]:
+        """The rows of a file without those of these keys, which are taken out of it."""
+        rows = read_rows(path)
+        kept = [row for row in rows if row["key"] not in keys]
+        if len(kept) < len(rows):
+            write_rows(path, kept, PICKS.features)
+        return kept
 
     def _add(self, picks: Sequence[Pick]) -> None:
         for pick in picks:
