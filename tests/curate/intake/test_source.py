@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from edit_r1.curate.intake.hard import HardFilter
 from edit_r1.curate.intake.open import open_rows, team_samples
 from edit_r1.curate.intake.rows import Columns
 from edit_r1.curate.intake.source import TeamSamples
+from edit_r1.curate.pick import FILTER_SAMPLING
+from edit_r1.curate.shards import unit_key
 from edit_r1.curate.stage import Prepared
 from edit_r1.curate.tables import PICKS
 from edit_r1.images import decode_rgb
 from edit_r1.records import Sample
-from edit_r1.store import Dataset, read_dataset, read_json, write_rows
+from edit_r1.store import Dataset, read_dataset, read_json, write_json, write_rows
+from edit_r1.verifier.hard_filter import FILTER_VERSION
 from edit_r1.vlm.budget import Budget, BudgetError, Ledger, read_spent
 from edit_r1.vlm.openai import OpenAIVLM
 from edit_r1.vlm.protocol import Completion, Request
@@ -335,6 +339,25 @@ def test_a_retry_that_was_killed_between_its_writes_leaves_every_decision_once(
     picks = read_dataset(tmp_path, "picks", PICKS)
     assert len(picks) == 30 == len({pick.key for pick in picks}) and all(pick.hard is not None for pick in picks)
     assert Dataset(tmp_path, "picks", PICKS).meta()["failed"] == {} and len(split(after)[0]) == 15
+
+
+def test_a_filter_of_other_weights_under_its_name_is_another(many: Path, kit: Any, tmp_path: Path) -> None:
+    """An output keeps to the weights that it was begun with; those of an earlier version are today's, or the run's."""
+
+    def passed(out: Path, weights: str) -> tuple[int, int]:
+        vlm = judge(kit)
+        vlm.weights_key = weights
+        source = team_samples(many, hard=HardFilter(vlm))
+        source.prepare(out)
+        return len(vlm.calls), len(split(source)[0])
+
+    assert HardFilter(judge(kit)).key == unit_key("filter", FILTER_VERSION, asdict(FILTER_SAMPLING))  # as it always was
+    passed(tmp_path / "old", "")  # an earlier version knew nothing of weights
+    for weights, asked in (("one", 0), ("two", 30), ("two", 0), ("one", 0), ("three", 30), ("", 0)):
+        assert passed(tmp_path / "old", weights) == (asked, 15)
+    passed(tmp_path / "run", "")
+    write_json(tmp_path / "run" / ".work" / "run.json", {"weights": {"model filter": "one"}})
+    assert [passed(tmp_path / "run", weights)[0] for weights in ("two", "one")] == [30, 0]
 
 
 def test_an_outage_ends_the_pass_and_keeps_what_was_paid_for(many: Path, kit: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The Hard subset: a VLM is asked for each request whether it is hard, why, and of which kind; every word is kept.
 
 .work/picks/00003.parquet    decisions in the order in which they were paid for, found again by what was asked
+.work/picks/weights.json     the weights of local filters when they were first asked
 picks/                       the same as a data set
 """
 
@@ -10,7 +11,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,12 +20,13 @@ from edit_r1.curate.pick import FILTER_SAMPLING, HardVerdict, judge_hard
 from edit_r1.curate.shards import unit_key
 from edit_r1.curate.tables import PICKS, Pick
 from edit_r1.records import Sample
-from edit_r1.store import Dataset, Row, read_rows, row_hash, write_rows
+from edit_r1.store import Dataset, Row, read_json, read_rows, row_hash, write_json, write_rows
 from edit_r1.verifier.hard_filter import FILTER_VERSION
 from edit_r1.vlm.budget import Ledger
 from edit_r1.vlm.kept import KeptVLM
 from edit_r1.vlm.paid import PaidVLM, named
 from edit_r1.vlm.protocol import VLM, Sampling
+from edit_r1.vlm.weights import weights_of
 
 AHEAD = 4
 """Requests in batches for each in flight: with fewer, a few that stall would leave a paid model idle."""
@@ -43,6 +45,9 @@ class HardFilter:
     at_once: int = 64
     """Requests that are asked together; their pictures are in memory. Of a paid model several such batches are under
     way (`batches`), because each waits for its last answer."""
+    weights_before: str = ""
+    """The judge's weights when the output first had it; a pass sets it. With these, or with unknown ones, it is known
+    by its name, else by its weights too (as `CurateStage.weights_before`)."""
 
     def __post_init__(self) -> None:
         if self.most_asked < 0 or self.at_once < 1:
@@ -58,7 +63,30 @@ class HardFilter:
     @property
     def key(self) -> str:
         """Hash of everything that shapes a decision, but what is asked."""
-        return unit_key(*named(self.judge), FILTER_VERSION, asdict(self.sampling))
+        weights = weights_of(self.judge)
+        other = [f"weights {weights}"] if weights and self.weights_before not in ("", weights) else []
+        return unit_key(*named(self.judge), FILTER_VERSION, asdict(self.sampling), *other)
+
+
+def with_weights(hard: HardFilter, out: Path) -> HardFilter:
+    """The filter, told the weights that its judge had when the output first had it; its own are noted before it is
+    asked for the first time. Raises StoreError when the disk refuses."""
+    name, own = hard.judge.name, weights_of(hard.judge)
+    if not own:
+        return hard
+    path = out / ".work" / "picks" / "weights.json"
+    known: dict[str, str] = read_json(path) if path.exists() else {}
+    if name not in known:
+        known |= {name: _weights_of_run(out).get(f"model {name}", own)}
+        write_json(path, known)
+    return replace(hard, weights_before=known[name])
+
+
+def _weights_of_run(out: Path) -> dict[str, str]:
+    """Those that a run noted, which older versions did without noting a filter's."""
+    path = out / ".work" / "run.json"
+    weights: dict[str, str] = read_json(path).get("weights", {}) if path.exists() else {}
+    return weights
 
 
 class Picks:

@@ -29,7 +29,7 @@ from edit_r1.curate.failures import Failure, by_cause
 from edit_r1.curate.intake.checks import IntakeChecks, Seen, check_size, check_text
 from edit_r1.curate.intake.draw import Draw, Wave, Waves, take
 from edit_r1.curate.intake.facts import Facts, Looked
-from edit_r1.curate.intake.hard import HardFilter, Picks
+from edit_r1.curate.intake.hard import HardFilter, Picks, with_weights
 from edit_r1.curate.intake.rows import Reader, read_category, read_edits, read_row
 from edit_r1.curate.shards import unit_key
 from edit_r1.curate.tables import Pick
@@ -148,6 +148,7 @@ class TeamSamples:
         if self._picked is not None and self._out == out:
             return
         self.without = without
+        self.hard = None if self.hard is None else with_weights(self.hard, out)
         work = out / ".work" / "intake"
         self.reader.prepare(work)
         self._looked = looked = Looked(work, self.reader)
