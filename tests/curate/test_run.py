@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from edit_r1.curate.failures import OutageError
 from edit_r1.curate.findings import FINDINGS
 from edit_r1.curate.look import look
 from edit_r1.curate.reason import PoolMember
-from edit_r1.curate.run import Curation, curate, read_failures
+from edit_r1.curate.run import Curation, at_work, curate, read_failures
 from edit_r1.curate.stage import CurateStage, GivenSamples
 from edit_r1.curate.status import read_status
 from edit_r1.curate.tables import DECISIONS
@@ -311,6 +312,23 @@ def test_a_second_run_of_one_folder_is_refused_while_the_first_is_at_work(stage:
     curate(stage, tmp_path, again)
     assert refused and all("\n" not in told for told in refused)
     assert summary_of(curate(stage, tmp_path).out) == summary_of(curate(stage, tmp_path / "other").out)
+
+
+def test_what_killed_processes_were_writing_goes_with_the_next_run(stage: CurateStage, tmp_path: Path) -> None:
+    work = tmp_path / ".work"
+    old = [work / "traces" / "a" / ".000000.parquet.12-345.tmp", work / "picks" / ".000000.parquet.12.tmp"]
+    fresh = work / "traces" / "a" / ".000001.parquet.12-345.tmp"  # another machine may be writing it
+    others = [work / "kept" / "notes.tmp", work / ".mine.tmp"]
+    for path in (*old, fresh, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"cut")
+    for path in (*old, *others):
+        os.utime(path, (0, time.time() - 4000))
+    with at_work(tmp_path):
+        assert [path.exists() for path in (*old, fresh, *others)] == [False, False, True, True, True]
+    os.utime(fresh, (0, time.time() - 4000))
+    curate(stage, tmp_path)
+    assert not fresh.exists()
 
 
 @pytest.mark.parametrize("step", STEPS)

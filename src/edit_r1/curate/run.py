@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.summary import Tally
 from edit_r1.records import Candidate, Context, GoldVerdicts, PoolTrace, Quadruple, Sample
-from edit_r1.store import Dataset, StoreError, locked, read_json, write_json
+from edit_r1.store import Dataset, StoreError, drop_unfinished, locked, read_json, write_json
 
 Progress = Callable[[str, int, int], None]
 """Called with (step, chunks done, chunks in all)."""
@@ -105,9 +105,12 @@ def curate(
     return made
 
 
-def at_work(out: Path) -> AbstractContextManager[None]:
+@contextmanager
+def at_work(out: Path) -> Iterator[None]:
     """Inside, no other process works on `out`: two would pay for the same, and remove what the other has kept."""
-    return locked(out / LOCK, "another run is at work here: wait for it, or choose another --out")
+    with locked(out / LOCK, "another run is at work here: wait for it, or choose another --out"):
+        drop_unfinished(out / ".work")
+        yield
 
 
 def refuse_foreign(out: Path) -> None:

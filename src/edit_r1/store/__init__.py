@@ -12,6 +12,7 @@ dataset is that of its sorted row hashes, so neither the order nor the cut into 
 from edit_r1.store.files import (
     BusyError,
     StoreError,
+    drop_unfinished,
     is_locked,
     locked,
     new_folder,
@@ -53,6 +54,7 @@ __all__ = [
     "Stage",
     "StoreError",
     "Table",
+    "drop_unfinished",
     "is_locked",
     "locked",
     "new_folder",

@@ -55,6 +55,24 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         raise _refused(path, error) from error
 
 
+_UNFINISHED = re.compile(r"\..+\.\d+(-\d+)?\.tmp")
+"""What a file is named while it is written: `.NAME.PID-THREAD.tmp`, or `.NAME.PID.tmp`."""
+_UNFINISHED_S = 3600.0
+"""Since when nothing was written to such a file before its process counts as dead, seconds. A number of a process tells
+nothing: on a shared disk it may be another machine's, or that of another container."""
+
+
+def drop_unfinished(folder: str | Path) -> None:
+    """Removes, at any depth, what killed processes were writing an hour ago or earlier."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            if _UNFINISHED.fullmatch(name):
+                path = Path(where, name)
+                with suppress(OSError):  # gone meanwhile, or of somebody else
+                    if time.time() - path.stat().st_mtime > _UNFINISHED_S:
+                        path.unlink()
+
+
 def _flush(path: Path) -> None:
     """Forces a file, or the names in a folder, to the disk."""
     opened = os.open(path, os.O_RDONLY)
