@@ -24,7 +24,7 @@ def run(rows: int, draw: Draw, good: Callable[[int], bool], category: Callable[[
         assert numbers == sorted(numbers)
         looked += numbers
         passed = [(number, category(number)) for number in numbers if good(number)]
-        places, _ = take(passed, wave, kept, by_category, draw.most_per_category)
+        places = take(passed, wave, kept, by_category, draw.most_per_category).places
         found += [passed[place][0] for place in places]
     assert len(looked) == len(set(looked))
     return sorted(found), len(looked)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from edit_r1.algo.picture_hash import NEAR
 from edit_r1.curate.intake.language import LANGUAGES, language_of
+from edit_r1.curate.intake.limits import Limits, Mark
 from edit_r1.verifier.prompts import MAX_INSTRUCTION_CHARS
 
 _GAPS = re.compile(r"[\W_]+")
@@ -107,6 +107,10 @@ def normalised(instruction: str) -> str:
     return _GAPS.sub(" ", text).strip()
 
 
+Sources = Sequence[tuple[bytes, bytes | None]]
+"""(exact, perceptual hash) of every picture of a row."""
+
+
 @dataclass
 class Seen:
     """What was taken in so far, in hashes: 32 bytes a picture and some 100 a row. Rows come in one by one."""
@@ -116,15 +120,16 @@ class Seen:
     """Hashes of 64 bits, as all below."""
     asked: set[int] = field(default_factory=set)
     """Of (picture, instruction)."""
-    instructions: Counter[int] = field(default_factory=Counter)
-    pictures: Counter[int] = field(default_factory=Counter)
-    """Rows by picture; near copies count for the first one."""
     _exact: dict[bytes, int] = field(default_factory=dict)
     _numbers: list[int] = field(default_factory=list)
     """Of the pictures that stand in `_words`."""
     _words_4N: np.ndarray = field(default_factory=lambda: np.zeros((4, 1024), np.uint64))
     """Perceptual hashes in words, with room for more; a word of all pictures lies together, which is eight times as
     fast to compare as a picture's words together."""
+
+    def __post_init__(self) -> None:
+        self.limits = Limits(self.checks.most_per_picture, self.checks.most_per_instruction)
+        """Near copies count for the first one."""
 
     def picture(self, exact: bytes, near: bytes | None) -> int:
         """The number of the picture that this one is, or is a near copy of.
@@ -145,28 +150,34 @@ class Seen:
         self._exact[exact] = number
         return number
 
-    def refuse(self, row_id: str, sources: Sequence[tuple[bytes, bytes | None]], instruction: str) -> str | None:
-        """Why a row is not taken in after those before it, for a person; None when it is, and it then counts.
+    def refuse(self, row_id: str, sources: Sources, instruction: str) -> str | Mark:
+        """Why a row is not taken in after those before it, for a person; or what the limits count it by once it is
+        taken, and then rows after it are compared with it.
 
-        sources: (exact, perceptual hash) of every picture.
+        sources: of every picture.
         """
-        first, *others = (self.picture(exact, near) for exact, near in sources)
-        text = normalised(instruction)
-        name, words = _hash(row_id), _hash(text)
-        asked = _hash(f"{first} {others} {text}")
+        asked, mark = self._of(sources, instruction)
+        name = _hash(row_id)
         if asked in self.asked:
             return "asks what an earlier row asks of the same picture"
         if name in self.ids:
             return "has the id of an earlier row"
-        if self.checks.most_per_picture and self.pictures[first] >= self.checks.most_per_picture:
-            return f"is of a picture that has {self.checks.most_per_picture} rows already"
-        if self.checks.most_per_instruction and self.instructions[words] >= self.checks.most_per_instruction:
-            return f"has an instruction that {self.checks.most_per_instruction} rows have already"
+        if reason := self.limits.full(mark):
+            return reason
         self.asked.add(asked)
         self.ids.add(name)
-        self.pictures[first] += 1
-        self.instructions[words] += 1
-        return None
+        return mark
+
+    def add(self, sources: Sources, instruction: str) -> None:
+        """A row that was taken elsewhere: others are compared with it, and it counts."""
+        asked, mark = self._of(sources, instruction)
+        self.asked.add(asked)
+        self.limits.count(mark)
+
+    def _of(self, sources: Sources, instruction: str) -> tuple[int, Mark]:
+        first, *others = (self.picture(exact, near) for exact, near in sources)
+        text = normalised(instruction)
+        return _hash(f"{first} {others} {text}"), self.limits.mark(first, _hash(text))
 
     def _add(self, near: bytes, number: int) -> None:
         place = len(self._numbers)

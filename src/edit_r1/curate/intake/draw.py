@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -95,6 +96,17 @@ class Wave:
     need: Mapping[str, int] | None = None
     """By queue, how many samples are wanted; None for all."""
 
+    def after(self, numbers: Iterable[int]) -> Wave:
+        """The wave once these of its rows were taken."""
+        if self.need is None:
+            return self
+        got = Counter(self.queues.get(number, "") for number in numbers)
+        return replace(self, need={name: count - got[name] for name, count in self.need.items()})
+
+    def wants(self, number: int) -> bool:
+        """Whether a row is still needed."""
+        return self.need is None or self.need[self.queues.get(number, "")] > 0
+
 
 def shares(available: Mapping[str, int], count: int) -> dict[str, int]:
     """`count` dealt out in turns, to each at most what it has: two that both have some left differ by at most one."""
@@ -110,32 +122,52 @@ def shares(available: Mapping[str, int], count: int) -> dict[str, int]:
     return dealt
 
 
-def take(
-    passed: Sequence[tuple[int, str]], wave: Wave, kept: Counter[str], by_category: Counter[str], most_per_category: int
-) -> tuple[list[int], int]:
-    """The places in `passed` (number, category), in its order, that become samples; and how many their category's
-    limit refused. What is kept is added to both counters.
+class Taken(NamedTuple):
+    """What became of rows that passed; of those that are named nowhere here there are more than needed."""
 
-    kept: by queue. by_category: by the category of `passed`.
+    places: list[int]
+    """Of those that become samples, ascending."""
+    full: int
+    """How many their category's limit refused."""
+    crowded: list[int]
+    """Places of those for which there is no `room`."""
+
+
+def take(
+    passed: Sequence[tuple[int, str]],
+    wave: Wave,
+    kept: Counter[str],
+    by_category: Counter[str],
+    most_per_category: int,
+    room: Callable[[int], bool] = lambda place: True,
+) -> Taken:
+    """Which of `passed` (number, category) become samples. What is kept is added to both counters.
+
+    Args:
+        kept: by queue.
+        by_category: by the category of `passed`.
+        room: asked of a place when all else lets it be taken; when it says so, it is.
     """
     order = range(len(passed))
     if wave.ranks is not None:
         ranks = wave.ranks
         order = sorted(order, key=lambda place: ranks[passed[place][0]])  # type: ignore[assignment]
-    taken: list[int] = []
-    room = None if wave.need is None else Counter(wave.need)
-    full = 0
+    taken, crowded, full = [], [], 0
+    left = None if wave.need is None else Counter(wave.need)
     for place in order:
         number, category = passed[place]
         queue = wave.queues.get(number, "")
-        if room is not None and room[queue] <= 0:
+        if left is not None and left[queue] <= 0:
             continue
         if most_per_category and by_category[category] >= most_per_category:
             full += 1
             continue
-        if room is not None:
-            room[queue] -= 1
+        if not room(place):
+            crowded.append(place)
+            continue
+        if left is not None:
+            left[queue] -= 1
         kept[queue] += 1
         by_category[category] += 1
         taken.append(place)
-    return sorted(taken), full
+    return Taken(sorted(taken), full, crowded)

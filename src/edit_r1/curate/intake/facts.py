@@ -81,6 +81,11 @@ class Facts:
     cause: str = ""
     """"row", or "source image" for a picture at fault."""
 
+    @property
+    def hashes(self) -> list[tuple[bytes, bytes | None]]:
+        """Of its pictures, (exact, perceptual)."""
+        return [(one.exact, one.near) for one in self.pictures]
+
 
 class Looked:
     """Facts by number, found or made."""

@@ -13,29 +13,30 @@ samples; a row that was not drawn, or is not hard, is counted in intake.json.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from edit_r1.curate.failures import Failure, by_cause
 from edit_r1.curate.intake.checks import IntakeChecks, Seen, check_size, check_text
 from edit_r1.curate.intake.draw import Draw, Wave, Waves, take
 from edit_r1.curate.intake.facts import Facts, Looked
 from edit_r1.curate.intake.hard import HardFilter, Picks, with_weights
+from edit_r1.curate.intake.limits import Mark
+from edit_r1.curate.intake.picked import Entry, any_failed, entry_of, read_picked, write_picked
 from edit_r1.curate.intake.rows import Reader, read_category, read_edits, read_row
 from edit_r1.curate.shards import unit_key
 from edit_r1.curate.tables import Pick
 from edit_r1.images import ImageError
 from edit_r1.records import Sample
-from edit_r1.store import StoreError, read_json, write_bytes, write_json
+from edit_r1.store import read_json, write_json
 from edit_r1.verifier.items import context_key
 from edit_r1.vlm.budget import Ledger
 
@@ -45,42 +46,32 @@ _VERSION = 2
 _FIRST_ASKED = 256
 """Requests of the first wave of a filter, which tells how many are hard."""
 
-_SCHEMA = pa.schema(
-    [
-        ("number", pa.int64()),
-        ("row", pa.string()),
-        ("content", pa.string()),
-        ("category", pa.string()),
-        ("licence", pa.string()),
-        ("subset", pa.string()),
-        ("step", pa.string()),
-        ("model", pa.string()),
-        ("reason", pa.string()),
-        ("failed_call", pa.bool_()),
-    ]
-)
-"""Of what was picked: a sample's id in `row`, and for a failure its origin there and a `reason`."""
+
+class _Row(NamedTuple):
+    """A row that passed the checks."""
+
+    facts: Facts
+    mark: Mark
 
 
-class _Entry(NamedTuple):
-    """A row of `_SCHEMA`."""
+class _Passed(NamedTuple):
+    """One that the filter let pass too."""
+
+    entry: Entry
+    mark: Mark
+
+
+class _Waiting(NamedTuple):
+    """One for which there may be no room."""
 
     number: int
-    row: str
-    content: str = ""
-    category: str = ""
-    licence: str = ""
-    subset: str = ""
-    step: str | None = None
-    model: str | None = None
-    reason: str | None = None
-    failed_call: bool = False
+    mark: Mark
 
 
 class _Batch(NamedTuple):
     """Rows that the filter is asked about."""
 
-    asked: list[Facts]
+    asked: list[_Row]
     picks: Future[list[Pick | Failure]]
 
 
@@ -124,7 +115,10 @@ class TeamSamples:
         """Hash of the data and of everything that is asked of them."""
         hard = None if self.hard is None else [self.hard.key, self.hard.keep, self.hard.most_asked]
         rules = [asdict(self.checks), asdict(self.draw), hard, self.licence, self.split, sorted(self.without)]
-        return unit_key(_VERSION, self.reader.fingerprint, rules)
+        limited = self.checks.most_per_picture or self.checks.most_per_instruction
+        # Limits counted rows that were not taken: where there may be such, an older pass picked others.
+        counted = limited and (self.hard or self.draw.equal_shares or self.draw.most_per_category)
+        return unit_key(_VERSION, self.reader.fingerprint, rules, *(["taken"] if counted else []))
 
     @property
     def filters(self) -> list[HardFilter]:
@@ -153,13 +147,11 @@ class TeamSamples:
         self.reader.prepare(work)
         self._looked = looked = Looked(work, self.reader)
         path = work / f"picked-{self._asked()[:16]}.parquet"
-        if not path.exists() or (retry and (_failed(_read(path)) or looked.changed())):
-            table, counts = _Pass(self, out, looked, retry, tell, ledger).run()
-            sink = pa.BufferOutputStream()
-            pq.write_table(table, sink, compression="zstd")
+        if not path.exists() or (retry and (any_failed(read_picked(path)) or looked.changed())):
+            entries, counts = _Pass(self, out, looked, retry, tell, ledger).run()
             write_json(path.with_suffix(".json"), counts)
-            write_bytes(path, sink.getvalue().to_pybytes())  # last: its being there says that the pass has ended
-        picked = _read(path)
+            write_picked(path, entries)  # last: its being there says that the pass has ended
+        picked = read_picked(path)
         self.counts = read_json(path.with_suffix(".json"))
         write_json(out / "intake.json", self.counts)
         if picked["reason"].null_count == 0 and not without:
@@ -224,17 +216,6 @@ class TeamSamples:
         )  # fmt: skip
 
 
-def _read(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: damaged: remove it and run again, the rows are looked at anew") from error
-
-
-def _failed(table: pa.Table) -> bool:
-    return bool(table["reason"].null_count < len(table))
-
-
 class _Pass:
     """One pass over the rows."""
 
@@ -247,30 +228,92 @@ class _Pass:
         self.kept: Counter[str] = Counter()
         self.by_category: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
-        self.entries: list[_Entry] = []
+        self.entries: list[Entry] = []
         self.planned = 0
 
-    def run(self) -> tuple[pa.Table, dict[str, Any]]:
+    def run(self) -> tuple[list[Entry], dict[str, Any]]:
         """What became of every row that was looked at, by number; and counts."""
         source = self.source
         waves = Waves(len(source.reader), source.draw, lambda number: read_category(source.reader, number))
         while len((wave := waves.next(self.kept, self._rate(), self._left())).numbers) and not self._asked_enough():
             self.planned += len(wave.numbers)
-            passed = [_entry(facts, subset) for facts, subset in self._judged(self._passing(wave))]
-            places, full = take(
-                [(entry.number, entry.category) for entry in passed], wave, self.kept, self.by_category,
-                source.draw.most_per_category,
-            )  # fmt: skip
-            self.counts["full category"] += full
-            self.counts["more than needed"] += len(passed) - len(places) - full
-            self.entries += [passed[place] for place in places]
+            if wave.ranks is None and source.hard is None:  # each is known at once
+                for row in self._passing(wave):
+                    self._settle([row], wave)
+            else:
+                self._settle(self._passing(wave), wave)
         self.picks.assemble()
         if source.hard is not None:
             self.picks.finish(source.hard)
         self.entries.sort(key=lambda entry: entry.number)
-        columns = zip(*self.entries, strict=True) if self.entries else [()] * len(_SCHEMA)
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=_SCHEMA), self._told()
+        return self.entries, self._told()
+
+    def _settle(self, rows: Iterable[_Row], wave: Wave) -> None:
+        """Takes of rows what is needed. Those for which there was no room beside others that passed have another turn
+        where these were not taken."""
+        turns = count()
+        while True:
+            passed, waiting = self._turns(rows, turns)
+            wave = wave.after(self._take(passed, wave))
+            again = []
+            for one in waiting:
+                if self.seen.limits.full(one.mark):
+                    self._crowded(one)
+                elif wave.wants(one.number):
+                    again.append(one)
+                else:
+                    self.counts["more than needed"] += 1
+            if not again:
+                return
+            rows = self._again(again)
+
+    def _turns(self, rows: Iterable[_Row], turns: Iterator[int]) -> tuple[list[_Passed], list[_Waiting]]:
+        """The rows that pass, and those for which they leave no room. What is asked in a turn is known before its
+        answers, so that it is the same however many batches are under way."""
+        limits, passed, closed = self.seen.limits, list[_Passed](), list[_Waiting]()
+        for turn in turns:
+            waiting: list[_Waiting] = []
+            found = list(self._judged(self._admitted(rows, turn, waiting)))
+            limits.end_turn(one.mark for one in found)
+            passed += found
+            closed += [one for one in waiting if limits.closed(one.mark)]
+            if not (ready := [one for one in waiting if not limits.closed(one.mark)]):
+                break
+            rows = self._again(ready)
+        return passed, sorted(closed)
+
+    def _admitted(self, rows: Iterable[_Row], turn: int, waiting: list[_Waiting]) -> Iterator[_Row]:
+        for row in rows:
+            if self.seen.limits.admit(row.mark, turn):
+                yield row
+            else:
+                waiting.append(_Waiting(row.facts.number, row.mark))
+
+    def _again(self, waiting: Sequence[_Waiting]) -> Iterator[_Row]:
+        """Rows of which numbers alone were kept: there may be as many as the data have."""
+        found = self.looked.look(one.number for one in waiting)
+        return (self._row(facts, one.mark) for facts, one in zip(found, waiting, strict=True))
+
+    def _row(self, facts: Facts, mark: Mark) -> _Row:
+        return _Row(replace(facts, licence=facts.licence or self.source.licence), mark)
+
+    def _take(self, passed: Sequence[_Passed], wave: Wave) -> list[int]:
+        """The numbers of those that become samples."""
+        taken = take(
+            [(one.entry.number, one.entry.category) for one in passed], wave, self.kept, self.by_category,
+            self.source.draw.most_per_category, lambda place: self.seen.limits.take(passed[place].mark),
+        )  # fmt: skip
+        self.seen.limits.settle()
+        self.counts["full category"] += taken.full
+        self.counts["more than needed"] += len(passed) - len(taken.places) - taken.full - len(taken.crowded)
+        for place in taken.crowded:
+            self._crowded(_Waiting(passed[place].entry.number, passed[place].mark))
+        self.entries += [passed[place].entry for place in taken.places]
+        return [passed[place].entry.number for place in taken.places]
+
+    def _crowded(self, one: _Waiting) -> None:
+        origin, reason = self.source.reader.origin(one.number), self.seen.limits.full(one.mark)
+        self._fail(one.number, Failure("samples", origin, "copy", reason or "is one row too many"))
 
     def _rate(self) -> float:
         looked = self.counts["looked at"]
@@ -289,19 +332,19 @@ class _Pass:
         most = self.source.hard.most_asked if self.source.hard is not None else 0
         return bool(most) and self.counts["asked"] >= most
 
-    def _passing(self, wave: Wave) -> Iterator[Facts]:
+    def _passing(self, wave: Wave) -> Iterator[_Row]:
         """The rows of a wave that pass every check, by number; the others become failures."""
         for facts in self.looked.look((int(number) for number in wave.numbers), self.retry):
             self.counts["looked at"] += 1
             if self.tell is not None:
                 self.tell(self.counts["looked at"], self.planned)
-            failure = self._refused(facts)
-            if failure is None:
-                yield replace(facts, licence=facts.licence or self.source.licence)
+            found = self._refused(facts)
+            if isinstance(found, Failure):
+                self._fail(facts.number, found)
             else:
-                self._fail(facts, failure)
+                yield self._row(facts, found)
 
-    def _refused(self, facts: Facts) -> Failure | None:
+    def _refused(self, facts: Facts) -> Failure | Mark:
         checks = self.source.checks
         if facts.problem:
             return Failure("samples", facts.origin, facts.cause, facts.problem)
@@ -312,26 +355,24 @@ class _Pass:
             return Failure("samples", facts.origin, "instruction", reason)
         if facts.id in self.source.without:
             return Failure("samples", facts.origin, "copy", "has the id of a row of an earlier part of the data")
-        pictures = [(one.exact, one.near) for one in facts.pictures]
-        if reason := self.seen.refuse(facts.id, pictures, facts.instruction):
-            return Failure("samples", facts.origin, "copy", reason)
-        return None
+        found = self.seen.refuse(facts.id, facts.hashes, facts.instruction)
+        return Failure("samples", facts.origin, "copy", found) if isinstance(found, str) else found
 
-    def _judged(self, rows: Iterator[Facts]) -> Iterator[tuple[Facts, str]]:
-        """(row, subset) of the rows that the filter lets pass, with its category; of all where there is none."""
+    def _judged(self, rows: Iterator[_Row]) -> Iterator[_Passed]:
+        """The rows that the filter lets pass, with its category; all where there is none."""
         hard = self.source.hard
         if hard is None:
-            yield from ((facts, "random") for facts in rows)
+            yield from (_Passed(entry_of(row.facts, "random"), row.mark) for row in rows)
             return
         with ThreadPoolExecutor(hard.batches) as threads:
             under_way: deque[_Batch] = deque()
-            batch: list[Facts] = []
+            batch: list[_Row] = []
             try:
-                for facts in rows:
+                for row in rows:
                     if hard.most_asked and self.counts["asked"] + len(batch) >= hard.most_asked:
                         self.counts["not asked"] += 1
                         continue
-                    batch.append(facts)
+                    batch.append(row)
                     if len(batch) == hard.at_once:
                         under_way.append(self._ask(batch, hard, threads))
                         batch = []
@@ -346,32 +387,33 @@ class _Pass:
                     self.picks.give_up(hard)
                 raise
 
-    def _ask(self, batch: list[Facts], hard: HardFilter, threads: Executor) -> _Batch:
+    def _ask(self, batch: list[_Row], hard: HardFilter, threads: Executor) -> _Batch:
         samples, asked = [], []
-        for facts in batch:
-            found = self.source.sample_of(_entry(facts, "random")._asdict())
+        for row in batch:
+            found = self.source.sample_of(entry_of(row.facts, "random")._asdict())
             if isinstance(found, Failure):
-                self._fail(facts, replace(found, row=facts.origin))
+                self._fail(row.facts.number, replace(found, row=row.facts.origin))
             else:
                 samples.append(found)
-                asked.append(facts)
+                asked.append(row)
         self.counts["asked"] += len(asked)
         return _Batch(asked, threads.submit(self.picks.judge, samples, hard, self.retry))
 
-    def _decided(self, batch: _Batch, hard: HardFilter) -> Iterator[tuple[Facts, str]]:
-        for facts, pick in zip(batch.asked, batch.picks.result(), strict=True):
+    def _decided(self, batch: _Batch, hard: HardFilter) -> Iterator[_Passed]:
+        for (facts, mark), pick in zip(batch.asked, batch.picks.result(), strict=True):
             if isinstance(pick, Failure):
-                self._fail(facts, replace(pick, row=facts.origin))
+                self._fail(facts.number, replace(pick, row=facts.origin))
             elif pick.hard is None:
-                self._fail(facts, Failure("pick", facts.origin, pick.model, pick.reason))
+                self._fail(facts.number, Failure("pick", facts.origin, pick.model, pick.reason))
             elif pick.hard or hard.keep == "all":
-                yield replace(facts, category=pick.category), "hard" if pick.hard else "random"
+                subset = "hard" if pick.hard else "random"
+                yield _Passed(entry_of(replace(facts, category=pick.category), subset), mark)
             else:
                 self.counts["simple"] += 1
 
-    def _fail(self, facts: Facts, failure: Failure) -> None:
+    def _fail(self, number: int, failure: Failure) -> None:
         told = (failure.step, failure.model, failure.reason, failure.failed_call)
-        self.entries.append(_Entry(facts.number, failure.row, "", "", "", "", *told))
+        self.entries.append(Entry(number, failure.row, "", "", "", "", *told))
 
     def _told(self) -> dict[str, Any]:
         """intake.json."""
@@ -399,9 +441,3 @@ class _Pass:
 def _counted(values: Iterator[str]) -> dict[str, int]:
     counted = Counter(values)
     return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _entry(facts: Facts, subset: str) -> _Entry:
-    return _Entry(
-        facts.number, facts.id, facts.content[:32], sys.intern(facts.category), sys.intern(facts.licence), subset
-    )
