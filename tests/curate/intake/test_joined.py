@@ -15,6 +15,7 @@ import pytest
 from edit_r1.curate.chunk import STEPS
 from edit_r1.curate.engine import Local
 from edit_r1.curate.failures import Failure
+from edit_r1.curate.intake.checks import IntakeChecks
 from edit_r1.curate.intake.draw import Draw
 from edit_r1.curate.intake.joined import JoinedSamples
 from edit_r1.curate.intake.open import team_samples
@@ -84,6 +85,45 @@ def test_a_later_part_draws_what_an_earlier_one_left(folder: Path, tmp_path: Pat
     again = parts(3)
     again.prepare(tmp_path)
     assert again.fingerprint == joined.fingerprint != parts(2).fingerprint
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_under_other_ids_are_in_the_data_once(folder: Path, data_kit: Any, tmp_path: Path, seed: int) -> None:
+    """Each of six requests stands there twice, under ids of its own; in whatever order a part looks at them."""
+    rows = [
+        {"source": f"pictures/{n % 6}.jpg", "instruction": "Make it red.", "id": f"{n % 6}{'ab'[n // 6]}"}
+        for n in range(12)
+    ]
+    data_kit.write_jsonl(folder / "rows.jsonl", rows)
+    other = tmp_path / "other"  # a team's own copy of them
+    for number in range(6):
+        (other / "pictures").mkdir(parents=True, exist_ok=True)
+        (other / "pictures" / f"{number}.jpg").write_bytes((folder / "pictures" / f"{number}.jpg").read_bytes())
+    data_kit.write_jsonl(other / "rows.jsonl", [row | {"id": f"other-{row['id']}"} for row in rows])
+    joined = JoinedSamples(
+        [team_samples(folder, draw=Draw(2, seed)), team_samples(folder, draw=Draw(3, seed + 1)), team_samples(other)]
+    )
+    joined.prepare(tmp_path / "out")
+    found = [one for one in joined.rows(0, 99) if isinstance(one, Sample)]
+    assert len(found) == 6 == len({one.source for one in found})
+    assert [part["samples"] for part in joined_counts(tmp_path / "out")] == [2, 3, 1]
+
+
+def joined_counts(out: Path) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = read_json(out / "intake.json")["parts"]
+    return parts
+
+
+def test_limits_hold_over_all_parts_and_count_each_row_once(folder: Path, data_kit: Any, tmp_path: Path) -> None:
+    rows = [{"source": f"pictures/{n % 6}.jpg", "instruction": f"Do {n} things."} for n in range(24)]
+    data_kit.write_jsonl(folder / "rows.jsonl", rows)
+    checks = IntakeChecks(most_per_picture=2)
+    joined = JoinedSamples(
+        [team_samples(folder, checks=checks, draw=Draw(5, seed=1)), team_samples(folder, checks=checks)]
+    )
+    joined.prepare(tmp_path)
+    found = [one for one in joined.rows(0, 99) if isinstance(one, Sample)]
+    assert Counter(one.source for one in found) == dict.fromkeys((one.source for one in found), 2) and len(found) == 12
 
 
 def test_threads_and_processes_curate_a_teams_data(scripted: Any, folder: Path, tmp_path: Path) -> None:

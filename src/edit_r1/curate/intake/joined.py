@@ -18,8 +18,8 @@ from edit_r1.vlm.budget import Ledger
 
 
 class JoinedSamples:
-    """The samples of one part after the other. What an earlier part holds is a failure in a later one, which draws
-    another row in its place."""
+    """The samples of one part after the other. What an earlier part holds, by its id or as a copy, is a failure in a
+    later one, which draws another row in its place; limits of a later part count the rows of the earlier ones."""
 
     def __init__(self, parts: Sequence[TeamSamples]) -> None:
         """Raises ValueError without a part."""
@@ -43,7 +43,7 @@ class JoinedSamples:
         if self._starts:
             return
         for number, part in enumerate(self.parts):
-            part.prepare(out, retry, tell, ledger, frozenset(self._part_of))
+            part.prepare(out, retry, tell, ledger, self.parts[:number])
             self._part_of |= dict.fromkeys(part.ids(), number)
         self._starts = [0, *accumulate(len(part) for part in self.parts)]
         write_json(out / "intake.json", {"parts": [part.counts for part in self.parts]})

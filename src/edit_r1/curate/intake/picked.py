@@ -1,4 +1,4 @@
-"""The file of what a pass picked: which rows became samples, and why others did not."""
+"""Rows on their way through a pass, and the file of what it picked: which became samples, and why others did not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edit_r1.curate.intake.facts import Facts
+from edit_r1.curate.intake.limits import Mark
 from edit_r1.store import StoreError, write_bytes
 
 _SCHEMA = pa.schema(
@@ -42,6 +43,27 @@ class Entry(NamedTuple):
     model: str | None = None
     reason: str | None = None
     failed_call: bool = False
+
+
+class CheckedRow(NamedTuple):
+    """A row that passed the checks."""
+
+    facts: Facts
+    mark: Mark
+
+
+class PassedRow(NamedTuple):
+    """One that the filter let pass too."""
+
+    entry: Entry
+    mark: Mark
+
+
+class WaitingRow(NamedTuple):
+    """One for which there may be no room."""
+
+    number: int
+    mark: Mark
 
 
 def entry_of(facts: Facts, subset: str) -> Entry:

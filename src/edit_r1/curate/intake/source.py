@@ -14,7 +14,7 @@ samples; a row that was not drawn, or is not hard, is counted in intake.json.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import count
@@ -30,7 +30,16 @@ from edit_r1.curate.intake.draw import Draw, Wave, Waves, take
 from edit_r1.curate.intake.facts import Facts, Looked
 from edit_r1.curate.intake.hard import HardFilter, Picks, with_weights
 from edit_r1.curate.intake.limits import Mark
-from edit_r1.curate.intake.picked import Entry, any_failed, entry_of, read_picked, write_picked
+from edit_r1.curate.intake.picked import (
+    CheckedRow,
+    Entry,
+    PassedRow,
+    WaitingRow,
+    any_failed,
+    entry_of,
+    read_picked,
+    write_picked,
+)
 from edit_r1.curate.intake.rows import Reader, read_category, read_edits, read_row
 from edit_r1.curate.shards import unit_key
 from edit_r1.curate.tables import Pick
@@ -47,31 +56,10 @@ _FIRST_ASKED = 256
 """Requests of the first wave of a filter, which tells how many are hard."""
 
 
-class _Row(NamedTuple):
-    """A row that passed the checks."""
-
-    facts: Facts
-    mark: Mark
-
-
-class _Passed(NamedTuple):
-    """One that the filter let pass too."""
-
-    entry: Entry
-    mark: Mark
-
-
-class _Waiting(NamedTuple):
-    """One for which there may be no room."""
-
-    number: int
-    mark: Mark
-
-
 class _Batch(NamedTuple):
     """Rows that the filter is asked about."""
 
-    asked: list[_Row]
+    asked: list[CheckedRow]
     picks: Future[list[Pick | Failure]]
 
 
@@ -99,8 +87,8 @@ class TeamSamples:
         self.licence, self.split = licence, split
         self._picked: pa.Table | None = None
         self._digest = ""
-        self.without: Set[str] = frozenset()
-        """Ids that are taken elsewhere, as `prepare` was told."""
+        self._earlier: list[str] = []
+        """Hash of what the parts before this one hold; none without such a part."""
         self.counts: dict[str, Any] = {}
         """What intake.json holds, once prepared."""
         self._out: Path | None = None
@@ -114,7 +102,7 @@ class TeamSamples:
     def _asked(self) -> str:
         """Hash of the data and of everything that is asked of them."""
         hard = None if self.hard is None else [self.hard.key, self.hard.keep, self.hard.most_asked]
-        rules = [asdict(self.checks), asdict(self.draw), hard, self.licence, self.split, sorted(self.without)]
+        rules = [asdict(self.checks), asdict(self.draw), hard, self.licence, self.split, self._earlier]
         limited = self.checks.most_per_picture or self.checks.most_per_instruction
         # Limits counted rows that were not taken: where there may be such, an older pass picked others.
         counted = limited and (self.hard or self.draw.equal_shares or self.draw.most_per_category)
@@ -131,30 +119,31 @@ class TeamSamples:
         retry: bool = False,
         tell: Tell | None = None,
         ledger: Ledger | None = None,
-        without: Set[str] = frozenset(),
+        earlier: Sequence[TeamSamples] = (),
     ) -> None:
-        """As `curate.stage.Prepared`. without: ids that are taken elsewhere; rows of these are failures.
+        """As `curate.stage.Prepared`. earlier: parts of the same data set, prepared; rows with an id of theirs, and
+        copies of their rows, are failures, and limits count theirs too.
 
-        Raises ValueError for data that cannot be opened, or give no sample though nothing is taken elsewhere;
+        Raises ValueError for data that cannot be opened, or give no sample though there is no part before;
         StoreError when the disk refuses; OutageError when the filter answers nothing at all; BudgetError when the
         budget is spent, and what was answered by then is found again.
         """
         if self._picked is not None and self._out == out:
             return
-        self.without = without
+        self._earlier = [unit_key([part.contents() for part in earlier])] if earlier else []
         self.hard = None if self.hard is None else with_weights(self.hard, out)
         work = out / ".work" / "intake"
         self.reader.prepare(work)
         self._looked = looked = Looked(work, self.reader)
         path = work / f"picked-{self._asked()[:16]}.parquet"
         if not path.exists() or (retry and (any_failed(read_picked(path)) or looked.changed())):
-            entries, counts = _Pass(self, out, looked, retry, tell, ledger).run()
+            entries, counts = _Pass(self, out, looked, retry, tell, ledger, earlier).run()
             write_json(path.with_suffix(".json"), counts)
             write_picked(path, entries)  # last: its being there says that the pass has ended
         picked = read_picked(path)
         self.counts = read_json(path.with_suffix(".json"))
         write_json(out / "intake.json", self.counts)
-        if picked["reason"].null_count == 0 and not without:
+        if picked["reason"].null_count == 0 and not earlier:
             told = f" (the first: {picked['model'][0]}, {picked['reason'][0]})" if len(picked) else ""
             raise ValueError(f"{out}: no row of the data became a sample{told}: see intake.json there")
         self._picked, self._out, self._numbers = picked, out, None
@@ -186,6 +175,16 @@ class TeamSamples:
         """Of all samples, in their order. Raises ValueError before `prepare`."""
         names: list[str] = self._good()["row"].to_pylist()
         return names
+
+    def contents(self) -> list[list[str]]:
+        """Ids, and hashes of content, of all samples. Raises ValueError before `prepare`."""
+        good = self._good()
+        return [good["row"].to_pylist(), good["content"].to_pylist()]
+
+    def taken(self) -> Iterator[Facts]:
+        """What is known of the rows that are samples, in order. Raises ValueError before `prepare`."""
+        numbers = self._good()["number"].to_pylist()
+        return iter(()) if self._looked is None else self._looked.look(numbers)
 
     def _good(self) -> pa.Table:
         table = self._table()
@@ -220,11 +219,15 @@ class _Pass:
     """One pass over the rows."""
 
     def __init__(
-        self, source: TeamSamples, out: Path, looked: Looked, retry: bool, tell: Tell | None, ledger: Ledger | None
-    ) -> None:
+        self, source: TeamSamples, out: Path, looked: Looked, retry: bool, tell: Tell | None, ledger: Ledger | None,
+        earlier: Sequence[TeamSamples],
+    ) -> None:  # fmt: skip
         self.source, self.retry, self.tell = source, retry, tell
         self.looked, self.picks = looked, Picks(out, ledger)
         self.seen = Seen(source.checks)
+        self.elsewhere = {name for part in earlier for name in part.ids()}
+        for facts in (facts for part in earlier for facts in part.taken() if not facts.problem):
+            self.seen.add(facts.hashes, facts.instruction)
         self.kept: Counter[str] = Counter()
         self.by_category: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -248,7 +251,7 @@ class _Pass:
         self.entries.sort(key=lambda entry: entry.number)
         return self.entries, self._told()
 
-    def _settle(self, rows: Iterable[_Row], wave: Wave) -> None:
+    def _settle(self, rows: Iterable[CheckedRow], wave: Wave) -> None:
         """Takes of rows what is needed. Those for which there was no room beside others that passed have another turn
         where these were not taken."""
         turns = count()
@@ -267,12 +270,12 @@ class _Pass:
                 return
             rows = self._again(again)
 
-    def _turns(self, rows: Iterable[_Row], turns: Iterator[int]) -> tuple[list[_Passed], list[_Waiting]]:
+    def _turns(self, rows: Iterable[CheckedRow], turns: Iterator[int]) -> tuple[list[PassedRow], list[WaitingRow]]:
         """The rows that pass, and those for which they leave no room. What is asked in a turn is known before its
         answers, so that it is the same however many batches are under way."""
-        limits, passed, closed = self.seen.limits, list[_Passed](), list[_Waiting]()
+        limits, passed, closed = self.seen.limits, list[PassedRow](), list[WaitingRow]()
         for turn in turns:
-            waiting: list[_Waiting] = []
+            waiting: list[WaitingRow] = []
             found = list(self._judged(self._admitted(rows, turn, waiting)))
             limits.end_turn(one.mark for one in found)
             passed += found
@@ -282,22 +285,22 @@ class _Pass:
             rows = self._again(ready)
         return passed, sorted(closed)
 
-    def _admitted(self, rows: Iterable[_Row], turn: int, waiting: list[_Waiting]) -> Iterator[_Row]:
+    def _admitted(self, rows: Iterable[CheckedRow], turn: int, waiting: list[WaitingRow]) -> Iterator[CheckedRow]:
         for row in rows:
             if self.seen.limits.admit(row.mark, turn):
                 yield row
             else:
-                waiting.append(_Waiting(row.facts.number, row.mark))
+                waiting.append(WaitingRow(row.facts.number, row.mark))
 
-    def _again(self, waiting: Sequence[_Waiting]) -> Iterator[_Row]:
+    def _again(self, waiting: Sequence[WaitingRow]) -> Iterator[CheckedRow]:
         """Rows of which numbers alone were kept: there may be as many as the data have."""
         found = self.looked.look(one.number for one in waiting)
         return (self._row(facts, one.mark) for facts, one in zip(found, waiting, strict=True))
 
-    def _row(self, facts: Facts, mark: Mark) -> _Row:
-        return _Row(replace(facts, licence=facts.licence or self.source.licence), mark)
+    def _row(self, facts: Facts, mark: Mark) -> CheckedRow:
+        return CheckedRow(replace(facts, licence=facts.licence or self.source.licence), mark)
 
-    def _take(self, passed: Sequence[_Passed], wave: Wave) -> list[int]:
+    def _take(self, passed: Sequence[PassedRow], wave: Wave) -> list[int]:
         """The numbers of those that become samples."""
         taken = take(
             [(one.entry.number, one.entry.category) for one in passed], wave, self.kept, self.by_category,
@@ -307,11 +310,11 @@ class _Pass:
         self.counts["full category"] += taken.full
         self.counts["more than needed"] += len(passed) - len(taken.places) - taken.full - len(taken.crowded)
         for place in taken.crowded:
-            self._crowded(_Waiting(passed[place].entry.number, passed[place].mark))
+            self._crowded(WaitingRow(passed[place].entry.number, passed[place].mark))
         self.entries += [passed[place].entry for place in taken.places]
         return [passed[place].entry.number for place in taken.places]
 
-    def _crowded(self, one: _Waiting) -> None:
+    def _crowded(self, one: WaitingRow) -> None:
         origin, reason = self.source.reader.origin(one.number), self.seen.limits.full(one.mark)
         self._fail(one.number, Failure("samples", origin, "copy", reason or "is one row too many"))
 
@@ -332,7 +335,7 @@ class _Pass:
         most = self.source.hard.most_asked if self.source.hard is not None else 0
         return bool(most) and self.counts["asked"] >= most
 
-    def _passing(self, wave: Wave) -> Iterator[_Row]:
+    def _passing(self, wave: Wave) -> Iterator[CheckedRow]:
         """The rows of a wave that pass every check, by number; the others become failures."""
         for facts in self.looked.look((int(number) for number in wave.numbers), self.retry):
             self.counts["looked at"] += 1
@@ -353,20 +356,20 @@ class _Pass:
                 return Failure("samples", facts.origin, label, reason)
         if reason := check_text(facts.instruction, checks):
             return Failure("samples", facts.origin, "instruction", reason)
-        if facts.id in self.source.without:
+        if facts.id in self.elsewhere:
             return Failure("samples", facts.origin, "copy", "has the id of a row of an earlier part of the data")
         found = self.seen.refuse(facts.id, facts.hashes, facts.instruction)
         return Failure("samples", facts.origin, "copy", found) if isinstance(found, str) else found
 
-    def _judged(self, rows: Iterator[_Row]) -> Iterator[_Passed]:
+    def _judged(self, rows: Iterator[CheckedRow]) -> Iterator[PassedRow]:
         """The rows that the filter lets pass, with its category; all where there is none."""
         hard = self.source.hard
         if hard is None:
-            yield from (_Passed(entry_of(row.facts, "random"), row.mark) for row in rows)
+            yield from (PassedRow(entry_of(row.facts, "random"), row.mark) for row in rows)
             return
         with ThreadPoolExecutor(hard.batches) as threads:
             under_way: deque[_Batch] = deque()
-            batch: list[_Row] = []
+            batch: list[CheckedRow] = []
             try:
                 for row in rows:
                     if hard.most_asked and self.counts["asked"] + len(batch) >= hard.most_asked:
@@ -387,7 +390,7 @@ class _Pass:
                     self.picks.give_up(hard)
                 raise
 
-    def _ask(self, batch: list[_Row], hard: HardFilter, threads: Executor) -> _Batch:
+    def _ask(self, batch: list[CheckedRow], hard: HardFilter, threads: Executor) -> _Batch:
         samples, asked = [], []
         for row in batch:
             found = self.source.sample_of(entry_of(row.facts, "random")._asdict())
@@ -399,7 +402,7 @@ class _Pass:
         self.counts["asked"] += len(asked)
         return _Batch(asked, threads.submit(self.picks.judge, samples, hard, self.retry))
 
-    def _decided(self, batch: _Batch, hard: HardFilter) -> Iterator[_Passed]:
+    def _decided(self, batch: _Batch, hard: HardFilter) -> Iterator[PassedRow]:
         for (facts, mark), pick in zip(batch.asked, batch.picks.result(), strict=True):
             if isinstance(pick, Failure):
                 self._fail(facts.number, replace(pick, row=facts.origin))
@@ -407,7 +410,7 @@ class _Pass:
                 self._fail(facts.number, Failure("pick", facts.origin, pick.model, pick.reason))
             elif pick.hard or hard.keep == "all":
                 subset = "hard" if pick.hard else "random"
-                yield _Passed(entry_of(replace(facts, category=pick.category), subset), mark)
+                yield PassedRow(entry_of(replace(facts, category=pick.category), subset), mark)
             else:
                 self.counts["simple"] += 1
 
