@@ -258,6 +258,38 @@ def test_samples_that_are_added_or_moved_cost_only_what_is_new(
     assert summary_of(tmp_path / "grown") == summary_of(tmp_path / "whole")
 
 
+def test_rows_are_found_however_often_samples_come_and_go(
+    stage: CurateStage, kit: Any, samples: list[Sample], tmp_path: Path
+) -> None:
+    """Fewer samples, then all again, in other chunks: none of the rows lies where its sample lay in the run before."""
+    curate(stage, tmp_path)
+    whole = summary_of(tmp_path)["hashes"]
+    curate(replace(stage, samples=GivenSamples(tuple(samples[:2]))), tmp_path)
+    given = [one for one in stage.samples.rows(0, 10) if isinstance(one, Sample)]
+    for chunk_size, order in ((3, given[::-1]), (4, given), (2, given[::-1])):
+        again = replace(fresh(kit, stage), chunk_size=chunk_size, samples=GivenSamples(tuple(order)))
+        curate(again, tmp_path)
+        assert set(calls(again).values()) == {0}
+        assert summary_of(tmp_path)["hashes"] == whole
+
+
+def test_rows_are_found_of_a_judge_and_an_editor_that_were_away_while_samples_moved(
+    stage: CurateStage, kit: Any, samples: list[Sample], tmp_path: Path
+) -> None:
+    curate(stage, tmp_path)
+    moved = GivenSamples((kit.make_sample(20), *samples[:4], *samples[4:9]))
+    fewer = replace(stage, samples=moved, pool=stage.pool[:1], editors=stage.editors[:1])
+    curate(fewer, tmp_path)
+    again = replace(fresh(kit, stage), chunk_size=4)
+    curate(again, tmp_path)
+    assert set(calls(again).values()) == {0}
+    note = tmp_path / ".work" / "run.json"
+    note.unlink()
+    again = replace(again, chunk_size=2)  # without the note of the run no other cut costs anything either
+    curate(again, tmp_path)
+    assert set(calls(again).values()) == {0}
+
+
 def test_what_failed_is_asked_for_again_on_demand(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
     curate(stage, tmp_path)
     assert summary_of(tmp_path)["failed"]["contexts"]

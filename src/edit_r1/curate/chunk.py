@@ -24,7 +24,7 @@ from edit_r1.curate.edit import check_editors, draw_jobs, paint
 from edit_r1.curate.ensemble import Ensemble, pool_votes
 from edit_r1.curate.failures import Failure, causes, check_outage
 from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
-from edit_r1.curate.inputs import Contents, asked, contents_of, edition_of, identity, with_weights
+from edit_r1.curate.inputs import Contents, asked, contents_of, edition_of, identity, moved_chunks, with_weights
 from edit_r1.curate.keeping import Keeping, open_ledger, paid_models
 from edit_r1.curate.pick import usable
 from edit_r1.curate.reason import Asked, PoolMember, lost, readable, reason_each
@@ -79,12 +79,12 @@ class ChunkWork:
     def __init__(
         self, stage: CurateStage, out: Path, retry: bool = False, moved: Mapping[str, Sequence[int]] | None = None
     ) -> None:
-        """retry: make again what failed. moved: by sample id, the chunks that held it in earlier runs."""
+        """retry: make again what failed. moved: by sample id, all chunks that held it in earlier runs."""
         check_editors(stage.editors, stage.candidates_per_context)
         stage.prepare(out)
         stage = with_weights(stage, out)
         self.stage, self.out, self.retry, self.moved = stage, out, retry, moved or {}
-        self.moved_from = frozenset(number for own in self.moved.values() for number in own)
+        self.moved_from = moved_chunks(out)
         self.shards = {step: Shards(out / ".work" / step, table) for step, table in (TABLES | BESIDE).items()}
         self.actors, self.run_key = stage.actors(), stage.run_key()
         self.ledger = open_ledger(out, stage)

@@ -78,6 +78,15 @@ def read_run(out: Path) -> dict[str, Any] | None:
     return run
 
 
+def moved_chunks(out: Path) -> frozenset[int]:
+    """Chunks that held, when a run that is not finished began, samples which other chunks may hold now.
+
+    Raises StoreError for a damaged file.
+    """
+    found = (read_run(out) or {}).get("moved_from")
+    return frozenset(found if isinstance(found, list) else ())
+
+
 def with_weights(stage: CurateStage, out: Path) -> CurateStage:
     """The stage, told the weights that the output was begun with; before its first run its own.
 

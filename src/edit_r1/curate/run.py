@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.curate.chunk import BESIDE, TABLES
-from edit_r1.curate.chunk_file import chunk_file
+from edit_r1.curate.chunk_file import chunk_file, held_samples, read_homes, write_homes
 from edit_r1.curate.engine import Engine, Local
 from edit_r1.curate.failures import Failure, by_cause
-from edit_r1.curate.inputs import LOCK, RUN, check_ready, read_run, with_weights
+from edit_r1.curate.inputs import LOCK, RUN, check_ready, moved_chunks, read_run, with_weights
 from edit_r1.curate.keeping import budget_row, budget_told, drop_leftovers, open_ledger, spent_table
 from edit_r1.curate.shards import read_shard_failures, read_shard_hashes
 from edit_r1.curate.stage import CurateStage
@@ -96,10 +96,11 @@ def curate(
         ledger.close()
         check_ready(stage)
         stage = with_weights(stage, out)
-        moved = _begin(stage, out, engine.at_once)
-        engine.run(stage, out, retry, moved, done)
+        lay = _begin(stage, out, engine.at_once)
+        shared = moved_chunks(out)
+        engine.run(stage, out, retry, lay, done)
         made = _assemble(stage, out)
-        drop_leftovers(out, {number for own in moved.values() for number in own})
+        drop_leftovers(out, shared)
         if retry or not any(read_json(out / "summary.json")["failed"].values()):
             drop_leftovers(out)
     return made
@@ -122,24 +123,23 @@ def refuse_foreign(out: Path) -> None:
 
 
 def _begin(stage: CurateStage, out: Path, at_once: int) -> dict[str, list[int]]:
-    """Notes what is run. Returns, where the samples are others than before, the chunks that held each of those."""
-    path = out / RUN
+    """Notes what is run. Returns by sample the chunks that held it in earlier runs; {} while samples lay in one way."""
     told: dict[str, Any] = {
         "samples": stage.samples.fingerprint,
         "chunk_size": stage.chunk_size,
         "chunks": stage.chunks,
     }
-    before = read_run(out) or told
-    moved = {one: own if isinstance(own, list) else [own] for one, own in before.get("moved_from", {}).items()}
-    if {name: before[name] for name in told} != told:
-        files = {number: chunk_file(out, number).read() for number in range(before["chunks"])}
-        for number, file in files.items():
-            for one in file.get("ids", ()):  # beside where it was before: that chunk may not have come to it
-                moved[one] = sorted({*moved.get(one, ()), number})
-    # Kept until all is done: a killed run must find them again.
-    more = {"run": stage.run_key(), "moved_from": moved, "at_once": at_once, "budget": budget_row(stage.budget)}
-    write_json(path, told | more | {"weights": dict(stage.weights_before), "done": False})
-    return moved
+    before = read_run(out) or {}
+    lay = read_homes(out)
+    moved = moved_chunks(out)
+    if {name: before.get(name) for name in told} != told:
+        if held := held_samples(out):
+            lay = write_homes(out, lay, held)  # before the note of the run: a kill between them finds the chunks again
+        moved |= held.keys()
+    # What was moved stays noted until all is done: till then answers for others lie in the folders of these chunks.
+    more = {"run": stage.run_key(), "moved_from": sorted(moved), "at_once": at_once, "budget": budget_row(stage.budget)}
+    write_json(out / RUN, told | more | {"weights": dict(stage.weights_before), "done": False})
+    return lay
 
 
 def _assemble(stage: CurateStage, out: Path) -> Curation:
@@ -182,7 +182,7 @@ def _assemble(stage: CurateStage, out: Path) -> Curation:
         },
     )
     path = out / RUN
-    write_json(path, {**read_json(path), "moved_from": {}, "done": True})
+    write_json(path, {**read_json(path), "moved_from": [], "done": True})
     return Curation(out)
 
 

@@ -143,7 +143,7 @@ class Shards(Generic[T]):
         return Shard(path, shard.units, shard.hashes, len(missing), sum(len(unit.rows) for unit in made))
 
     def _known(self, family: str, older: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, Made[T]]:
-        """Units of older shards; of one that lies in several, as it was when nothing of it failed."""
+        """Units of older shards; of one that lies in several, as it was when least of it failed."""
         found: dict[str, Made[T]] = {}
         whole: set[str] = set()
         for name in dict.fromkeys((family, *older)):
@@ -151,7 +151,7 @@ class Shards(Generic[T]):
                 if _keys(path).isdisjoint(wanted.keys() - whole):
                     continue
                 for key, unit in self._read(path).units.items():
-                    if key in wanted and key not in whole:
+                    if key in wanted and (key not in found or len(unit.failures) < len(found[key].failures)):
                         found[key] = unit
                         if not unit.failures:
                             whole.add(key)
