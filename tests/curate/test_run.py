@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from edit_r1.curate.tables import DECISIONS
 from edit_r1.records import Sample, Trace
 from edit_r1.store import QUADRUPLES, StoreError, read_dataset, read_json, write_json
 from edit_r1.verifier.traces import write_principles
-from edit_r1.vlm.protocol import Completion, Sampling
+from edit_r1.vlm.protocol import Completion, Request, Sampling
 
 WARM = Sampling(512, temperature=1.0, seed=3)
 
@@ -51,6 +52,14 @@ def stage(kit: Any, samples: list[Sample]) -> CurateStage:
         verify_sampling=WARM,
         chunk_size=3,
     )
+
+
+def contents(part: str | bytes) -> str:
+    return hashlib.sha256(part.encode() if isinstance(part, str) else part).hexdigest()
+
+
+def hash_of(request: Request) -> str:
+    return " ".join(contents(part) for part in request.parts)
 
 
 def summary_of(out: Path) -> dict[str, Any]:
@@ -307,9 +316,101 @@ def test_what_failed_is_asked_for_again_on_demand(stage: CurateStage, kit: Any, 
     assert summary_of(tmp_path)["rows"] == summary_of(tmp_path / "whole")["rows"]
 
 
+def test_a_retry_asks_otherwise_than_before(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    """A model that honours its seed would give the same unreadable answer again, at full price."""
+
+    def asked(stage: CurateStage) -> set[tuple[str, str, Sampling]]:
+        models: list[Any] = [stage.decomposer, stage.verifier, *(one.vlm for one in stage.pool)]
+        return {(model.name, hash_of(request), sampling) for model in models for request, sampling in model.calls}
+
+    curate(stage, tmp_path)
+    failed = [sum(causes.values()) for causes in summary_of(tmp_path)["failed"].values()]
+    before = asked(stage)
+    for _ in range(6):
+        again = fresh(kit, stage)  # models of the same answers to the same questions and seeds
+        curate(again, tmp_path, retry=True)
+        assert before.isdisjoint(asked(again))
+        before |= asked(again)
+    mended = [sum(causes.values()) for causes in summary_of(tmp_path)["failed"].values()]
+    assert sum(mended) < sum(failed) / 2 and mended[1] == 0 < failed[1]
+
+
+def test_a_call_that_failed_is_asked_again_as_it_was(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
+    """So that the data are those of a run in which nothing failed."""
+    good = {"decomposer": kit.decomposer(), "verifier": kit.verifier(), "editors": (kit.Editor("a"),)}
+    calm = replace(stage, pool=(PoolMember(kit.judge("j1"), 2, WARM),), **good)
+    curate(calm, tmp_path / "calm")
+
+    def shaky(request: Request, draw: int) -> str | Completion:
+        return Completion("", 0, "error", "502 Bad Gateway") if draw % 3 == 0 else judge._answer(request, draw)
+
+    judge = kit.judge("j1")
+    curate(replace(calm, pool=(PoolMember(kit.VLM("j1", shaky), 2, WARM),)), tmp_path / "shaky")
+    assert summary_of(tmp_path / "shaky")["failed"]["traces"]
+    curate(calm, tmp_path / "shaky", retry=True)
+    assert summary_of(tmp_path / "shaky")["hashes"] == summary_of(tmp_path / "calm")["hashes"]
+
+
+REFUSED = "http://127.0.0.1:9: 400 Bad Request: rejected by the safety system"
+
+
+@pytest.mark.parametrize("reason", [REFUSED, "http://127.0.0.1:9: ConnectError: refused"])
+def test_refusals_of_a_model_that_answers_others_are_of_their_rows(
+    stage: CurateStage, kit: Any, samples: list[Sample], tmp_path: Path, reason: str
+) -> None:
+    """All of what is asked is refused: in a retry, and where a finished data set grows."""
+    good = {"decomposer": kit.decomposer(), "verifier": kit.verifier(), "editors": (kit.Editor("a"),)}
+    calm = replace(stage, chunk_size=10, pool=(PoolMember(kit.judge("j1"), 2, WARM),), **good)
+    refused = {contents(one.source) for one in samples[2:7]}
+
+    def answer(request: Request, draw: int) -> str | Completion:
+        if any(contents(part) in refused for part in request.parts if isinstance(part, bytes)):
+            return Completion("", 0, "error", reason)
+        return judge._answer(request, draw)
+
+    judge = kit.judge("j1")
+    some = replace(calm, pool=(PoolMember(kit.VLM("j1", answer), 2, WARM),))
+    curate(some, tmp_path)
+    before = summary_of(tmp_path)
+    lost = sum(before["failed"]["traces"].values())
+    assert lost > 8 and before["rows"]["selected"]
+    first = replace(some, samples=GivenSamples(tuple(samples[:2])), chunk_size=2)
+    grown = replace(first, samples=GivenSamples((*samples[:2], *samples[2:7])))
+    curate(first, tmp_path / "grown")
+    for stage_, out, retry in ((some, tmp_path, True), (replace(grown, chunk_size=8), tmp_path / "grown", False)):
+        if reason == REFUSED:
+            curate(stage_, out, retry=retry)
+            assert sum(summary_of(out)["failed"]["traces"].values()) > 8
+        else:
+            with pytest.raises(OutageError, match="j1: no answer to any of"):
+                curate(stage_, out, retry=retry)
+    down = replace(first, pool=(PoolMember(kit.VLM("j1", lambda *_: Completion("", 0, "error", reason)), 2, WARM),))
+    with pytest.raises(OutageError, match="j1: no answer to any of"):  # it never answered: its settings are wrong
+        curate(replace(down, samples=GivenSamples(tuple(samples))), tmp_path / "down")
+
+
+def test_other_checks_are_made_of_finished_chunks_too(
+    stage: CurateStage, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curate(stage, tmp_path)
+    made: list[int] = []
+
+    def counted(context: Any) -> list[Any]:
+        made.append(1)
+        return []
+
+    monkeypatch.setattr("edit_r1.curate.chunk.context_findings", counted)
+    again = fresh(kit, stage)
+    curate(again, tmp_path)
+    assert not made
+    monkeypatch.setattr("edit_r1.curate.chunk.CHECKS", 1_000)
+    curate(again, tmp_path)
+    assert len(made) == summary_of(tmp_path)["rows"]["contexts"] and set(calls(again).values()) == {0}
+
+
 def test_gold_is_asked_only_where_a_trace_can_be_read(stage: CurateStage, kit: Any, tmp_path: Path) -> None:
     curate(stage, tmp_path / "grown")
-    causes = summary_of(tmp_path / "grown")["failed"]
+    causes, before = summary_of(tmp_path / "grown")["failed"], summary_of(tmp_path / "grown")["rows"]["candidates"]
     unread = causes["gold"]["verifier: not asked: no trace could be parsed"]
     assert unread == causes["selected"]["selector: no trace could be parsed"] > 0
     asked = {request.images for request, _ in stage.verifier.calls}  # type: ignore[attr-defined]
@@ -318,7 +419,8 @@ def test_gold_is_asked_only_where_a_trace_can_be_read(stage: CurateStage, kit: A
     # Once the traces can be read, gold is asked for.
     read = replace(fresh(kit, stage), pool=(PoolMember(kit.judge("j1"), 2, WARM), stage.pool[1]))
     curate(read, tmp_path / "grown", retry=True)
-    assert len({request.images for request, _ in read.verifier.calls} - asked) == unread  # type: ignore[attr-defined]
+    new = summary_of(tmp_path / "grown")["rows"]["candidates"] - before  # of samples decomposed by the retry
+    assert len({request.images for request, _ in read.verifier.calls} - asked) == unread + new  # type: ignore[attr-defined]
 
 
 def test_candidates_that_are_not_asked_hide_no_outage(stage: CurateStage, kit: Any, tmp_path: Path) -> None:

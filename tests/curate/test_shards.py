@@ -28,15 +28,15 @@ def lost(name: str) -> Made[GoldVerdicts]:
     return Made((), (Failure("verify", name, "verifier", "no answer came"),))
 
 
-def good(names: list[str]) -> list[Made[GoldVerdicts]]:
+def good(names: list[str], _: int = 0) -> list[Made[GoldVerdicts]]:
     return [row(name) for name in names]
 
 
-def bad(names: list[str]) -> list[Made[GoldVerdicts]]:
+def bad(names: list[str], _: int = 0) -> list[Made[GoldVerdicts]]:
     return [lost(name) for name in names]
 
 
-def nothing(names: list[str]) -> Sequence[Made[GoldVerdicts]]:
+def nothing(names: list[str], _: int = 0) -> Sequence[Made[GoldVerdicts]]:
     raise AssertionError(f"{names} are made again")
 
 
@@ -48,7 +48,7 @@ def test_a_retry_that_is_killed_at_any_write_leaves_each_unit_a_row_or_a_failure
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = Shards(tmp_path, GOLD_VERDICTS)
-    first = kept.fill("family", wanted("a", "b"), lambda names: [row("a"), lost("b")])
+    first = kept.fill("family", wanted("a", "b"), lambda names, turn: [row("a"), lost("b")])
 
     def killed(*_: object) -> None:
         raise Killed
@@ -77,7 +77,7 @@ def test_a_unit_that_failed_in_one_shard_is_taken_from_the_one_where_it_did_not(
 
 def test_older_shards_with_failures_in_a_file_of_their_own_are_read(tmp_path: Path) -> None:
     kept = Shards(tmp_path, GOLD_VERDICTS)
-    shard = kept.fill("family", wanted("a", "b"), lambda names: [row("a"), lost("b")])
+    shard = kept.fill("family", wanted("a", "b"), lambda names, turn: [row("a"), lost("b")])
     index = json.loads(read_key(shard.path))
     beside = shard.path.with_name(f"{shard.path.stem}.failures.json")
     write_json(beside, index.pop("failures"))

@@ -17,6 +17,7 @@ import pytest
 from edit_r1.images import encode_png
 from edit_r1.vlm.errors import ModelError
 from edit_r1.vlm.openai import OpenAIVLM, Prices, Usage
+from edit_r1.vlm.openai_failures import tells_refusal
 from edit_r1.vlm.openai_wire import encode_messages
 from edit_r1.vlm.paid import Call
 from edit_r1.vlm.protocol import Request, Sampling
@@ -304,7 +305,8 @@ def test_other_refusals_are_final(
 ) -> None:
     server = fake_openai(lambda _, number: reply(body, status))
     vlm = connect(server.url)
-    assert said in reason(vlm)
+    told = reason(vlm)
+    assert said in told and tells_refusal(told) == tells_refusal(f"no answer came: {told}") == (status in (400, 422))
     assert len(server.bodies) == 1
     with pytest.raises(ModelError, match=said):
         vlm.check()

@@ -20,16 +20,17 @@ from typing import Any, TypeVar
 from edit_r1.curate.chunk_file import ChunkFile, chunk_file, shards_there
 from edit_r1.curate.coverage import CHECKS
 from edit_r1.curate.decompose import decompose_again, decompose_each
-from edit_r1.curate.edit import check_editors, draw_jobs, paint
+from edit_r1.curate.edit import check_editors, draw_jobs, paint_units
 from edit_r1.curate.ensemble import Ensemble, pool_votes
 from edit_r1.curate.failures import Failure, causes, check_outage
 from edit_r1.curate.findings import FINDINGS, ContextFinding, context_findings
 from edit_r1.curate.inputs import Contents, asked, contents_of, edition_of, identity, moved_chunks, with_weights
 from edit_r1.curate.keeping import Keeping, open_ledger, paid_models
 from edit_r1.curate.pick import usable
-from edit_r1.curate.reason import Asked, PoolMember, lost, readable, reason_each
+from edit_r1.curate.reason import but_readable, reason_units
+from edit_r1.curate.retry import turned
 from edit_r1.curate.select import Decision, select
-from edit_r1.curate.shards import Made, Shard, Shards, failures_among, made_of, ready, unit_key
+from edit_r1.curate.shards import Made, Make, Shard, Shards, failures_among, made_of, ready, unit_key
 from edit_r1.curate.stage import CurateStage
 from edit_r1.curate.summary import COUNTED, Tally
 from edit_r1.curate.tables import DECISIONS
@@ -127,7 +128,8 @@ class ChunkWork:
             key = unit_key(key, more) if more else key
         file = chunk_file(self.out, number)
         kept = file.read()
-        whole = kept.get("tally", {}).get("counted") == COUNTED and shards_there(self.out, kept)
+        counted = kept.get("tally", {}).get("counted") == COUNTED and kept.get("checks") == CHECKS
+        whole = counted and shards_there(self.out, kept)
         if kept.get("key") == key and kept.get("done") and whole and not self._to_retry(kept):
             if kept["run"] != self.run_key:
                 write_json(file.path, kept := kept | {"run": self.run_key})
@@ -166,7 +168,8 @@ class _Chunk:
     ) -> None:
         self.work, self.keeping, self.stage = work, keeping, keeping.stage
         self.number, self.edition, self.contents, self.file, self.tell = number, edition, contents, file, tell
-        self.told: dict[str, Any] = {"run": work.run_key, "key": key, "ids": [], "steps": {}, "done": False}
+        self.told: dict[str, Any] = {"run": work.run_key, "key": key, "checks": CHECKS}
+        self.told |= {"ids": [], "steps": {}, "done": False}
         self.identities: dict[str, str] = {}
         """Of the samples, by id."""
         self.started = time.monotonic()
@@ -200,7 +203,7 @@ class _Chunk:
         self.identities = {one.id: key for key, one in wanted.items() if isinstance(one, Sample)}
         self.told["ids"] = list(self.identities)
 
-        def make(given: list[Sample | Failure]) -> list[Made[Sample]]:
+        def make(given: list[Sample | Failure], _: int) -> list[Made[Sample]]:
             made = []
             for one in given:
                 kept, failures = usable([one]) if isinstance(one, Sample) else ([], [one])
@@ -214,9 +217,11 @@ class _Chunk:
         stage = self.stage
         [actor] = self.work.actors["contexts"]
 
-        def make(given: list[Sample]) -> list[Made[Context]]:
-            made = decompose_each(given, stage.decomposer, stage.variant, stage.decompose_sampling)
-            check_outage(failures_among(made), {one.decomposer for one in made if isinstance(one, Context)})
+        def make(given: list[Sample], turn: int) -> list[Made[Context]]:
+            sampling = turned(stage.decompose_sampling, turn)
+            made = decompose_each(given, stage.decomposer, stage.variant, sampling)
+            answered = {one.decomposer for one in made if isinstance(one, Context)}
+            check_outage(failures_among(made), answered, self.before("contexts", actor))
             return [made_of(one) for one in made]
 
         def renewed(sample: Sample, unit: Made[Context]) -> Made[Context]:
@@ -233,7 +238,7 @@ class _Chunk:
         stage, actor = self.stage, unit_key(self.work.actors["contexts"], "again", CHECKS)
         wanted = {unit_key(actor, key): unit for key, unit in first.units.items()}
 
-        def make(given: list[Made[Context]]) -> list[Made[Context]]:
+        def make(given: list[Made[Context]], _: int) -> list[Made[Context]]:
             whole = [one for unit in given for one in unit.rows]
             again = decompose_again(whole, stage.decomposer, stage.variant, stage.decompose_sampling)
             better = {one.sample.id: one for one in again}
@@ -250,7 +255,7 @@ class _Chunk:
         wanted = {unit_key(CHECKS, context.sample.instruction, asked(context), context.sample.id): context
                   for context in contexts}  # fmt: skip
 
-        def make(given: list[Context]) -> list[Made[ContextFinding]]:
+        def make(given: list[Context], _: int) -> list[Made[ContextFinding]]:
             return [Made(tuple(context_findings(context))) for context in given]
 
         by_sample: dict[str, list[ContextFinding]] = {context.sample.id: [] for context in contexts}
@@ -276,13 +281,9 @@ class _Chunk:
                 order[sample.id, names[editor], seed] = len(order)
         parts: list[tuple[bool, Callable[[], Shard[Candidate]]]] = []
         for number, wanted in sorted(jobs.items()):
-
-            def make(given: list[tuple[Sample, int]], number: int = number) -> list[Made[Candidate]]:
-                made = paint(stage.editors[number], given)
-                check_outage(failures_among(made), {one.editor for one in made if isinstance(one, Candidate)})
-                return [made_of(one) for one in made]
-
             actor = self.work.actors["candidates"][number]
+            before = self.before("candidates", actor)
+            make = partial(paint_units, editor=stage.editors[number], before=before)
             fill = partial(self.fill, "candidates", actor, wanted, make, covered=by_name[number])
             parts.append((isinstance(self.work.stage.editors[number], PaidEditor), fill))
         rows = self.done("candidates", together(parts, self.work.give_up))
@@ -294,16 +295,11 @@ class _Chunk:
         first = 0
         members = zip(self.stage.pool, self.work.stage.pool, self.work.actors["traces"], strict=True)
         for member, given_member, actor in members:
-
-            def make(given: list[Asked], member: PoolMember = member, first: int = first) -> list[Made[PoolTrace]]:
-                made = [Made(own, tuple(lost(own))) for own in reason_each(given, member, first)]
-                new = [t for (*_, read), one in zip(given, made, strict=True) for t in one.rows if t not in read]
-                check_outage([failure for one in made for failure in one.failures], {t.judge for t in readable(new)})
-                return made
-
+            before = self.before("traces", actor)
+            make = partial(reason_units, member=member, first=first, before=before)
             wanted = {unit_key(actor, *self.judged(one, two)): (one, two, ()) for one, two in pairs}
             paid = isinstance(given_member.vlm, PaidVLM)
-            fill = partial(self.fill, "traces", actor, wanted, make, again=_but_readable if paid else None)
+            fill = partial(self.fill, "traces", actor, wanted, make, again=but_readable if paid else None)
             parts.append((paid, fill))
             first += member.traces
         by_candidate: dict[str, list[PoolTrace]] = defaultdict(list)
@@ -338,8 +334,9 @@ class _Chunk:
     ) -> Shard[GoldVerdicts]:
         stage = self.stage
 
-        def make(given: list[tuple[Context, Candidate, list[PoolTrace]]]) -> list[Made[GoldVerdicts]]:
-            return [made_of(one) for one in verify_read(given, verifier, stage.variant, stage.verify_sampling)]
+        def make(given: list[tuple[Context, Candidate, list[PoolTrace]]], turn: int) -> list[Made[GoldVerdicts]]:
+            sampling, before = turned(stage.verify_sampling, turn), self.before("gold", actor)
+            return [made_of(one) for one in verify_read(given, verifier, stage.variant, sampling, before)]
 
         wanted = {
             unit_key(actor, *self.judged(context, candidate), references_of(traces[candidate.id])): (
@@ -398,6 +395,10 @@ class _Chunk:
         while source or instruction were changed."""
         return candidate.id, self.identities[candidate.sample_id], asked(context)
 
+    def before(self, step: str, actor: str) -> Callable[[], bool]:
+        """For `check_outage`."""
+        return partial(self.work.shards[step].answered, actor[:12])
+
     def family(self, actor: str) -> str:
         return f"{actor[:12]}-{self.number:06d}"
 
@@ -406,7 +407,7 @@ class _Chunk:
         step: str,
         actor: str,
         wanted: Mapping[str, Any],
-        make: Callable[[list[Any]], Sequence[Made[T]]],
+        make: Make[Any, T],
         edition: str = "",
         renewed: Callable[[Any, Made[T]], Made[T]] | None = None,
         covered: Iterable[str] = (),
@@ -438,11 +439,6 @@ class _Chunk:
             self.tell(step, self.number)
         self.work.check()
         return [row for shard in shards for row in shard.rows]
-
-
-def _but_readable(one: Asked, unit: Made[PoolTrace]) -> Asked:
-    """A retry pays for no trace that was read."""
-    return *one[:2], readable(unit.rows)
 
 
 def _given(one: Sample | Failure, unit: Made[Sample]) -> Made[Sample]:

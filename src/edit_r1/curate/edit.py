@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edit_r1.curate.draws import number_of
-from edit_r1.curate.failures import Failure
+from edit_r1.curate.failures import Failure, check_outage
+from edit_r1.curate.shards import Made, failures_among, made_of
 from edit_r1.editors.protocol import EditedImage, Editor
 from edit_r1.images import ImageError, decode_rgb
 from edit_r1.records import Candidate, Context, Sample
@@ -82,6 +83,15 @@ def paint(editor: Editor, jobs: Sequence[tuple[Sample, int]]) -> list[Candidate 
         return []
     images = editor.edit([sample for sample, _ in jobs], [seed for _, seed in jobs])
     return [_candidate(sample.id, editor.name, own, image) for (sample, own), image in zip(jobs, images, strict=True)]
+
+
+def paint_units(
+    jobs: Sequence[tuple[Sample, int]], _: int, editor: Editor, before: Callable[[], bool]
+) -> list[Made[Candidate]]:
+    """`paint` of units whose seed is theirs in every turn. before: see `failures.check_outage`. Raises OutageError."""
+    made = paint(editor, jobs)
+    check_outage(failures_among(made), {one.editor for one in made if isinstance(one, Candidate)}, before)
+    return [made_of(one) for one in made]
 
 
 def _candidate(sample_id: str, editor: str, seed: int, edited: EditedImage) -> Candidate | Failure:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+
+from edit_r1.vlm.openai_failures import tells_refusal
 
 OUTAGE = 8
 """So many calls without one answer are an outage of the model and not the fault of single rows."""
@@ -56,12 +58,14 @@ def by_cause(failed: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(told.items(), key=lambda item: (-item[1], item[0])))
 
 
-def check_outage(failures: Iterable[Failure], answered: Set[str]) -> None:
+def check_outage(failures: Iterable[Failure], answered: Set[str], before: Callable[[], bool] = lambda: False) -> None:
     """Stop a run before it writes an outage down as failures of rows, which no later run would mend.
 
     Args:
         failures: of one shard of one step.
         answered: names of the models that answered at least once in it.
+        before: whether the model has answered other rows in this output. A server that then calls every request
+            malformed (400, 422; hosted models do so for what they will not judge) is there, and refuses these rows.
 
     Raises:
         OutageError: when a model left `OUTAGE` calls or more unanswered and answered none.
@@ -72,6 +76,8 @@ def check_outage(failures: Iterable[Failure], answered: Set[str]) -> None:
             silent.setdefault(failure.model, []).append(failure)
     for model, mine in silent.items():
         if len(mine) >= OUTAGE and all(failure.failed_call for failure in mine):
+            if all(tells_refusal(failure.reason) for failure in mine) and before():
+                continue
             raise OutageError(
                 f"{model}: no answer to any of {len(mine)} calls ({mine[0].reason}): check that it is running and "
                 "reachable, then run again; what is finished is kept"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edit_r1.curate.failures import Failure
+from edit_r1.curate.failures import Failure, check_outage
 from edit_r1.curate.pictures import shown_pair
+from edit_r1.curate.retry import turned
+from edit_r1.curate.shards import Made
 from edit_r1.records import Candidate, Context, PoolTrace, Trace, Unparsed
 from edit_r1.verifier.parsing import parse_completion
 from edit_r1.verifier.prompts import Variant, judge_request
@@ -67,14 +69,19 @@ def reason(
     return traces
 
 
-def reason_each(items: Sequence[Asked], member: PoolMember, first: int = 0) -> list[tuple[PoolTrace, ...]]:
+def reason_each(
+    items: Sequence[Asked], member: PoolMember, first: int = 0, turn: int = 0
+) -> list[tuple[PoolTrace, ...]]:
     """One member's traces of each item, numbered from `first`; those that are given are not asked for.
+
+    turn: see `retry.turned`.
 
     Where some are given each of the others is asked for alone, by a seed of its own, the sampling's plus its number. A
     paid model draws n answers so anyway (`vlm.paid.PaidVLM.calls`), but where its server takes n; a local one draws all
     of a request by one seed, and is given none.
     """
     found = [{trace.index: trace for trace in given} for _, _, given in items]
+    whole = turned(member.sampling, turn)
 
     def ask(places: Sequence[int], sampling: Sampling, numbers: range) -> None:
         requests = [_request(*items[place][:2], member) for place in places]
@@ -87,16 +94,31 @@ def reason_each(items: Sequence[Asked], member: PoolMember, first: int = 0) -> l
                 index = first + number
                 found[place][index] = PoolTrace(candidate.id, member.vlm.name, index, outcome, member.vlm.simulated)
 
-    ask([place for place, own in enumerate(found) if not own], member.sampling, range(member.traces))
+    ask([place for place, own in enumerate(found) if not own], whole, range(member.traces))
     for number in range(member.traces):
         missing = [place for place, own in enumerate(found) if first + number not in own]
-        ask(missing, replace(member.sampling, seed=member.sampling.seed + number), range(number, number + 1))
+        ask(missing, replace(whole, seed=whole.seed + number), range(number, number + 1))
     return [tuple(own[index] for index in sorted(own)) for own in found]
+
+
+def reason_units(
+    items: Sequence[Asked], turn: int, member: PoolMember, first: int, before: Callable[[], bool]
+) -> list[Made[PoolTrace]]:
+    """`reason_each` with what was lost. before: see `failures.check_outage`. Raises OutageError."""
+    made = [Made(own, tuple(lost(own))) for own in reason_each(items, member, first, turn)]
+    new = [trace for (*_, read), one in zip(items, made, strict=True) for trace in one.rows if trace not in read]
+    check_outage([f for one in made for f in one.failures], {trace.judge for trace in readable(new)}, before)
+    return made
 
 
 def readable(traces: Sequence[PoolTrace]) -> tuple[PoolTrace, ...]:
     """Those with a score."""
     return tuple(trace for trace in traces if isinstance(trace.outcome, Trace))
+
+
+def but_readable(asked: Asked, made: Made[PoolTrace]) -> Asked:
+    """The same, with the traces that were read: a retry pays for none of them."""
+    return *asked[:2], readable(made.rows)
 
 
 def lost(traces: Sequence[PoolTrace]) -> list[Failure]:

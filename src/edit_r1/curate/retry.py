@@ -50,6 +50,15 @@ def ask(
     return [results[place] for place in range(len(requests))]
 
 
+TURN = 10
+"""Attempts in a turn of `turned`: those of `ask`, and of a second asking beside them (`decompose.SECOND`)."""
+
+
+def turned(sampling: Sampling, turn: int) -> Sampling:
+    """The sampling of a question that was asked in `turn` turns before, none of whose answers could be used."""
+    return retry_sampling(sampling, TURN * turn)
+
+
 def retry_sampling(sampling: Sampling, attempt: int) -> Sampling:
     """The same parameters with another seed, and no longer greedy; attempt 0 is the first one."""
     temperature = sampling.temperature if attempt == 0 else max(sampling.temperature, RETRY_TEMPERATURE)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +48,12 @@ class Made(Generic[T]):
 
     rows: tuple[T, ...]
     failures: tuple[Failure, ...] = ()
+    turn: int = 0
+    """How often an answer that could not be used had been asked for anew before this; told of units with failures."""
+
+
+Make = Callable[[list[U], int], Sequence[Made[T]]]
+"""What comes of units that are wanted, in order; the number is their `Made.turn`."""
 
 
 def made_of(one: T | Failure) -> Made[T]:
@@ -59,7 +65,7 @@ def failures_among(made: Sequence[object]) -> list[Failure]:
     return [one for one in made if isinstance(one, Failure)]
 
 
-def ready(made: list[Made[T]]) -> list[Made[T]]:
+def ready(made: list[Made[T]], _: int = 0) -> list[Made[T]]:
     """For `Shards.fill`: units that cost nothing and are made already."""
     return made
 
@@ -98,7 +104,7 @@ class Shards(Generic[T]):
         self,
         family: str,
         wanted: Mapping[str, U],
-        make: Callable[[list[U]], Sequence[Made[T]]],
+        make: Make[U, T],
         older: Iterable[str] = (),
         retry: bool = False,
         edition: str = "",
@@ -113,7 +119,8 @@ class Shards(Generic[T]):
             wanted: by key, what `make` needs to know.
             make: what came of each, in order.
             older: further families whose shards may hold wanted units.
-            retry: make those again of which something failed.
+            retry: make those again of which something failed; those of which an answer came that could not be used with
+                a turn more, since the same question would bring the same answer of a model that honours its seed.
             edition: hash of what rows carry and no key counts (a sample's licence); "" where there is nothing of it.
             renewed: brings a found unit to this edition.
             covered: further keys that the wanted units stand for: older shards of these alone are removed.
@@ -128,19 +135,41 @@ class Shards(Generic[T]):
             return whole
         known = dict(whole.units) if whole is not None else self._known(family, older, wanted)
         asked = dict(wanted)
+        turns: dict[str, int] = {}
         if retry:
+            turns = {key: _next_turn(unit) for key, unit in known.items() if unit.failures}
             if again is not None:
                 asked |= {key: again(wanted[key], unit) for key, unit in known.items() if unit.failures}
             known = {key: unit for key, unit in known.items() if not unit.failures}
         if renewed is not None:
             known = {key: renewed(wanted[key], unit) for key, unit in known.items()}
         missing = [key for key in wanted if key not in known]
-        made = make([asked[key] for key in missing]) if missing else []
-        known |= dict(zip(missing, made, strict=True))
+        for turn in sorted({turns.get(key, 0) for key in missing}):
+            own = [key for key in missing if turns.get(key, 0) == turn]
+            made = make([asked[key] for key in own], turn)
+            known |= {key: replace(unit, turn=turn) for key, unit in zip(own, made, strict=True)}
         self._write(path, {key: known[key] for key in wanted})
         shard = self._read(path)
         self._drop_covered(path, {*shard.units, *covered})
-        return Shard(path, shard.units, shard.hashes, len(missing), sum(len(unit.rows) for unit in made))
+        new_rows = sum(len(known[key].rows) for key in missing)
+        return Shard(path, shard.units, shard.hashes, len(missing), new_rows)
+
+    def answered(self, actor: str) -> bool:
+        """Whether a model has given anything that could be used, in any chunk. actor: as families begin.
+
+        Raises StoreError for a damaged shard.
+        """
+        for path in self.folder.glob(f"{actor}-*/*.parquet"):
+            try:
+                index = _index(path)
+            except StoreError:
+                if path.exists():
+                    raise
+                continue  # another process has written it anew meanwhile
+            lost = _failures(path, index)
+            if any(count > len(lost.get(key, ())) for key, count in index["units"]):
+                return True
+        return False
 
     def _known(self, family: str, older: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, Made[T]]:
         """Units of older shards; of one that lies in several, as it was when least of it failed."""
@@ -164,17 +193,20 @@ class Shards(Generic[T]):
             "hashes": [row_hash(row) for row in rows],
             "failures": {key: [asdict(one) for one in unit.failures] for key, unit in units.items() if unit.failures},
         }
+        if turns := {key: unit.turn for key, unit in units.items() if unit.failures and unit.turn}:
+            index["turns"] = turns
         write_rows(path, rows, self.table.features, json.dumps(index))
         _failures_of(path).unlink(missing_ok=True)
 
     def _read(self, path: Path) -> Shard[T]:
         index = _index(path)
-        failures = _failures(path, index)
+        failures, turns = _failures(path, index), index.get("turns", {})
         rows = iter([self.table.from_row(row) for row in read_rows(path)])
         units = {
             key: Made(
                 tuple(next(rows) for _ in range(count)),
                 tuple(Failure(**failure) for failure in failures.get(key, ())),
+                turns.get(key, 0),
             )
             for key, count in index["units"]
         }
@@ -187,6 +219,11 @@ class Shards(Generic[T]):
             if path != kept and _keys(path) <= covered:
                 path.unlink(missing_ok=True)
                 _failures_of(path).unlink(missing_ok=True)
+
+
+def _next_turn(unit: Made[Any]) -> int:
+    """What no answer came to is asked as it was: the data are then those of a run in which all was well."""
+    return unit.turn + (not all(failure.failed_call for failure in unit.failures))
 
 
 def _failures(path: Path, index: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edit_r1.curate.failures import Failure, check_outage
 from edit_r1.curate.pictures import shown_pair
@@ -72,16 +72,20 @@ NOT_ASKED = "not asked: no trace could be parsed"
 
 
 def verify_read(
-    items: Sequence[tuple[Context, Candidate, Sequence[PoolTrace]]], vlm: VLM, variant: Variant, sampling: Sampling
+    items: Sequence[tuple[Context, Candidate, Sequence[PoolTrace]]],
+    vlm: VLM,
+    variant: Variant,
+    sampling: Sampling,
+    before: Callable[[], bool] = lambda: False,
 ) -> list[GoldVerdicts | Failure]:
     """As `verify_each`, but a candidate without any parsed trace is not asked about: gold could select nothing there.
 
-    Raises OutageError when the model answered nothing at all (`failures.check_outage`).
+    Raises OutageError when the model answered nothing at all (`failures.check_outage`, which says what `before` is).
     """
     asked = [item for item in items if references_of(item[2])]
     made = verify_each(asked, vlm, variant, sampling)
     answered = {one.verifier for one in made if isinstance(one, GoldVerdicts)}
-    check_outage([one for one in made if isinstance(one, Failure)], answered)
+    check_outage([one for one in made if isinstance(one, Failure)], answered, before)
     found = iter(made)
     return [
         next(found) if references_of(traces) else Failure("verify", candidate.id, vlm.name, NOT_ASKED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import httpx
@@ -10,6 +11,9 @@ from edit_r1.vlm.openai_wire import error_code, one_line, retry_after, server_wo
 
 SAMPLING_KEYS = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 """What some hosted models take no value of."""
+REFUSALS = (400, 422)
+"""A request that a server calls malformed: it is the request's fault, or what the request shows."""
+_REFUSAL = rf"(?:^|: )(?:{'|'.join(map(str, REFUSALS))})(?:[ :]|$)"
 OUT_OF_ROOM = "max_tokens or model output limit was reached"
 """Its words for a reasoning model whose limit was gone before its answer began."""
 
@@ -68,11 +72,16 @@ def status_problem(response: httpx.Response, payload: bytes, asked: Asked) -> Fa
     if status == 400 and OUT_OF_ROOM in words:
         return OutOfRoom(told)
     if (status not in (408, 429) and status < 500) or error_code(payload) == "insufficient_quota":
-        return Refused(told + _remedy(words)) if status in (400, 422) else Failed(told)
+        return Refused(told + _remedy(words)) if status in REFUSALS else Failed(told)
     after = retry_after(response.headers.get("retry-after"))
     if after is not None and after > asked.longest_wait_s:
         return Failed(f"{told}; asks to come back in {after:.0f} s")
     return Unlucky(told, after, load=status in (429, 503))
+
+
+def tells_refusal(reason: str) -> bool:
+    """Whether a kept reason is that of a `Refused`, as `status_problem` words it behind the address."""
+    return re.search(_REFUSAL, reason) is not None
 
 
 def _remedy(words: str) -> str:
