@@ -22,6 +22,7 @@ from edit_r1.curate.intake.open import open_rows, team_samples
 from edit_r1.curate.intake.rows import Columns
 from edit_r1.curate.intake.source import TeamSamples
 from edit_r1.curate.pick import FILTER_SAMPLING
+from edit_r1.curate.retry import TRIES
 from edit_r1.curate.shards import unit_key
 from edit_r1.curate.stage import Prepared
 from edit_r1.curate.tables import PICKS
@@ -314,6 +315,31 @@ def test_no_decision_is_a_failure_and_is_asked_again_by_retry_alone(many: Path, 
     assert len(mended.calls) == 2 and split(retried)[1] == [] and len(split(retried)[0]) == 15
     picks = read_dataset(tmp_path, "picks", PICKS)
     assert len(picks) == 30 == len({pick.key for pick in picks}) and all(pick.hard is not None for pick in picks)
+
+
+def test_each_retry_asks_the_filter_by_other_seeds(many: Path, kit: Any, tmp_path: Path) -> None:
+    seeds: set[int] = set()
+    for turn in range(4):
+        asked = judge(kit, broken=True)
+        team_samples(many, hard=HardFilter(asked)).prepare(tmp_path, retry=turn > 0)
+        undecided = [sampling.seed for request, sampling in asked.calls if "Do 4 " in request.text]
+        assert len(undecided) == TRIES and seeds.isdisjoint(undecided)
+        seeds |= set(undecided)
+
+
+def test_refusals_of_a_filter_that_decided_on_others_are_of_their_rows(many: Path, kit: Any, tmp_path: Path) -> None:
+    source = team_samples(many, draw=Draw(5), hard=HardFilter(judge(kit), keep="all"))
+    source.prepare(tmp_path)
+    for reason in ("http://127.0.0.1:9: ConnectError: refused", "http://127.0.0.1:9: 400 Bad Request: rejected"):
+        refusing = kit.VLM("filter", lambda request, draw, reason=reason: Completion("", 0, "error", reason))
+        grown = team_samples(many, hard=HardFilter(refusing, keep="all"))
+        if "400" not in reason:
+            with pytest.raises(OutageError, match="filter: no answer to any of"):
+                grown.prepare(tmp_path)
+            continue
+        grown.prepare(tmp_path)
+        taken, failures = split(grown)
+        assert len(taken) == 5 and len(failures) == 25 and all(one.failed_call for one in failures)
 
 
 @pytest.mark.parametrize("again", [True, False])

@@ -17,6 +17,7 @@ from typing import Literal
 
 from edit_r1.curate.failures import Failure, by_cause, check_outage
 from edit_r1.curate.pick import FILTER_SAMPLING, HardVerdict, judge_hard
+from edit_r1.curate.retry import turned
 from edit_r1.curate.shards import unit_key
 from edit_r1.curate.tables import PICKS, Pick
 from edit_r1.records import Sample
@@ -96,9 +97,11 @@ class Picks:
         """ledger: where paid decisions are booked. Raises StoreError for a damaged file."""
         self._out, self._folder, self._ledger = out, out / ".work" / "picks", ledger
         self._known: dict[str, Pick] = {}
+        self._undecided: dict[str, int] = {}
+        """By key, the number of the file that holds an answer without a decision."""
         self._writing = threading.Lock()
         for path in self._paths():
-            self._add([PICKS.from_row(row) for row in read_rows(path)])
+            self._add([PICKS.from_row(row) for row in read_rows(path)], int(path.stem))
 
     def judge(self, samples: Sequence[Sample], hard: HardFilter, retry: bool) -> list[Pick | Failure]:
         """The decision on each sample, in order: found, or asked for and kept.
@@ -116,13 +119,21 @@ class Picks:
         failed: dict[int, Failure] = {}
         if new:
             kept = self._kept(hard) / keys[new[0]]
-            found = self._ask([samples[place] for place in new], hard, kept)
+            found: dict[int, HardVerdict | Failure] = {}
+            for turn in sorted({self._turn(keys[place]) for place in new}):
+                own = [place for place in new if self._turn(keys[place]) == turn]
+                told = replace(hard, sampling=turned(hard.sampling, turn))
+                answers = self._ask([samples[place] for place in own], told, kept)
+                found |= dict(zip(own, answers, strict=True))
             check_outage(
-                [one for one in found if isinstance(one, Failure)],
-                {one.model for one in found if isinstance(one, HardVerdict)},
+                [one for one in found.values() if isinstance(one, Failure)],
+                {one.model for one in found.values() if isinstance(one, HardVerdict)},
+                lambda: any(
+                    one.hard is not None and one.model == hard.judge.name for one in list(self._known.values())
+                ),
             )
             made = []
-            for place, one in zip(new, found, strict=True):
+            for place, one in sorted(found.items()):
                 if isinstance(one, Failure) and one.failed_call:
                     failed[place] = one
                 else:
@@ -179,7 +190,7 @@ class Picks:
         asked_again = {one.key for one in made} & self._known.keys()
         for path in paths if asked_again else ():
             self._drop(asked_again, path)
-        self._add(made)
+        self._add(made, number)
 
     def _drop(self, keys: Set[str], path: Path) -> list[Row]:
         """The rows of a file without those of these keys, which are taken out of it."""
@@ -189,8 +200,15 @@ class Picks:
             write_rows(path, kept, PICKS.features)
         return kept
 
-    def _add(self, picks: Sequence[Pick]) -> None:
+    def _turn(self, key: str) -> int:
+        """For `retry.turned`: 0, or for what had no decision another one after each retry that was written."""
+        return 1 + self._undecided[key] % 1_000 if key in self._undecided else 0
+
+    def _add(self, picks: Sequence[Pick], number: int) -> None:
         for pick in picks:
+            self._undecided.pop(pick.key, None)
+            if pick.hard is None:
+                self._undecided[pick.key] = number
             short = pick if pick.hard is None else Pick(pick.key, "", "", "", pick.hard, pick.category, "", pick.model)
             self._known[pick.key] = short
 
