@@ -272,8 +272,11 @@ def test_status_tells_money_and_what_the_whole_will_cost(modules: Any, start: St
     class Stop(Exception):
         pass
 
+    now: list[Any] = []
+
     def stop(step: str, done: int, of: int) -> None:
         if (step, done) == ("selected", 1):
+            now.append(read_status(tmp_path))
             raise Stop
 
     stage = served.build(server.url, 12)
@@ -282,7 +285,8 @@ def test_status_tells_money_and_what_the_whole_will_cost(modules: Any, start: St
     status = read_status(tmp_path)
     spent = status["spent"]
     assert set(spent["models"]) == {"decomposer", "judge-1", "judge-2", "verifier"}
-    assert spent["models"]["judge-1"]["requests"] == 16 and spent["models"]["judge-1"]["concurrency"] >= 1
+    assert spent["models"]["judge-1"]["requests"] == 16 and spent["models"]["judge-1"]["concurrency"] is None
+    assert now[0]["at_work"] and now[0]["spent"]["models"]["judge-1"]["concurrency"] >= 1 and not status["at_work"]
     assert spent["cost"] == pytest.approx(0.5 * len(server.books.billed)) == pytest.approx(0.5 * (4 + 8 * 4))
     assert spent["whole_cost"] == pytest.approx(3 * spent["cost"])
     console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115

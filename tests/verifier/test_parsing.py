@@ -30,6 +30,7 @@ from edit_r1.verifier.parsing import (
     parse_trace,
     questions_of,
 )
+from edit_r1.verifier.prompts import check_principles
 from edit_r1.verifier.traces import clean_evidence, project, write_gold, write_principles, write_trace
 from edit_r1.vlm.protocol import Completion
 
@@ -300,10 +301,20 @@ def test_principles_both_variants() -> None:
         json.dumps([{"question": "Is it red?", "category": "Keep"}] * 33),
         "1 [Beauty] Is it red?",
         "1 [Keep]",
+        '[{"question": "Is it \\u0000 red?", "category": "Keep"}]',
+        "1 [Keep] Is it \x00 red?",
     ],
 )
 def test_bad_principles(text: str) -> None:
     assert isinstance(parse_principles(text), Unparsed)
+
+
+@given(st.lists(st.tuples(st.text(max_size=30), st.sampled_from(["Keep", "follow", "Beauty"])), max_size=4))
+def test_principles_that_are_read_can_be_asked_about(rows: list[tuple[str, str]]) -> None:
+    """What a prompt does not take must not be stored as a context: every later step would end on it."""
+    text = json.dumps([{"question": question, "category": category} for question, category in rows])
+    found = parse_principles(text)
+    assert isinstance(found, Unparsed) or check_principles(found) == found
 
 
 def test_gold() -> None:

@@ -121,6 +121,10 @@ def test_others_count_and_a_higher_bound_goes_on(tmp_path: Path) -> None:
         Ledger(tmp_path, Budget(tokens=80)).begin()
     with pytest.raises(BudgetError, match="2.5 of money"):
         Ledger(tmp_path, Budget(requests=5)).begin()
+    with pytest.raises(
+        BudgetError, match=r"2.5 of money so far \(what is left may not be enough for a further request\)"
+    ):
+        Ledger(tmp_path, Budget(money=2.6)).begin()
 
 
 def test_no_bound_and_bounds_that_cannot_be(tmp_path: Path) -> None:
@@ -130,6 +134,7 @@ def test_no_bound_and_bounds_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(BudgetError):
         Ledger(tmp_path, Budget(money=0.0)).begin()
     bads: list[dict[str, Any]] = [{"money": -1.0}, {"money": float("nan")}, {"requests": -1}, {"tokens": -1}]
+    bads.append({"money": float("inf")})
     for bad in bads:
         with pytest.raises(ValueError, match="give an amount of 0 or more"):
             Budget(**bad)

@@ -47,6 +47,15 @@ def answer(message: Any, finish: Any = "stop", logprobs: Any = None) -> bytes:
     return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}).encode()
 
 
+@pytest.mark.parametrize("count", [10**30, int("9" * 400), -1, 2.5, True, None, "3"])
+def test_counts_that_no_request_has_are_none(count: Any) -> None:
+    """One of 400 digits fits no column and no float."""
+    body = {"choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": count, "completion_tokens": count}}
+    read = read_answer(json.dumps(body).encode(), 1)
+    assert read.prompt_tokens is None and read.completion_tokens is None
+    assert read.completions[0].text == "yes" and read.completions[0].tokens == 0
+
+
 @given(st.lists(st.text() | st.just(PICTURE), max_size=4).map(tuple), st.none() | st.text())
 def test_messages_are_the_json_of_the_conversation(parts: tuple[str | bytes, ...], system: str | None) -> None:
     url = "data:image/png;base64," + base64.b64encode(PICTURE).decode()

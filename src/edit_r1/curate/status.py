@@ -49,11 +49,13 @@ def read_status(out: Path) -> dict[str, Any]:
             cost_left += missing * _mean_cost([one for one in done if one["new"]])
         of = {"chunks": len(done), "of": run["chunks"]}
         steps.append({"step": step, "finished": bool(run["done"]), **of, **_made(done)})
-    spent = spent_table(out)
+    spent, at_work = spent_table(out), is_locked(out / LOCK)
+    if not at_work:  # what processes that ended wrote last is no present limit
+        spent["models"] = {name: own | {"concurrency": None} for name, own in spent["models"].items()}
     whole = None if spent["cost"] is None or not known else spent["cost"] + cost_left
     return {
         "finished": bool(run["done"]),
-        "at_work": is_locked(out / LOCK),
+        "at_work": at_work,
         "seconds_left": left / run["at_once"] if known else None,
         "spent": spent | {"budget": run.get("budget"), "whole_cost": whole},
         "steps": steps,

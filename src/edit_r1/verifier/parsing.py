@@ -46,7 +46,7 @@ from typing import Any, Literal
 from edit_r1.records import CATEGORIES, OutputMode, Principle, Trace, Unparsed, Verdict
 from edit_r1.verifier.answer_text import MAX_TEXT_CHARS, BadAnswer, answer_of, find_average, find_score
 from edit_r1.verifier.loose_json import json_values, to_ascii_punctuation
-from edit_r1.verifier.prompts import MAX_PRINCIPLES, MAX_QUESTION_CHARS, SHORT_NAMES
+from edit_r1.verifier.prompts import MAX_PRINCIPLES, MAX_QUESTION_CHARS, SHORT_NAMES, check_signs
 from edit_r1.verifier.questions import question_words
 from edit_r1.vlm.protocol import Completion
 
@@ -339,6 +339,10 @@ def _principle(question: Any, category: Any) -> Principle:
         raise BadAnswer(
             f"a question that is empty or longer than {MAX_QUESTION_CHARS} characters: {str(question)[:40]!r}"
         )
+    try:
+        check_signs("a question", text)
+    except ValueError as error:
+        raise BadAnswer(f"{error}: {text[:40]!r}") from error
     name = " ".join(category.replace("_", " ").split()).casefold() if isinstance(category, str) else ""
     if name not in _CATEGORY_NAMES:
         raise BadAnswer(f"the category {str(category)[:40]!r} is none of {list(CATEGORIES)}")

@@ -8,6 +8,7 @@ differ from the mean; with several, what the others had in flight, or spent with
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -40,8 +41,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value is not None and not value >= 0:
-                raise ValueError(f"budget: {name}={value}: give an amount of 0 or more")
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"budget: {name}={value}: give an amount of 0 or more, or none for no bound")
 
     @property
     def bounded(self) -> bool:
@@ -64,9 +65,11 @@ class BudgetError(ValueError):
 
     def __str__(self) -> str:
         bound = f"{self.bound:,}" if self.name == "requests" else f"{self.bound:,.6g}"
+        reached = {"money": self.spent.cost or 0.0, "requests": self.spent.requests, "tokens": self.spent.tokens}
+        left = "" if reached[self.name] >= self.bound else " (what is left may not be enough for a further request)"
         return (
-            f"the budget of {bound} ({self.name}) is spent: {self.spent.told} so far; everything is stored: run again "
-            f"with a higher {FLAGS[self.name]} to go on"
+            f"the budget of {bound} ({self.name}) is spent: {self.spent.told} so far{left}; everything is stored: run "
+            f"again with a higher {FLAGS[self.name]} to go on"
         )
 
 

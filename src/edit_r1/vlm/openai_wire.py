@@ -259,8 +259,12 @@ def _unicode(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+_MOST_TOKENS = 2**40
+"""What no request takes: such a count tells nothing."""
+
+
 def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 
 def _failed(reason: str, tokens: int = 0) -> Completion:

@@ -76,6 +76,7 @@ def test_sizes() -> None:
         ("   ", "empty"),
         ("...!", "no word"),
         ("ab", "shorter than 3"),
+        ("Make it \x00 red.", "holds a null byte"),
         ("x" * 501, "longer than 500"),
         ("Entferne die Katze", "another language (de)"),
         ("Vignette", None),

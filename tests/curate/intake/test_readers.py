@@ -24,6 +24,7 @@ from edit_r1.curate.intake.archives import Archive, ArchiveBytes, find_archives,
 from edit_r1.curate.intake.hub import HubRows
 from edit_r1.curate.intake.imgedit import imgedit_rows
 from edit_r1.curate.intake.jsonl import JsonlRows
+from edit_r1.curate.intake.open import open_rows
 from edit_r1.curate.intake.parquet import ParquetRows
 from edit_r1.curate.intake.rows import Columns, Reader, Row, read_category, read_edits, read_row
 from edit_r1.curate.intake.webdataset import WebDatasetRows
@@ -134,6 +135,29 @@ def test_an_output_among_the_data_is_refused(tmp_path: Path, data_kit: Any) -> N
         ParquetRows(data).prepare(inside)
     ParquetRows(data / "a.parquet").prepare(inside)
     ParquetRows(data).prepare(tmp_path / "data-runs" / ".work" / "intake")
+
+
+def test_folders_behind_links_are_gone_into_once_and_unreadable_ones_told(
+    tmp_path: Path, data_kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, other = tmp_path / "data", tmp_path / "other"
+    for folder in (data / "sub", other):
+        write_parquet(folder / "rows.parquet", data_kit, 3)
+    (data / "linked").symlink_to(other, target_is_directory=True)
+    (data / "sub" / "up").symlink_to(data, target_is_directory=True)  # a cycle
+    (data / "sub" / "._rows.parquet").write_bytes(b"of macOS")
+    assert [file.relative_to(data).as_posix() for file in ParquetRows(data).files] == [
+        "linked/rows.parquet", "sub/rows.parquet"
+    ]  # fmt: skip
+
+    def walk(top: Any, onerror: Any, followlinks: bool) -> Any:  # as `os.walk` tells it; root may read everything
+        onerror(PermissionError(13, "Permission denied", str(data / "sub")))
+        yield from ()
+
+    monkeypatch.setattr("edit_r1.curate.intake.folders.os.walk", walk)
+    for read in (ParquetRows, find_archives, open_rows):
+        with pytest.raises(ValueError, match=f"{data / 'sub'}: cannot be read .Permission denied.: allow it"):
+            read(data)
 
 
 def test_parquet_of_paths_and_lists(folder: Path, data_kit: Any) -> None:
@@ -448,6 +472,14 @@ def shards(tmp_path: Path, data_kit: Any) -> Path:
     ]
     data_kit.write_tar(data / "00001.tar", second)
     return data
+
+
+def test_an_output_among_shards_is_refused(shards: Path, tmp_path: Path) -> None:
+    """Its Parquet files would be taken for ImgEdit's."""
+    for out in (shards / "out" / ".work", shards / ".work"):
+        with pytest.raises(ValueError, match=f"{shards}: .* choose an --out that is not in it"):
+            WebDatasetRows(shards).prepare(out)
+    WebDatasetRows(shards).prepare(tmp_path / "beside")
 
 
 def test_webdataset_shards(shards: Path, tmp_path: Path, data_kit: Any) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edit_r1.curate.intake.folders import files_below
 from edit_r1.curate.intake.rows import files_fingerprint
 from edit_r1.images import DEFAULT_LIMITS, ImageError
 from edit_r1.store import StoreError, write_bytes
@@ -54,15 +55,11 @@ class Archive:
 def find_archives(folder: Path) -> list[Archive]:
     """Every X.tar under a folder, and every one that lies there in parts (X.tar.split.000, X.tar.000, X.tar.aa ...).
 
-    Hidden files are none of them (macOS writes a ._X.tar beside X.tar).
-
-    Raises ValueError when a part is missing, or there twice.
+    Raises ValueError when a part is missing, or there twice, or a folder cannot be read.
     """
     whole: dict[Path, Archive] = {}
     split: dict[Path, dict[int, Path]] = defaultdict(dict)
-    for path in sorted(folder.rglob("*.tar*")):
-        if path.name.startswith(".") or not path.is_file():
-            continue
+    for path in sorted(path for path in files_below(folder) if ".tar" in path.name):
         if path.suffix == ".tar":
             whole[path] = Archive(path.name, (path,))
         elif found := _PART.fullmatch(path.name):

@@ -16,7 +16,7 @@ import numpy as np
 from edit_r1.algo.picture_hash import NEAR
 from edit_r1.curate.intake.language import LANGUAGES, language_of
 from edit_r1.curate.intake.limits import Limits, Mark
-from edit_r1.verifier.prompts import MAX_INSTRUCTION_CHARS
+from edit_r1.verifier.prompts import MAX_INSTRUCTION_CHARS, check_signs
 
 _GAPS = re.compile(r"[\W_]+")
 
@@ -88,6 +88,10 @@ def check_text(instruction: str, checks: IntakeChecks) -> str | None:
         return f"shorter than {checks.min_characters} characters"
     if len(text) > checks.max_characters:
         return f"longer than {checks.max_characters} characters"
+    try:
+        check_signs("it", text)
+    except ValueError as error:
+        return str(error).removeprefix("it ")
     if checks.languages:
         language = language_of(text)
         if language is None:

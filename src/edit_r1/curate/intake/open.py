@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from edit_r1.curate.intake.archives import find_archives
 from edit_r1.curate.intake.checks import IntakeChecks
 from edit_r1.curate.intake.draw import Draw
+from edit_r1.curate.intake.folders import files_below
 from edit_r1.curate.intake.hard import HardFilter
 from edit_r1.curate.intake.hub import HubRows
 from edit_r1.curate.intake.imgedit import IMGEDIT, imgedit_rows
@@ -41,9 +41,9 @@ def open_rows(
     pictures = FolderPictures(allow_outside)
     if is_saved(path):
         return HubRows(str(data), columns, split, pictures=pictures)
-    if path.suffix == ".jsonl" or (path.is_dir() and _any_file(path.glob("*.jsonl"))):
+    if path.suffix == ".jsonl" or (path.is_dir() and any(_is_data(file) for file in path.glob("*.jsonl"))):
         return JsonlRows(path, columns, pictures)
-    if path.suffix == ".parquet" or (path.is_dir() and _any_file(path.rglob("*.parquet"))):
+    if path.suffix == ".parquet" or (path.is_dir() and any(file.suffix == ".parquet" for file in files_below(path))):
         if path.is_dir() and find_archives(path):
             return imgedit_rows(path, columns or IMGEDIT)
         return ParquetRows(path, columns, pictures)
@@ -58,9 +58,9 @@ def open_rows(
     raise ValueError(f"{data}: no such file or folder: check the path, or name a data set on the hub as OWNER/NAME")
 
 
-def _any_file(found: Iterable[Path]) -> bool:
-    """Hidden ones are none: macOS writes a ._NAME beside NAME."""
-    return any(path.is_file() and not path.name.startswith(".") for path in found)
+def _is_data(path: Path) -> bool:
+    """Hidden files are none: macOS writes a ._NAME beside NAME."""
+    return path.is_file() and not path.name.startswith(".")
 
 
 def team_samples(

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edit_r1.curate.intake.folders import check_apart, files_below
 from edit_r1.curate.intake.rows import Columns, FolderPictures, Pictures, columns_key, files_fingerprint
 from edit_r1.curate.shards import unit_key
 
@@ -34,9 +35,8 @@ class ParquetRows:
         self.pictures: Pictures = pictures or FolderPictures()
         self._whole = path.is_dir()
         self.root = path if self._whole else path.parent
-        # Folders may be called x.parquet (Spark's are), and macOS writes ._x.parquet beside x.parquet.
-        found = (file for file in path.rglob("*.parquet") if file.is_file() and not file.name.startswith("."))
-        self.files = sorted(found) if self._whole else [path]
+        found = (file for file in files_below(path) if file.suffix == ".parquet") if self._whole else [path]
+        self.files = sorted(found)
         if not self.files:
             raise ValueError(f"{path}: holds no Parquet file: check the path")
         footers = [_footer(file, (self.columns.source, self.columns.instruction)) for file in self.files]
@@ -52,8 +52,8 @@ class ParquetRows:
         return unit_key(files_fingerprint(self.files), columns_key(self.columns), self.pictures.fingerprint)
 
     def prepare(self, kept: Path) -> None:
-        if self._whole and kept.resolve().is_relative_to(self.root.resolve()):
-            raise ValueError(f"{self.root}: every Parquet file in it is data: choose an --out that is not in it")
+        if self._whole:
+            check_apart(self.root, kept)
         self.pictures.prepare(kept)
 
     def __len__(self) -> int:

@@ -30,6 +30,7 @@ from edit_r1.curate.intake.archives import (
     member_table,
     read_member,
 )
+from edit_r1.curate.intake.folders import check_apart
 from edit_r1.curate.intake.rows import Columns, columns_key, files_fingerprint
 
 _PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif")
@@ -45,6 +46,7 @@ class WebDatasetRows:
     def __init__(self, path: Path, columns: Columns | None = None) -> None:
         """Raises ValueError when there is no shard."""
         self.columns = columns or Columns()
+        self._folder = path if path.is_dir() else None
         self.archives = find_archives(path) if path.is_dir() else [Archive(path.name, (path,))]
         if not self.archives or not all(part.is_file() for part in archive_files(self.archives)):
             raise ValueError(f"{path}: no shard (.tar) there: check the path")
@@ -58,7 +60,10 @@ class WebDatasetRows:
         return files_fingerprint(archive_files(self.archives), columns_key(self.columns))
 
     def prepare(self, kept: Path | None) -> None:
-        """Indexes the shards, one after the other. Raises ValueError for a damaged one, or no sample at all."""
+        """Indexes the shards, one after the other. Raises ValueError for a damaged one, no sample at all, or what would
+        be written among them."""
+        if self._folder is not None and kept is not None:
+            check_apart(self._folder, kept)
         with self._lock:
             if not self._starts:
                 self._kept = kept
