@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -128,6 +129,25 @@ def test_what_was_seen_is_kept_and_another_limit_decodes_nothing(
     assert len(split(one_each)[0]) == 6 and split(one_each)[1][0].reason == "is of a picture that has 1 rows already"
     with pytest.raises(ValueError, match="no row of the data became a sample .the first: source image, smaller"):
         team_samples(folder, checks=IntakeChecks(min_side=80)).prepare(tmp_path)
+
+
+def test_rows_of_one_picture_that_are_looked_at_together_decode_it_once(
+    folder: Path, data_kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"source": "pictures/0.jpg", "instruction": f"Do {n} things."} for n in range(6)]
+    data_kit.write_jsonl(folder / "rows.jsonl", rows)
+    decoded = []
+    real = facts.decode_rgb
+
+    def slow(data: bytes) -> Any:
+        decoded.append(data)
+        time.sleep(0.05)
+        return real(data)
+
+    monkeypatch.setattr(facts, "decode_rgb", slow)
+    monkeypatch.setattr(facts, "cores", lambda: 4)
+    team_samples(folder).prepare(tmp_path)
+    assert len(decoded) == 1
 
 
 def test_a_stopped_pass_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

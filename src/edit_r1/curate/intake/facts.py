@@ -9,8 +9,9 @@ KEY is of the reader's files. Limits are applied to facts later (`intake.checks`
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -93,7 +94,8 @@ class Looked:
     def __init__(self, work: Path, reader: Reader) -> None:
         """work: `.work/intake` of the output."""
         self.folder, self._reader = work / f"looked-{reader.fingerprint[:16]}-{_VERSION}", reader
-        self._pictures: dict[bytes, Picture] = {}
+        self._pictures: dict[bytes, Future[Picture]] = {}
+        self._remembering = threading.Lock()
 
     def look(self, numbers: Iterable[int], again: bool = False) -> Iterator[Facts]:
         """The facts of rows, given in ascending order; one block of them is in memory.
@@ -160,14 +162,21 @@ class Looked:
         )
 
     def _picture(self, data: bytes) -> Picture:
+        """Decoded once, by the first thread that comes to it: rows of one picture often follow each other."""
         key = hashlib.sha256(data).digest()
-        known = self._pictures.get(key)  # rows of one picture often follow each other
-        if known is None:
-            known = _picture(data)
-            if len(self._pictures) >= _REMEMBERED:
-                self._pictures.clear()
-            self._pictures[key] = known
-        return known
+        with self._remembering:
+            known = self._pictures.get(key)
+            if first := known is None:
+                if len(self._pictures) >= _REMEMBERED:
+                    self._pictures.clear()
+                known = self._pictures[key] = Future()
+        assert known is not None
+        if first:
+            try:
+                known.set_result(_picture(data))
+            except BaseException as error:  # the others' too
+                known.set_exception(error)
+        return known.result()
 
 
 @dataclass(frozen=True)
