@@ -253,6 +253,17 @@ def test_an_editor_that_is_added_costs_its_own_candidates(stage: CurateStage, ki
     assert set(calls(back).values()) == {0}
 
 
+def test_a_further_judge_of_one_model_with_another_seed_adds_to_its_traces(
+    stage: CurateStage, kit: Any, tmp_path: Path
+) -> None:
+    before = summary_of(curate(stage, tmp_path).out)["judges"]["j1"]["traces"]
+    judge = kit.judge("j1", lost_share=2)
+    again = fresh(kit, stage)
+    curate(replace(again, pool=(*again.pool, PoolMember(judge, 2, replace(WARM, seed=99)))), tmp_path)
+    assert calls(again)["j1"] == calls(again)["j2"] == 0 < len(judge.calls)
+    assert summary_of(tmp_path)["judges"]["j1"]["traces"] == 2 * before
+
+
 def test_samples_that_are_added_or_moved_cost_only_what_is_new(
     stage: CurateStage, kit: Any, samples: list[Sample], tmp_path: Path
 ) -> None:

@@ -53,6 +53,21 @@ def test_a_folder_with_jsonl(folder: Path, data_kit: Any) -> None:
     assert JsonlRows(folder).fingerprint != before
 
 
+def test_a_jsonl_that_is_written_anew_meanwhile_gives_no_row_of_another(folder: Path) -> None:
+    reader = JsonlRows(folder)
+    before = rows_of(reader)
+    lines = (folder / "rows.jsonl").read_bytes()
+    (folder / "rows.jsonl").write_bytes(
+        lines.rstrip(b"\n") + b'\n{"source": "pictures/1.jpg", "instruction": "Blur it."}'
+    )
+    assert rows_of(reader) == before  # what is appended changes nothing
+    first, rest = lines.split(b"\n", 1)
+    for changed in (rest, b"\n" + lines, first.replace(b"1", b"2") + b"\n" + rest, b""):
+        (folder / "rows.jsonl").write_bytes(changed)
+        with pytest.raises(ValueError, match="rows.jsonl was changed since the run began: run again"):
+            read_row(reader, 0)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -15,14 +15,14 @@ from edit_r1.verifier.inputs import open_data
 
 
 class JsonlRows:
-    """The rows of a JSONL file; where each line begins is in memory, 16 bytes a row."""
+    """The rows of a JSONL file; where each line begins, and a hash of it, are in memory, 24 bytes a row."""
 
     def __init__(self, path: Path, columns: Columns | None = None, pictures: Pictures | None = None) -> None:
         """path: the file, or a folder that holds one. Raises ValueError when there is none, or it holds no row."""
         self.columns = columns or Columns()
         self.pictures: Pictures = pictures or FolderPictures()
         self.file = open_data(path, (self.columns.source, self.columns.instruction)).files[0]
-        self._starts, self._lines = array("q"), array("q")
+        self._starts, self._lines, self._hashes = array("q"), array("q"), array("Q")
         digest = hashlib.sha256()
         at = 0
         with open(self.file, "rb") as stream:
@@ -31,6 +31,7 @@ class JsonlRows:
                 if line.strip():
                     self._starts.append(at)
                     self._lines.append(line_number)
+                    self._hashes.append(_hash(line))
                 at += len(line)
         self._sha256 = digest.hexdigest()
 
@@ -51,9 +52,13 @@ class JsonlRows:
         try:
             with open(self.file, "rb") as stream:
                 stream.seek(self._starts[number])
-                row = json.loads(stream.readline())
+                line = stream.readline()
         except OSError as error:
             raise ValueError(f"cannot be read ({error.strerror}): check the path") from error
+        if _hash(line) != self._hashes[number]:  # its place may hold another row, or half of one
+            raise ValueError(f"{self.file.name} was changed since the run began: run again")
+        try:
+            row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not valid JSON ({' '.join(str(error).split())}): write one object per line") from error
         if not isinstance(row, dict):
@@ -62,3 +67,8 @@ class JsonlRows:
 
     def picture(self, number: int, value: Any, label: str) -> bytes:
         return self.pictures.read(value, label, self.file.parent)
+
+
+def _hash(line: bytes) -> int:
+    """Of 64 bits; the same with and without the end of the line, which a last line may lack."""
+    return int.from_bytes(hashlib.blake2b(line.rstrip(b"\r\n"), digest_size=8).digest())
