@@ -191,6 +191,15 @@ def test_parquet_of_paths_and_lists(folder: Path, data_kit: Any) -> None:
             read_row(reader, number)
 
 
+def test_a_column_that_was_named_and_is_nowhere_ends_the_run(tmp_path: Path, data_kit: Any) -> None:
+    """A licence by a misspelt name would be lost without a word."""
+    write_parquet(tmp_path / "a.parquet", data_kit, 3)
+    there = ", ".join(sorted(ParquetRows(tmp_path).names))
+    with pytest.raises(ValueError, match=f"has no column key, license; it has {there}: name the right ones"):
+        open_rows(tmp_path, Columns(id="key", licence="license"))
+    assert len(open_rows(tmp_path, Columns(references=""))) == len(open_rows(tmp_path)) == 3
+
+
 def test_parquet_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, data_kit: Any) -> None:
     write_parquet(tmp_path / "a.parquet", data_kit, 40, 10)
     with pytest.raises(ValueError, match="has no column prompt; it has instruction, source"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edit_r1.curate.intake.rows import Columns, FolderPictures, Pictures, columns_key
+from edit_r1.curate.intake.rows import Columns, FolderPictures, Pictures, check_named, columns_key
 from edit_r1.curate.shards import unit_key
 from edit_r1.verifier.hub_tables import hub_table, is_saved, saved_table, undecoded
 
@@ -40,6 +40,8 @@ class HubRows:
                 f"{data}: has no column {', '.join(missing)}; it has {', '.join(names)}: name the right ones in "
                 "`Columns`"
             )
+        if columns is not None:
+            check_named(columns, names, data)
         if not len(self._table):
             raise ValueError(f"{data}: holds no rows")
 

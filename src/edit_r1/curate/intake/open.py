@@ -14,7 +14,7 @@ from edit_r1.curate.intake.hub import HubRows
 from edit_r1.curate.intake.imgedit import IMGEDIT, imgedit_rows
 from edit_r1.curate.intake.jsonl import JsonlRows
 from edit_r1.curate.intake.parquet import ParquetRows
-from edit_r1.curate.intake.rows import Columns, FolderPictures, Reader
+from edit_r1.curate.intake.rows import Columns, FolderPictures, Reader, check_named
 from edit_r1.curate.intake.source import TeamSamples
 from edit_r1.curate.intake.webdataset import WebDatasetRows
 from edit_r1.verifier.hub_tables import is_saved
@@ -44,9 +44,11 @@ def open_rows(
     if path.suffix == ".jsonl" or (path.is_dir() and any(_is_data(file) for file in path.glob("*.jsonl"))):
         return JsonlRows(path, columns, pictures)
     if path.suffix == ".parquet" or (path.is_dir() and any(file.suffix == ".parquet" for file in files_below(path))):
-        if path.is_dir() and find_archives(path):
-            return imgedit_rows(path, columns or IMGEDIT)
-        return ParquetRows(path, columns, pictures)
+        with_archives = path.is_dir() and find_archives(path)
+        rows = imgedit_rows(path, columns or IMGEDIT) if with_archives else ParquetRows(path, columns, pictures)
+        if columns is not None:
+            check_named(columns, rows.names, data)
+        return rows
     if path.suffix == ".tar" or (path.is_dir() and find_archives(path)):
         return WebDatasetRows(path, columns)
     if path.is_file():  # else asked for on the hub, under its path

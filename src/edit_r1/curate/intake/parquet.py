@@ -48,6 +48,11 @@ class ParquetRows:
         self._cursors = threading.local()
 
     @property
+    def names(self) -> frozenset[str]:
+        """The columns of all files."""
+        return frozenset().union(*self._names)
+
+    @property
     def fingerprint(self) -> str:
         return unit_key(files_fingerprint(self.files), columns_key(self.columns), self.pictures.fingerprint)
 

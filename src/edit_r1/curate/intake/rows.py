@@ -6,7 +6,7 @@ cannot be read is an error of that row, with its cause.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -166,3 +166,14 @@ def files_fingerprint(files: Sequence[Path], *more: object) -> str:
 def columns_key(columns: Columns) -> dict[str, str]:
     """For a fingerprint."""
     return asdict(columns)
+
+
+def check_named(columns: Columns, there: Collection[str], data: str | Path) -> None:
+    """Raises ValueError for a column that was named and is not there: ids or licences would be lost without a word."""
+    usual = asdict(Columns())
+    missing = [name for field, name in asdict(columns).items() if name not in ("", usual[field], *there)]
+    if missing:
+        raise ValueError(
+            f"{data}: has no column {', '.join(missing)}; it has {', '.join(sorted(there))}: name the right ones in "
+            "`Columns`"
+        )
